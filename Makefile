@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := src tests benchmarks examples
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/installed  ## run the L4 Ethanol study and write runs/demo/report.html
+	$(BIN)/overparam run --name demo
+
+test: .venv/installed  ## run every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/installed  ## style, format and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright
+
+format: .venv/installed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: .venv/installed  ## measure speed; prints tables, asserts nothing
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/rule.py
+
+clean:
+	rm -rf .venv runs
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "overparam needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

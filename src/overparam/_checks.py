@@ -1,0 +1,119 @@
+"""Checks of arguments shared by the pure functions: each error names the value and the remedy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raise unless ``tensor`` is a real floating-point tensor.
+
+    Raises:
+        TypeError: ``tensor`` is no tensor, or of an integer, boolean or complex dtype.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name} is a {type(tensor).__name__}; pass a torch.Tensor, "
+            "for example torch.as_tensor(value)."
+        )
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; pass a real floating-point tensor, "
+            f"for example {name}.double()."
+        )
+
+
+def check_same_trailing(weight: Tensor, gradient: Tensor, trailing: int) -> None:
+    """Raise unless weight and gradient agree in their last ``trailing`` dimensions.
+
+    Leading dimensions must broadcast; dtype and device must be the same.
+
+    Raises:
+        TypeError: a tensor is not floating point, or the dtypes differ.
+        ValueError: the shapes or the devices do not fit.
+    """
+    check_floating("weight", weight)
+    check_floating("gradient", gradient)
+    if weight.ndim < trailing:
+        kind = "a matrix (..., m, n)" if trailing == 2 else "a vector (..., d)"
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; the rule needs {kind}: reshape it first."
+        )
+    if weight.shape[-trailing:] != gradient.shape[-trailing:]:
+        raise ValueError(
+            f"gradient has shape {tuple(gradient.shape)} and weight {tuple(weight.shape)}; "
+            f"their last {trailing} dimension(s) must be equal."
+        )
+    try:
+        torch.broadcast_shapes(weight.shape[:-trailing], gradient.shape[:-trailing])
+    except RuntimeError:
+        raise ValueError(
+            f"the leading dimensions of weight {tuple(weight.shape)} and gradient "
+            f"{tuple(gradient.shape)} do not broadcast; make them equal or 1."
+        ) from None
+    if weight.dtype != gradient.dtype:
+        raise TypeError(
+            f"weight has dtype {weight.dtype} and gradient {gradient.dtype}; cast one of them."
+        )
+    if weight.device != gradient.device:
+        raise ValueError(
+            f"weight is on {weight.device} and gradient on {gradient.device}; move one of them."
+        )
+
+
+def check_depth(depth: float | Tensor) -> None:
+    """Raise unless every depth is a real number of at least 1, or infinity.
+
+    A tensor of depths on an accelerator is read back to be checked (one synchronization).
+
+    Raises:
+        TypeError: depth is neither a number nor a real tensor.
+        ValueError: a depth is below 1 or not a number.
+    """
+    remedy = "depth counts the factors of the product: use a real number >= 1, or math.inf."
+    if isinstance(depth, Tensor):
+        if depth.is_complex() or depth.dtype == torch.bool:
+            raise TypeError(f"depth has dtype {depth.dtype}; {remedy}")
+        bad = ~(depth >= 1)
+        if bool(bad.any()):
+            raise ValueError(f"depth contains {depth[bad].flatten()[0].item()}; {remedy}")
+        return
+    if isinstance(depth, bool) or not isinstance(depth, (int, float)):
+        raise TypeError(f"depth is {depth!r}, a {type(depth).__name__}; {remedy}")
+    if math.isnan(depth) or depth < 1:
+        raise ValueError(f"depth is {depth!r}; {remedy}")
+
+
+def check_factors(factors: Sequence[Tensor]) -> None:
+    """Raise unless ``factors`` can be multiplied as ``W_N ... W_1``, given as ``(W_1, ..., W_N)``.
+
+    Raises:
+        TypeError: a factor is not a floating-point tensor, or dtypes differ.
+        ValueError: no factors, or two neighbours whose shapes do not fit.
+    """
+    if len(factors) == 0:
+        raise ValueError("factors is empty; a product needs at least one factor.")
+    for number, factor in enumerate(factors, start=1):
+        check_floating(f"factor {number}", factor)
+        if factor.ndim < 2:
+            raise ValueError(
+                f"factor {number} has shape {tuple(factor.shape)}; each factor is a matrix "
+                "(..., out, in)."
+            )
+        if factor.dtype != factors[0].dtype:
+            raise TypeError(
+                f"factor {number} has dtype {factor.dtype} and factor 1 {factors[0].dtype}; "
+                "cast them to one dtype."
+            )
+    for number, (first, second) in enumerate(itertools.pairwise(factors), start=1):
+        if second.shape[-1] != first.shape[-2]:
+            raise ValueError(
+                f"factor {number + 1} of shape {tuple(second.shape)} cannot follow factor "
+                f"{number} of shape {tuple(first.shape)}: factors are ordered from the input, "
+                "(W_1, ..., W_N), and W_{j+1} has as many columns as W_j has rows."
+            )

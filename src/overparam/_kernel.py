@@ -1,0 +1,86 @@
+"""Scalar functions of singular values behind the end-to-end rule, stable at every scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def inverse_depth(depth: float | Tensor, like: Tensor, trailing: int) -> Tensor:
+    """``1/N`` in float64 on the device of ``like``, with ``trailing`` unit dimensions appended."""
+    inverse = 1.0 / torch.as_tensor(depth, dtype=torch.float64, device=like.device)
+    return inverse[(..., *(None,) * trailing)]
+
+
+def power_kernel(first: Tensor, second: Tensor, inverse: Tensor) -> Tensor:
+    """Eigenvalues ``K = (s^2 - t^2) / (s^(2/N) - t^(2/N))`` of the preconditioner.
+
+    With ``N`` on the diagonal, ``K_ii = N s^(2 - 2/N)``; at N = inf, the limit of ``K / N``: the
+    logarithmic mean of ``s^2`` and ``t^2``. Source: Arora, Cohen, Hazan (2018), Claim 1, summed
+    as a geometric series. Stable form, with ``x = 2 ln(min/max) <= 0``:
+    ``K = max^(2 - 2/N) expm1(x) / expm1(x/N)``.
+
+    Args:
+        first: ``s >= 0``, float64.
+        second: ``t >= 0``, float64, broadcasts with ``first``.
+        inverse: ``1/N`` in [0, 1], float64, broadcasts with both.
+
+    Returns:
+        ``K`` of the broadcast shape.
+    """
+    larger = torch.maximum(first, second)
+    ratio = torch.where(larger > 0, torch.minimum(first, second) / larger, 1.0)
+    exponent = 2 * torch.log(ratio)
+    infinite = inverse == 0
+    denominator = torch.where(infinite, exponent, torch.expm1(exponent * inverse))
+    at_equal = torch.where(infinite, 1.0, 1 / inverse)
+    series = torch.where(exponent == 0, at_equal, torch.expm1(exponent) / denominator)
+    return size_power(larger, inverse) * series
+
+
+def size_power(size: Tensor, inverse: Tensor) -> Tensor:
+    """``s^(2 - 2/N)`` with ``0^0 = 1``."""
+    return size ** (2 - 2 * inverse)
+
+
+def null_power(size: Tensor, inverse: Tensor) -> Tensor:
+    """``K`` against a zero singular value: ``s^(2 - 2/N)``, and 0 in the limit ``K/N`` at inf."""
+    return size_power(size, inverse) * (inverse > 0)
+
+
+def clear_round_off(singular: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Set to zero the singular values that are round-off of a matrix stored in ``dtype``.
+
+    Rounding a matrix to float32 moves its singular values by about ``eps(float32) * s_max``; the
+    float64 decomposition adds ``max(m, n) * eps(float64) * s_max``.
+    """
+    stored = 0.0 if dtype == torch.float64 else torch.finfo(torch.float32).eps
+    floor = max(stored, max(shape) * torch.finfo(torch.float64).eps)
+    largest = singular.amax(dim=-1, keepdim=True)
+    return torch.where(singular > floor * largest, singular, 0.0)
+
+
+def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
+    """Write ``tensor = scaled * 2^exponent`` with the largest entry of ``scaled`` in [1/2, 1).
+
+    The scale is one power of two per slot of the batch, so that nothing is rounded. Non-finite
+    slots stay non-finite.
+
+    Returns:
+        ``scaled`` in float64 and ``exponent`` in float64, with ``trailing`` unit dimensions.
+    """
+    wide = tensor.double()
+    largest = wide.detach().abs().amax(dim=tuple(range(-trailing, 0)), keepdim=True)
+    exponent = torch.frexp(largest).exponent.double()
+    return _times_power_of_two(wide, -exponent), exponent
+
+
+def join_scale(scaled: Tensor, exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """``scaled * 2^exponent``, rounded once to ``dtype``; the exponent may be fractional."""
+    return _times_power_of_two(scaled, exponent).to(dtype)
+
+
+def _times_power_of_two(tensor: Tensor, exponent: Tensor) -> Tensor:
+    # In two halves: 2^exponent alone can leave the range of float64 where the result does not.
+    half = torch.trunc(exponent / 2)
+    return tensor * torch.exp2(half) * torch.exp2(exponent - half)

@@ -1,0 +1,114 @@
+"""The product of factors ``W = W_N ... W_1`` and its vector-Jacobian product, batched.
+
+Factors are ordered from the input: ``factors[0]`` is the paper's ``W_1`` and multiplies the input
+first. Leading dimensions are batch dimensions and broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from overparam._checks import check_factors, check_floating
+
+
+def factor_product(factors: Sequence[Tensor]) -> Tensor:
+    """Multiply factors into the end-to-end matrix ``W_e = W_N W_{N-1} ... W_1``.
+
+    Source: Arora, Cohen, Hazan (2018), section 4 (linear neural networks).
+
+    The product is formed from its narrower end (from the input where ``n < m``, else from the
+    output), so that wide hidden layers cost as little as possible; the order is fixed by the
+    outer shapes alone. Differentiable by autograd everywhere.
+
+    Args:
+        factors: ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``.
+
+    Returns:
+        ``W_e`` of shape ``(..., d_N, d_0)``. For one factor, that factor itself.
+
+    Raises:
+        TypeError: a factor is not a floating-point tensor, or dtypes differ.
+        ValueError: no factors, or two neighbours whose shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> first, second = torch.ones(3, 2), torch.ones(1, 3)
+        >>> factor_product((first, second))
+        tensor([[3., 3.]])
+    """
+    check_factors(factors)
+    return _partial_products(factors)[-1]
+
+
+def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a loss with respect to each factor, from its gradient at the product.
+
+    ``dL/dW_j = (W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T`` with ``G = dL/dW_e``.
+    Source: Arora, Cohen, Hazan (2018), proof of Theorem 1.
+
+    The operations and their order are those of autograd through :func:`factor_product`, so the
+    two agree bit for bit; the cost is ``3 (N - 1)`` matrix products.
+
+    Args:
+        factors: ``(W_1, ..., W_N)``, all with the same leading dimensions.
+        cotangent: ``G`` of the shape of the product, ``(..., d_N, d_0)``.
+
+    Returns:
+        One gradient per factor, of that factor's shape.
+
+    Raises:
+        TypeError: a tensor is not floating point, or dtypes differ.
+        ValueError: shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> first, second = torch.ones(3, 2), torch.ones(1, 3)
+        >>> [tuple(g.shape) for g in factor_product_vjp((first, second), torch.ones(1, 2))]
+        [(3, 2), (1, 3)]
+    """
+    check_factors(factors)
+    check_floating("cotangent", cotangent)
+    leading = factors[0].shape[:-2]
+    for number, factor in enumerate(factors, start=1):
+        if factor.shape[:-2] != leading:
+            raise ValueError(
+                f"factor {number} has leading dimensions {tuple(factor.shape[:-2])} and factor 1 "
+                f"{tuple(leading)}; expand them to the same batch first."
+            )
+    expected = (*leading, factors[-1].shape[-2], factors[0].shape[-1])
+    if tuple(cotangent.shape) != expected:
+        raise ValueError(
+            f"cotangent has shape {tuple(cotangent.shape)}; the product has shape {expected}."
+        )
+    partial = _partial_products(factors)
+    gradients: list[Tensor] = []
+    if _from_input(factors):
+        for step in range(len(factors) - 1, 0, -1):
+            gradients.append(cotangent @ partial[step - 1].mT)
+            cotangent = factors[step].mT @ cotangent
+        return (cotangent, *reversed(gradients))
+    for step in range(len(factors) - 1, 0, -1):
+        factor = factors[len(factors) - 1 - step]
+        gradients.append(partial[step - 1].mT @ cotangent)
+        cotangent = cotangent @ factor.mT
+    return (*gradients, cotangent)
+
+
+def _from_input(factors: Sequence[Tensor]) -> bool:
+    """Whether the product is formed from the input side, where the outer dimension is smaller."""
+    return factors[0].shape[-1] < factors[-1].shape[-2]
+
+
+def _partial_products(factors: Sequence[Tensor]) -> list[Tensor]:
+    """All partial products, from one factor to all of them, in the order of multiplication."""
+    if _from_input(factors):
+        partial = [factors[0]]
+        for factor in factors[1:]:
+            partial.append(factor @ partial[-1])
+        return partial
+    partial = [factors[-1]]
+    for factor in reversed(factors[:-1]):
+        partial.append(partial[-1] @ factor)
+    return partial
