@@ -252,7 +252,9 @@ class _EndToEndUpdate(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         (cotangent,) = grad_outputs
         weight, gradient, inverse = ctx.saved_tensors
         to_weight = to_gradient = None
