@@ -1,0 +1,106 @@
+"""What every data set is, wherever its numbers lie."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from overparam.data.errors import DataError
+from overparam.data.regression import RegressionData
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """Where a data set is and whether it is sound, found without the network.
+
+    Attributes:
+        name: the name under which it is loaded.
+        title: one line for people.
+        where: ``embedded``, ``folder``, ``cache`` or ``not here``.
+        path: the file, where there is one.
+        rows: number of examples.
+        features: number of features.
+        outputs: number of outputs.
+        licence: licence of the data.
+        verified: whether the file holds the right numbers; None where there is no file to verify.
+        problem: why the data set cannot be loaded, or None.
+    """
+
+    name: str
+    title: str
+    where: str
+    path: Path | None
+    rows: int
+    features: int
+    outputs: int
+    licence: str
+    verified: bool | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset(abc.ABC):
+    """A known regression problem; subclasses say where its numbers lie.
+
+    Attributes:
+        name: the name under which it is loaded.
+        title: one line for people.
+        rows: number of examples.
+        features: number of features.
+        outputs: number of outputs.
+        provenance: who made it and where it is published.
+        licence: licence of the data.
+    """
+
+    name: str
+    title: str
+    rows: int
+    features: int
+    outputs: int
+    provenance: str
+    licence: str
+
+    @abc.abstractmethod
+    def load(self, download: bool) -> RegressionData:
+        """The raw problem; see :func:`overparam.data.load`."""
+
+    @abc.abstractmethod
+    def status(self) -> DatasetStatus:
+        """Where it is; see :func:`overparam.data.status`."""
+
+    @abc.abstractmethod
+    def fetch(self, force: bool) -> Path | None:
+        """Bring it to this machine; see :func:`overparam.data.fetch`."""
+
+    def _data(self, features: Tensor, targets: Tensor, origin: str) -> RegressionData:
+        shape = (len(features), features.shape[1], targets.shape[1])
+        if shape != (self.rows, self.features, self.outputs):
+            raise DataError(
+                f"{self.name} from {origin} has (rows, features, outputs) = {shape}, expected "
+                f"{(self.rows, self.features, self.outputs)}: it is another version of the data."
+            )
+        source = f"{self.provenance}. Licence: {self.licence}"
+        return RegressionData(self.name, self.title, features, targets, source, origin)
+
+    def _status(
+        self,
+        where: str,
+        path: Path | None = None,
+        verified: bool | None = None,
+        problem: str | None = None,
+    ) -> DatasetStatus:
+        return DatasetStatus(
+            name=self.name,
+            title=self.title,
+            where=where,
+            path=path,
+            rows=self.rows,
+            features=self.features,
+            outputs=self.outputs,
+            licence=self.licence,
+            verified=verified,
+            problem=problem,
+        )

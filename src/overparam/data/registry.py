@@ -1,0 +1,101 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+from overparam.data._dataset import Dataset, DatasetStatus
+from overparam.data.abalone import ABALONE
+from overparam.data.embedded import EMBEDDED
+from overparam.data.errors import DataError
+from overparam.data.ethanol import ETHANOL
+from overparam.data.regression import RegressionData
+
+_DATASETS: dict[str, Dataset] = {data.name: data for data in (ETHANOL, ABALONE, *EMBEDDED)}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all data sets.
+
+    Example:
+        >>> names()
+        ('ethanol', 'abalone', 'diabetes', 'breast_cancer', 'digits', 'linnerud')
+    """
+    return tuple(_DATASETS)
+
+
+def load(name: str, *, download: bool = True) -> RegressionData:
+    """Load a problem as it was published, not standardized.
+
+    A file is taken from the folder ``OVERPARAM_DATA`` if that is set, else from the cache, else
+    from its server; it is checked each time.
+
+    Args:
+        name: one of :func:`names`.
+        download: whether the network may be used.
+
+    Raises:
+        DataError: the name is unknown, or the file is broken or not the one it should be.
+        DataUnavailable: it is not on this machine, and the network does not give it or may not
+            be used.
+        ModuleNotFoundError: the ``lab`` extra is not installed.
+
+    Example:
+        >>> load("diabetes").features.shape
+        torch.Size([442, 10])
+    """
+    return _find(name).load(download)
+
+
+def status() -> tuple[DatasetStatus, ...]:
+    """Where each data set is and whether its file is right; uses no network, raises no DataError.
+
+    Raises:
+        ModuleNotFoundError: the ``lab`` extra is not installed and no folder is named.
+    """
+    return tuple(data.status() for data in _DATASETS.values())
+
+
+def fetch(name: str, force: bool = False) -> Path | None:
+    """Bring a data set to this machine.
+
+    Args:
+        name: one of :func:`names`.
+        force: download it to the cache even if it is here, say to replace a broken file. A file
+            in ``OVERPARAM_DATA`` still goes before the cache.
+
+    Returns:
+        The path of its checked file, or None for an embedded set.
+
+    Raises:
+        DataError: the name is unknown, the file is wrong, or the cache cannot be written.
+        DataUnavailable: the network does not give it.
+        ModuleNotFoundError: the ``lab`` extra is not installed.
+    """
+    return _find(name).fetch(force)
+
+
+def verify(name: str) -> DatasetStatus:
+    """Read and check a data set on this machine.
+
+    Returns:
+        Its status, with ``verified`` True.
+
+    Raises:
+        DataError: the name is unknown, or the file is broken or not the one it should be.
+        DataUnavailable: it is not on this machine.
+        ModuleNotFoundError: the ``lab`` extra is not installed.
+    """
+    data = _find(name)
+    data.load(download=False)
+    return dataclasses.replace(data.status(), verified=True)
+
+
+def _find(name: str) -> Dataset:
+    if name in _DATASETS:
+        return _DATASETS[name]
+    close = difflib.get_close_matches(str(name).lower(), _DATASETS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"no data set is named {name!r}.{hint} Known: {', '.join(_DATASETS)}.")
