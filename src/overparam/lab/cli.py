@@ -1,0 +1,65 @@
+"""The command `overparam`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from overparam.lab import data_command, run_command
+from overparam.lab.data_command import DataCommand
+from overparam.lab.run_command import ReportCommand, RunCommand
+from overparam.lab.study import read_study
+
+_DESCRIPTION = (
+    "Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the "
+    "optimization of deep networks: implicit acceleration by overparameterization', on real data "
+    "with tuned baselines."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0, 2 for bad input, 130 after ctrl-C)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console()
+    try:
+        command = _parse(arguments)
+        if isinstance(command, RunCommand):
+            return run_command.run(command, console)
+        if isinstance(command, ReportCommand):
+            return run_command.report(command, console)
+        return data_command.manage(command, console)
+    except (ValueError, OSError, RuntimeError) as error:
+        Console(stderr=True).print(f"overparam: {error}", markup=False, highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
+    # A study file gives the defaults that the flags then override, so it is read first.
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--file", type=Path)
+    file = early.parse_known_args(arguments)[0].file
+    run = RunCommand()
+    if file is not None:
+        run = dataclasses.replace(run, study=read_study(file), file=file)
+    return tyro.cli(
+        Annotated[RunCommand, tyro.conf.subcommand("run", default=run)]
+        | Annotated[ReportCommand, tyro.conf.subcommand("report")]
+        | Annotated[DataCommand, tyro.conf.subcommand("data")],
+        prog="overparam",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""`overparam data`: what is on this machine, fetch it, verify it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from overparam import data
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """List the data sets, download one, or check the files.
+
+    Examples:
+        overparam data
+        overparam data fetch ethanol
+        overparam data verify
+    """
+
+    action: Annotated[Literal["list", "fetch", "verify"], tyro.conf.Positional] = "list"
+    """list: where each set is. fetch: download to the cache. verify: check the files again."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Data sets; all of them where none is named."""
+    force: bool = False
+    """With fetch: download again, replacing a broken file in the cache."""
+
+
+def manage(command: DataCommand, console: Console) -> int:
+    """Carry out `overparam data`; returns the exit status."""
+    chosen = command.names or data.names()
+    if command.action == "list":
+        _list(command.names, console)
+        return 0
+    failed = False
+    for name in chosen:
+        try:
+            if command.action == "fetch":
+                path = data.fetch(name, force=command.force)
+                outcome = f"{path}" if path else "embedded, nothing to fetch"
+            else:
+                status = data.verify(name)
+                outcome = f"verified, {status.path or status.where}"
+        except data.DataError as error:
+            failed, outcome = True, str(error)
+        console.print(f"{name}: {outcome}", markup=False, highlight=False, soft_wrap=True)
+    return 2 if failed else 0
+
+
+def _list(names: tuple[str, ...], console: Console) -> None:
+    known = {status.name: status for status in data.status()}
+    for name in names:
+        if name not in known:
+            data.verify(name)  # raises, with the nearest known name
+    table = Table("name", "examples", "features", "outputs", "checked", "where")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for status in known.values():
+        if names and status.name not in names:
+            continue
+        checked = {True: "yes", False: f"BROKEN: {status.problem}", None: "-"}[status.verified]
+        sizes = (f"{status.rows:,}", str(status.features), str(status.outputs))
+        table.add_row(status.name, *sizes, checked, f"{status.path or status.where}")
+    console.print(table)
+    for status in known.values():
+        if not names or status.name in names:
+            console.print(f"{status.name}: {status.title}. {status.licence}", highlight=False)

@@ -1,0 +1,194 @@
+"""The charts of a study's report, from its curves."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from overparam.lab.method import parse_method
+from overparam.lab.summary import rate_curve, tuned, tuned_curves
+
+# Okabe and Ito's palette, told apart by colour-blind readers too. Depth is blue, darker with depth.
+_OPTIMIZER_COLOURS = {
+    "gd": "#000000",
+    "momentum": "#e69f00",
+    "nesterov": "#b8860b",
+    "adagrad": "#009e73",
+    "adadelta": "#cc79a7",
+    "adam": "#d55e00",
+}
+_DEPTH_COLOURS = ("#56b4e9", "#0072b2", "#08306b")
+_DASHES = {"plain": [1, 0], "rule": [1, 0], "factors": [5, 3]}
+_WIDTH, _HEIGHT = 660, 420
+
+
+def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
+    """Distance from the optimum against iterations, one line per method at its best rate."""
+    order = tuned(curves)["method"].to_list()
+    distance = _named(tuned_curves(curves)).filter(pl.col("step") > 0)
+    distance = _above_optimum(distance, optimum)
+    several_seeds = (distance["high"] > distance["low"]).any()
+    highlight = _highlight()
+    base = alt.Chart(_trimmed(distance)).encode(
+        x=alt.X(
+            "step:Q",
+            title="Iteration",
+            scale=alt.Scale(type="log", nice=False),
+            axis=_log_axis(),
+        ),
+        color=_colour(order),
+        opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        y=_log_y("median:Q", "Loss above the optimum"),
+        strokeDash=_dash(order),
+        tooltip=[
+            alt.Tooltip("label:N", title="Method"),
+            alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
+            alt.Tooltip("step:Q", title="Iteration", format=","),
+            alt.Tooltip("median:Q", title="Above the optimum", format=".4g"),
+        ],
+    )
+    bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(y="low:Q", y2="high:Q")
+    layers = [bands, lines] if several_seeds else [lines]
+    description = "Loss above the optimum against iterations, each method at its best rate."
+    chart = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT)
+    return _finish(chart.add_params(highlight), description)
+
+
+def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
+    """Final loss against the learning rate, and below it the rates at which runs failed."""
+    order = tuned(curves)["method"].to_list()
+    labels = [parse_method(name).label for name in order]
+    sensitivity = _named(rate_curve(curves)).drop("low", "high")
+    # A median over seeds of which most diverged is infinite and has no place on the axis.
+    worked = sensitivity.filter(pl.col("median").is_finite() & (pl.col("failed") < pl.col("seeds")))
+    failed = sensitivity.filter(pl.col("failed") > 0).drop("median")
+    highlight = _highlight()
+    tried = sensitivity["rate"].sort().to_list()
+    rates = alt.Scale(type="log", nice=False, domain=[tried[0], tried[-1]])
+    opacity = alt.condition(highlight, alt.value(1.0), alt.value(0.12))
+    tooltip = [
+        alt.Tooltip("label:N", title="Method"),
+        alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
+        alt.Tooltip("failed:Q", title="Seeds that failed"),
+        alt.Tooltip("seeds:Q", title="Seeds"),
+    ]
+    lines = (
+        alt.Chart(_trimmed(_above_optimum(worked, optimum)))
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
+        .encode(
+            x=alt.X("rate:Q", title=None, scale=rates, axis=_log_axis()),
+            y=_log_y("median:Q", "Final loss above the optimum"),
+            color=_colour(order),
+            strokeDash=_dash(order),
+            opacity=opacity,
+            tooltip=[*tooltip, alt.Tooltip("median:Q", title="Above the optimum", format=".4g")],
+        )
+        .properties(width=_WIDTH, height=_HEIGHT)
+        .add_params(highlight)
+    )
+    crosses = (
+        alt.Chart(_trimmed(failed))
+        .mark_point(shape="cross", angle=45, size=40, filled=True)
+        .encode(
+            x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=_log_axis()),
+            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=_no_labels()),
+            color=_colour(order),
+            opacity=opacity,
+            tooltip=tooltip,
+        )
+        .properties(width=_WIDTH, height=13 * len(order))
+    )
+    description = "Final loss above the optimum against the learning rate, and rates that failed."
+    return _finish(alt.vconcat(lines, crosses, spacing=12), description)
+
+
+def _finish(
+    chart: alt.LayerChart | alt.VConcatChart | alt.FacetChart, description: str
+) -> alt.TopLevelMixin:
+    """One look for all charts, large enough to read from the back of a room."""
+    return (
+        chart.properties(description=description)
+        .configure(font="system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
+        .configure_axis(
+            labelFontSize=12,
+            titleFontSize=13,
+            titleFontWeight=500,
+            titlePadding=10,
+            gridColor="#ececec",
+            domainColor="#8a8a8a",
+            tickColor="#8a8a8a",
+        )
+        .configure_legend(
+            labelFontSize=12.5,
+            titleFontSize=12.5,
+            titleFontWeight=500,
+            symbolType="stroke",
+            symbolSize=260,
+            symbolStrokeWidth=3,
+            rowPadding=4,
+            labelLimit=260,
+        )
+        .configure_view(stroke=None)
+    )
+
+
+def _named(table: pl.DataFrame) -> pl.DataFrame:
+    labels = {name: parse_method(name).label for name in table["method"].unique()}
+    return table.with_columns(pl.col("method").replace_strict(labels).alias("label"))
+
+
+def _above_optimum(table: pl.DataFrame, optimum: float) -> pl.DataFrame:
+    """Losses minus the optimum; a run at the optimum itself has no place on a log axis."""
+    columns = [name for name in ("median", "low", "high") if name in table.columns]
+    floor = optimum * 1e-15
+    return table.with_columns(
+        *((pl.col(name) - optimum).clip(lower_bound=floor).alias(name) for name in columns)
+    )
+
+
+def _trimmed(table: pl.DataFrame) -> pl.DataFrame:
+    """Five digits are more than a chart shows, and keep the page small."""
+    floats = [name for name, kind in table.schema.items() if kind == pl.Float64]
+    return table.with_columns(pl.col(floats).round_sig_figs(5))
+
+
+def _highlight() -> alt.Parameter:
+    return alt.selection_point(fields=["label"], bind="legend")
+
+
+def _log_y(field: str, title: str) -> alt.Y:
+    scale = alt.Scale(type="log", nice=False, padding=8)
+    return alt.Y(field, title=title, scale=scale, axis=_log_axis())
+
+
+def _no_labels() -> alt.Axis:
+    return alt.Axis(labels=False, ticks=False, domain=False, grid=True)
+
+
+def _log_axis() -> alt.Axis:
+    return alt.Axis(format="~g", labelOverlap=True)
+
+
+def _colour(order: list[str]) -> alt.Color:
+    scale = alt.Scale(
+        domain=[parse_method(name).label for name in order],
+        range=[_method_colour(name) for name in order],
+    )
+    return alt.Color("label:N", scale=scale, legend=alt.Legend(title="Method, best first"))
+
+
+def _dash(order: list[str]) -> alt.StrokeDash:
+    scale = alt.Scale(
+        domain=[parse_method(name).label for name in order],
+        range=[_DASHES[parse_method(name).engine] for name in order],
+    )
+    return alt.StrokeDash("label:N", scale=scale, legend=alt.Legend(title="Method, best first"))
+
+
+def _method_colour(name: str) -> str:
+    method = parse_method(name)
+    if method.optimizer != "gd" or method.engine == "plain":
+        return _OPTIMIZER_COLOURS[method.optimizer]
+    return _DEPTH_COLOURS[min(2, max(0, round(method.depth) - 2))]

@@ -1,0 +1,200 @@
+"""`overparam run` and `overparam report`: train a study, print what it shows, write its page."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from overparam.data import DataUnavailable, RegressionData, load, standardize
+from overparam.lab.findings import findings, label
+from overparam.lab.optimum import find_optimum
+from overparam.lab.report import package_versions, write_report
+from overparam.lab.runner import run_study
+from overparam.lab.store import RunDirectory
+from overparam.lab.study import Study, shards
+from overparam.lab.summary import iterations_to, targets, tuned
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Train every method of a study over the same learning rates and write a report.
+
+    The default is the paper's L4 problem on the Ethanol data, about two minutes on two cores.
+    Ctrl-C keeps what was done; the same command goes on from there.
+
+    Examples:
+        overparam run
+        overparam run --methods gd rule:1.5 rule:2 adam+factors:2 --power 6 --name deeper
+        overparam run --file study.toml --seeds 0 1 2 3 4
+    """
+
+    study: Annotated[Study, tyro.conf.arg(name="")] = field(default_factory=Study)
+    """The settings below."""
+    name: str = "study"
+    """Name of the run; its folder is OUTPUT/NAME."""
+    output: Path = Path("runs")
+    """Where runs are kept."""
+    file: Path | None = None
+    """TOML file with settings of the study, one `name = value` a line; flags override it."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes, one thread each. The results do not depend on it."""
+    fallback: str | None = None
+    """Embedded data set to use where the data can be neither found nor downloaded."""
+    overwrite: bool = False
+    """Replace another study that is stored under the same name."""
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write the report of a run again, also of an unfinished one.
+
+    Examples:
+        overparam report study
+    """
+
+    name: Annotated[str, tyro.conf.Positional] = "study"
+    """Name of the run."""
+    output: Path = Path("runs")
+    """Where runs are kept."""
+
+
+def run(command: RunCommand, console: Console) -> int:
+    """Carry out `overparam run`; returns the exit status."""
+    if command.workers < 1:
+        raise ValueError(f"workers is {command.workers}; use at least 1.")
+    study, raw = _load_data(command, console)
+    data, identity = standardize(raw), study.identity(raw.fingerprint)
+    directory = RunDirectory(command.output / command.name)
+    earlier = _prepare(directory, identity, command.overwrite)
+    started = time.monotonic()
+    optimum = dataclasses.asdict(find_optimum(data.features, data.targets, study.power))
+    del optimum["weight"]
+
+    def record(finished: bool) -> None:
+        directory.write_manifest(
+            {
+                "study": dataclasses.asdict(study),
+                "identity": identity,
+                "data": {
+                    "title": raw.title,
+                    "source": raw.source,
+                    "origin": raw.origin,
+                    "fingerprint": raw.fingerprint,
+                    "rows": data.features.shape[0],
+                    "features": data.features.shape[1],
+                },
+                "optimum": optimum,
+                "finished": finished,
+                "wall_seconds": earlier + time.monotonic() - started,
+                "cpus": os.cpu_count(),
+                "versions": package_versions(),
+            }
+        )
+
+    record(finished=False)
+    total = len(shards(study)) * study.iterations
+    with _progress(console, total) as on_progress:
+        finished = run_study(study, identity, data, directory, command.workers, on_progress)
+    record(finished)
+    if not finished:
+        console.print("Interrupted. What was done is kept; the same command completes it.")
+    _finish(directory, console)
+    return 0 if finished else 130
+
+
+def report(command: ReportCommand, console: Console) -> int:
+    """Carry out `overparam report`; returns the exit status."""
+    _finish(RunDirectory(command.output / command.name), console)
+    return 0
+
+
+def _load_data(command: RunCommand, console: Console) -> tuple[Study, RegressionData]:
+    study = command.study
+    try:
+        return study, load(study.data)
+    except DataUnavailable as error:
+        if command.fallback is None:
+            raise
+        console.print(f"{error} Using the embedded set {command.fallback!r} instead.", markup=False)
+        study = dataclasses.replace(study, data=command.fallback)
+        return study, load(study.data, download=False)
+
+
+def _prepare(directory: RunDirectory, identity: str, overwrite: bool) -> float:
+    """Check what is stored under the name; returns the seconds already spent on this study."""
+    if not directory.manifest.exists():
+        return 0.0
+    stored = directory.read_manifest()
+    if stored.get("identity") == identity:
+        return float(stored["wall_seconds"])
+    if not overwrite:
+        raise ValueError(
+            f"{directory.path} holds another study. Choose another --name, or replace it with "
+            "--overwrite."
+        )
+    directory.clear_shards()
+    return 0.0
+
+
+def _finish(directory: RunDirectory, console: Console) -> None:
+    curves, optimum = write_report(directory)
+    console.print(_target_table(curves, optimum))
+    for sentence in findings(curves, optimum):
+        console.print(f"• {sentence}", markup=False, highlight=False)
+    console.print(f"\nReport: {directory.path / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def _target_table(curves: Any, optimum: float) -> Table:
+    levels = targets(curves, optimum)
+    best = tuned(curves).to_dicts()
+    found = {
+        (row["method"], row["target"]): row["iterations"]
+        for row in iterations_to(curves, levels).to_dicts()
+    }
+    table = Table(title="Iterations to reach a loss, and the final loss", title_justify="left")
+    table.add_column("method")
+    for level in levels:
+        table.add_column(f"≤ {level:g}", justify="right")
+    table.add_column("final", justify="right")
+    table.add_column("best rate", justify="right")
+    for row in best:
+        reached = [found[row["method"], level] for level in levels]
+        cells = ["-" if count is None else f"{count:,.0f}" for count in reached]
+        table.add_row(label(row), *cells, f"{row['median']:.4g}", f"{row['rate']:.2g}")
+    return table
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Any]:
+    """A progress bar in a terminal, a line per tenth elsewhere."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("Training"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda steps: bar.update(task, completed=steps)
+        return
+    shown = 0
+
+    def show(steps: int) -> None:
+        nonlocal shown
+        if steps * 10 // total > shown:
+            shown = steps * 10 // total
+            console.print(f"Training: {shown * 10} %", highlight=False)
+
+    yield show

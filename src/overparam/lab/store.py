@@ -1,0 +1,98 @@
+"""One directory per run of a study; every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from overparam.lab.study import Shard
+
+
+class RunDirectory:
+    """The files of one study: settings, one Parquet per finished shard, checkpoints, report.
+
+    A file is written beside its place, flushed to the disk and moved over: a reader sees the old
+    or the new one, whatever kills the writer.
+
+    Args:
+        path: the directory; created on the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def manifest(self) -> Path:
+        """Settings, identity, versions and wall time, as JSON."""
+        return self.path / "run.json"
+
+    def shard_file(self, shard: Shard) -> Path:
+        """The curves of a finished shard."""
+        return self.path / "shards" / f"{shard.number:04d}.parquet"
+
+    def checkpoint_file(self, shard: Shard) -> Path:
+        """The state of an unfinished shard."""
+        return self.path / "shards" / f"{shard.number:04d}.checkpoint"
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        """Store the manifest."""
+        write_whole(self.manifest, json.dumps(content, indent=2, sort_keys=True).encode())
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Load the manifest.
+
+        Raises:
+            FileNotFoundError: there is no run here.
+            ValueError: the manifest is damaged.
+        """
+        if not self.manifest.exists():
+            raise FileNotFoundError(
+                f"{self.path} holds no run; start one with: overparam run --name {self.path.name}"
+            )
+        try:
+            return json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.manifest} is damaged ({error}); delete it.") from None
+
+    def clear_shards(self) -> None:
+        """Delete the curves and checkpoints, to make room for another study."""
+        for path in (self.path / "shards").glob("*"):
+            path.unlink()
+
+    def write_table(self, path: Path, table: pl.DataFrame) -> None:
+        """Store a table as Parquet: the same table gives the same bytes."""
+        buffer = io.BytesIO()
+        table.write_parquet(buffer, compression="zstd", statistics=False)
+        write_whole(path, buffer.getvalue())
+
+    def write_checkpoint(self, shard: Shard, state: Mapping[str, Any]) -> None:
+        """Store the state of an unfinished shard."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_whole(self.checkpoint_file(shard), buffer.getvalue())
+
+    def read_checkpoint(self, shard: Shard) -> dict[str, Any] | None:
+        """The state of an unfinished shard, or None where it has none."""
+        path = self.checkpoint_file(shard)
+        return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either absent, old or complete, even through a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""What the curves say: tuned rates, iterations to a target, a headline. Pure functions on tables.
+
+Curves have the columns ``method, rate, seed, step, loss, diverged_at`` of
+:func:`overparam.lab.runner.load_curves`. A run counts as *failed* where it diverged or ended above
+the loss that it started with. Medians and ranges are over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+_RUN = ["method", "rate", "seed"]
+
+
+def final_losses(curves: pl.DataFrame) -> pl.DataFrame:
+    """One row per run: its last loss, whether it diverged, whether it failed.
+
+    Columns: ``method, rate, seed, step, first, loss, diverged_at, failed``. The loss of a
+    diverged run is infinite.
+    """
+    return (
+        curves.sort("step")
+        .group_by(_RUN, maintain_order=True)
+        .agg(
+            pl.col("step").last(),
+            pl.col("loss").first().alias("first"),
+            pl.col("loss").last(),
+            pl.col("diverged_at").last(),
+        )
+        .with_columns(
+            pl.when(pl.col("diverged_at").is_null()).then("loss").otherwise(math.inf).alias("loss")
+        )
+        .with_columns((~(pl.col("loss") <= pl.col("first"))).alias("failed"))
+    )
+
+
+def rate_curve(curves: pl.DataFrame) -> pl.DataFrame:
+    """The sensitivity to the learning rate: one row per method and rate, over seeds.
+
+    Columns: ``method, rate, median, low, high, failed, seeds``; ``failed`` counts seeds.
+    """
+    return (
+        final_losses(curves)
+        .group_by(["method", "rate"], maintain_order=True)
+        .agg(
+            pl.col("loss").median().alias("median"),
+            pl.col("loss").min().alias("low"),
+            pl.col("loss").max().alias("high"),
+            pl.col("failed").sum().cast(pl.Int64),
+            pl.len().cast(pl.Int64).alias("seeds"),
+        )
+    )
+
+
+def tuned(curves: pl.DataFrame) -> pl.DataFrame:
+    """Each method at its best rate: the smallest median final loss where no seed failed.
+
+    A rate at which some seed failed is taken only where every rate has such a seed.
+
+    Columns: those of :func:`rate_curve`, and ``rates`` (how many were tried), ``all_failed``
+    (how many of them failed in every seed) and ``edge`` (the best rate is the smallest or the
+    largest tried, so a wider grid might do better). Best method first.
+    """
+    sensitivity = rate_curve(curves)
+    tried = sensitivity.group_by("method", maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("rates"),
+        (pl.col("failed") == pl.col("seeds")).sum().cast(pl.Int64).alias("all_failed"),
+        pl.col("rate").min().alias("lowest"),
+        pl.col("rate").max().alias("highest"),
+    )
+    return (
+        sensitivity.sort(pl.col("failed") > 0, "median", "rate")
+        .group_by("method", maintain_order=True)
+        .first()
+        .join(tried, on="method", maintain_order="left")
+        .with_columns(
+            ((pl.col("rate") == pl.col("lowest")) | (pl.col("rate") == pl.col("highest"))).alias(
+                "edge"
+            )
+        )
+        .drop("lowest", "highest")
+        .sort("median", maintain_order=True)
+    )
+
+
+def tuned_curves(curves: pl.DataFrame) -> pl.DataFrame:
+    """The curves of each method at its best rate, over seeds.
+
+    Columns: ``method, rate, step, median, low, high``.
+    """
+    best = tuned(curves).select("method", "rate")
+    return (
+        curves.join(best, on=["method", "rate"], how="semi")
+        .group_by(["method", "rate", "step"], maintain_order=True)
+        .agg(
+            pl.col("loss").median().alias("median"),
+            pl.col("loss").min().alias("low"),
+            pl.col("loss").max().alias("high"),
+        )
+    )
+
+
+def targets(curves: pl.DataFrame, optimum: float, most: int = 6) -> list[float]:
+    """Losses to reach: the optimum plus the initial distance halved again and again.
+
+    Rounded to two digits; only losses that some run reaches, the hardest ``most`` of them.
+    """
+    start = curves.filter(pl.col("step") == 0)["loss"].median()
+    lowest = curves["loss"].min()
+    if not isinstance(start, float) or not isinstance(lowest, float):
+        return []
+    levels = [float(f"{optimum + (start - optimum) / 2**k:.2g}") for k in range(1, 40)]
+    reached = [level for level in dict.fromkeys(levels) if level >= lowest and level > optimum]
+    return reached[-most:]
+
+
+def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame:
+    """Iterations until each loss is first recorded, at the rate that is best for that loss.
+
+    A method's figure at a rate is the median over seeds (a seed that never gets there counts as
+    infinite); the best rate is the one with the smallest. Curves are recorded at log-spaced
+    steps, so a figure is late by at most one recording step.
+
+    Columns: ``method, target, iterations`` (null where no rate gets there), ``rate``.
+    """
+    runs = curves.select(_RUN).unique(maintain_order=True)
+    tables = []
+    for target in losses:
+        first = (
+            curves.filter(pl.col("loss") <= target)
+            .group_by(_RUN, maintain_order=True)
+            .agg(pl.col("step").min().cast(pl.Float64))
+        )
+        tables.append(
+            runs.join(first, on=_RUN, how="left", maintain_order="left")
+            .with_columns(pl.col("step").fill_null(math.inf))
+            .group_by(["method", "rate"], maintain_order=True)
+            .agg(pl.col("step").median().alias("iterations"))
+            .sort("iterations", "rate")
+            .group_by("method", maintain_order=True)
+            .first()
+            .with_columns(
+                pl.lit(target).alias("target"),
+                pl.when(pl.col("iterations").is_finite()).then("iterations").alias("iterations"),
+            )
+        )
+    return pl.concat(tables).select("method", "target", "iterations", "rate")

@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from overparam.data import RegressionData
+
+
+@pytest.fixture(scope="session")
+def small_data() -> RegressionData:
+    """A regression problem with correlated features, small enough to train in milliseconds."""
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(61, 5, generator=generator, dtype=torch.float64)
+    features[:, 1] += 2 * features[:, 0]
+    weight = torch.randn(5, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(61, 1, generator=generator, dtype=torch.float64)
+    return RegressionData(
+        name="small",
+        title="A small problem",
+        features=features,
+        targets=features @ weight + 0.3 * noise,
+        source="generated",
+        origin="embedded",
+    )
