@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -156,22 +157,20 @@ def _finish(directory: RunDirectory, console: Console) -> None:
 
 
 def _target_table(curves: Any, optimum: float) -> Table:
-    levels = targets(curves, optimum)
-    best = tuned(curves).to_dicts()
+    levels = targets(curves, optimum, most=5)
     found = {
         (row["method"], row["target"]): row["iterations"]
         for row in iterations_to(curves, levels).to_dicts()
     }
-    table = Table(title="Iterations to reach a loss, and the final loss", title_justify="left")
-    table.add_column("method")
+    table = Table(title="Iterations to reach a loss, at the best rate for it", box=box.SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
     for level in levels:
-        table.add_column(f"≤ {level:g}", justify="right")
-    table.add_column("final", justify="right")
-    table.add_column("best rate", justify="right")
-    for row in best:
+        table.add_column(f"≤ {level:g}", justify="right", no_wrap=True)
+    table.add_column("final loss", justify="right", no_wrap=True)
+    for row in tuned(curves).to_dicts():
         reached = [found[row["method"], level] for level in levels]
         cells = ["-" if count is None else f"{count:,.0f}" for count in reached]
-        table.add_row(label(row), *cells, f"{row['median']:.4g}", f"{row['rate']:.2g}")
+        table.add_row(label(row), *cells, f"{row['median']:.4g}")
     return table
 
 

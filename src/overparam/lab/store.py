@@ -14,6 +14,17 @@ import torch
 
 from overparam.lab.study import Shard
 
+_MANIFEST_KEYS = (
+    "study",
+    "identity",
+    "data",
+    "optimum",
+    "finished",
+    "wall_seconds",
+    "cpus",
+    "versions",
+)
+
 
 class RunDirectory:
     """The files of one study: settings, one Parquet per finished shard, checkpoints, report.
@@ -57,9 +68,16 @@ class RunDirectory:
                 f"{self.path} holds no run; start one with: overparam run --name {self.path.name}"
             )
         try:
-            return json.loads(self.manifest.read_text(encoding="utf-8"))
+            content = json.loads(self.manifest.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.manifest} is damaged ({error}); delete it.") from None
+        missing = [key for key in _MANIFEST_KEYS if key not in content]
+        if missing:
+            raise ValueError(
+                f"{self.manifest} lacks {', '.join(missing)}: another version of overparam wrote "
+                f"it. Delete {self.path} or choose another name."
+            )
+        return content
 
     def clear_shards(self) -> None:
         """Delete the curves and checkpoints, to make room for another study."""
