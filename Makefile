@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := src tests benchmarks examples
 
+# A folder of data beside the checkout, if there is one, serves in place of downloads.
+export OVERPARAM_DATA ?= $(wildcard ../shared/data)
+
 .PHONY: demo test lint format bench clean
 
 demo: .venv/installed  ## run the L4 Ethanol study and write runs/demo/report.html
-	$(BIN)/overparam run --name demo
+	$(BIN)/overparam run --name demo --fallback diabetes
 
 test: .venv/installed  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -6,12 +6,14 @@ weights ``(runs, m, n)``. Full batch; the paper's section 3 and 8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-# Rows of one block: residuals of 64 runs (96 KiB in float64) and the block of features (192 KiB)
-# stay in the second-level cache between the two matrix products that read them.
-_BLOCK_ROWS = 192
+# Bytes of one feature in a block: the block of 128 features (192 KiB) and the residuals of 64 runs
+# (96 KiB) stay in the second-level cache between the two matrix products that read them.
+_BLOCK_BYTES = 1536
 
 
 class PowerLoss:
@@ -24,7 +26,7 @@ class PowerLoss:
     Args:
         features: ``X``, ``(B, n)``, float64.
         targets: ``Y``, ``(B, m)``, float64.
-        power: ``p``, a real number of at least 1... see :func:`signed_power_`.
+        power: ``p``, a real number of at least 1.
         dtype: of weights and gradients.
     """
 
@@ -49,8 +51,7 @@ class PowerLoss:
         flat = weights.reshape(-1, self.inputs)
         total = torch.zeros_like(flat)
         for features, residual in self._fast.residuals(flat):
-            signed_power_(residual, self.power - 1)
-            total.addmm_(residual, features.mT)
+            total.addmm_(signed_power_(residual, self.power - 1), features.mT)
         return total.mul_(self.power / self.rows).view_as(weights)
 
     def loss(self, weights: Tensor) -> Tensor:
@@ -63,33 +64,38 @@ class PowerLoss:
 
 
 class _Blocks:
-    """The data, transposed and cut into blocks of rows that fit the cache."""
+    """The data, transposed and cut into blocks of rows that fit the cache.
+
+    Below the features of a block stand its targets, so that one matrix product with the weights
+    ``[W, -1]`` gives the residuals.
+    """
 
     def __init__(
         self, features: Tensor, targets: Tensor, dtype: torch.dtype = torch.float64
     ) -> None:
-        pairs = zip(features.split(_BLOCK_ROWS), targets.split(_BLOCK_ROWS), strict=True)
-        self._blocks = [
-            (rows.to(dtype).mT.contiguous(), labels.to(dtype).mT.contiguous())
-            for rows, labels in pairs
-        ]
-        self._scratch = torch.empty(0, dtype=dtype, device=features.device)
+        self.inputs, self.outputs = features.shape[1], targets.shape[1]
+        stacked = torch.cat((features, targets), dim=1).to(dtype)
+        rows = _BLOCK_BYTES // stacked.element_size()
+        self._blocks = [block.mT.contiguous() for block in stacked.split(rows)]
+        self._residual = stacked.new_empty(0)
+        self._extended = stacked.new_empty(0, 0)
 
-    def residuals(self, flat: Tensor):
+    def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block of features ``(n, b)`` with the residuals ``(runs*m, b)``.
 
         The residuals live in one buffer that the next block overwrites.
         """
-        outputs = self._blocks[0][1].shape[0]
-        wanted = flat.shape[0] * self._blocks[0][0].shape[1]
-        if self._scratch.numel() < wanted:
-            self._scratch = self._scratch.new_empty(wanted)
-        for features, labels in self._blocks:
-            shape = (flat.shape[0], features.shape[1])
-            residual = self._scratch[: shape[0] * shape[1]].view(shape)
-            torch.mm(flat, features, out=residual)
-            residual.view(-1, outputs, shape[1]).sub_(labels)
-            yield features, residual
+        runs = flat.shape[0]
+        if self._extended.shape[0] != runs:
+            signs = -torch.eye(self.outputs).repeat(runs // self.outputs, 1).to(flat)
+            self._extended = torch.cat((flat, signs), dim=1)
+            self._residual = flat.new_empty(runs * self._blocks[0].shape[1])
+        self._extended[:, : self.inputs] = flat
+        for block in self._blocks:
+            size = block.shape[1]
+            residual = self._residual[: runs * size].view(runs, size)
+            torch.mm(self._extended, block, out=residual)
+            yield block[: self.inputs], residual
 
 
 def signed_power_(error: Tensor, exponent: float) -> Tensor:

@@ -75,6 +75,10 @@ class Sweep:
                 group.descend(gradient)
             self.step += 1
 
+    def weights(self) -> Tensor:
+        """The end-to-end weights of the runs that have not diverged, ``(runs, m, n)``."""
+        return torch.cat([group.weight() for group in self._active])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from."""
         return {
