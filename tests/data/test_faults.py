@@ -76,9 +76,14 @@ BROKEN = {
     "underscore": (field(6, 17, b"17:1_0"), "line 6: found '17:1_0'"),
     "wrong index": (field(6, 17, b"18:1.0"), "line 6: found '18:1.0', expected '17:'"),
     "no index": (field(6, 17, b"x"), "line 6: found 'x', expected '17:'"),
+    "bare number": (field(6, 17, b"1.0"), "line 6: found '1.0', expected '17:'"),
     "one feature less": (field(6, 17, b""), "line 6: found 127 features, expected 128"),
     "one feature more": (field(6, 128, b"128:1 129:1"), "line 6: found 129 features"),
     "another label": (edit(1, lambda text: b"1;5" + text[2:]), "found a label of mean"),
+    "label off by 1e-6": (
+        edit(1, lambda text: re.sub(rb"(\S)(?= 1:)", rb"\g<1>01", text, count=1)),
+        "found a label of mean .*, expected",
+    ),
     "another feature": (field(6, 17, b"17:0.125"), "the numbers are not those of ethanol"),
 }
 
