@@ -27,8 +27,9 @@ def fetch_url(url: str, target: Path, total_seconds: float = TOTAL_SECONDS) -> N
         ConnectionError: the server does not answer, or not with the whole file.
         OSError: the target cannot be written.
     """
+    # Not streamed: pooch leaves the connection of a streamed response open when it fails.
     fetch = import_extra("pooch").HTTPDownloader(
-        timeout=(CONNECT_SECONDS, SILENCE_SECONDS), chunk_size=1 << 16
+        timeout=(CONNECT_SECONDS, SILENCE_SECONDS), stream=False
     )
     network_error = import_extra("requests").exceptions.RequestException
     failures: list[Exception] = []

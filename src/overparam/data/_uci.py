@@ -50,8 +50,8 @@ def parse_uci(lines: Iterable[str]) -> Iterator[UciRow]:
             raise line_error(line, f"{len(fields)} features", f"{FEATURES}")
         features = []
         for prefix, entry in zip(_PREFIXES, fields, strict=True):
-            feature = finite_number(entry.removeprefix(prefix))
-            if feature is None:
+            feature = finite_number(entry[len(prefix) :])
+            if feature is None or not entry.startswith(prefix):
                 raise line_error(line, shorten(entry), f"'{prefix}' and a finite number")
             features.append(feature)
         yield UciRow(line, text, int(gas), value, features)
