@@ -62,7 +62,9 @@ def compare(data: RegressionData, dtype: str, runs: int, steps: int, repeats: in
 
     expected = sequential()
     error = float((batched() - expected).norm() / expected.norm())
-    print(f"\n{dtype}: {runs} runs of {steps} steps; relative difference of the weights {error:.1e}")
+    print(
+        f"\n{dtype}: {runs} runs of {steps} steps; relative difference of the weights {error:.1e}"
+    )
     seconds = measure({"batched": batched, "one by one": sequential}, repeats)
     print_rows(seconds, against="batched")
     break_down(objective, starts, torch_dtype, statistics.median(seconds["batched"]) / steps)

@@ -187,7 +187,7 @@ def test_full_disk_leaves_nothing(small: str, cache: Path, monkeypatch: pytest.M
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(data.DataError, match="No space left on device; make room"):
         data.load("ethanol")
     assert held(cache) == set()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from overparam._files import write_whole
 from overparam.data._dataset import Dataset, DatasetStatus
 from overparam.data._download import fetch_url
 from overparam.data._files import (
@@ -18,7 +19,6 @@ from overparam.data._files import (
     cache_folder,
     data_folder,
     sha256_of,
-    write_whole,
 )
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.regression import RegressionData, fingerprint

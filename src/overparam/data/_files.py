@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from overparam.data._extras import import_extra
@@ -36,28 +34,6 @@ def data_folder() -> Path | None:
 def sha256_of(content: bytes) -> str:
     """SHA-256 of the content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment the path holds all of the old or all of the new.
-
-    Safe against a kill at any byte and against other writers of the same path: a temporary file
-    in the same folder is written, forced to the disk and renamed.
-
-    Raises:
-        OSError: the folder cannot be written; the path is as it was.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def text_lines(content: bytes) -> list[str]:

@@ -12,7 +12,7 @@ import altair as alt
 import jinja2
 import vl_convert
 
-from overparam.lab.store import write_whole
+from overparam._files import write_whole
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 import vl_convert
 
+from overparam._files import write_whole
 from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.findings import findings, label
 from overparam.lab.page import Section, html_list, html_table, write_page
 from overparam.lab.runner import load_curves
-from overparam.lab.store import RunDirectory, write_whole
+from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study, study_from_settings
 from overparam.lab.summary import iterations_to, targets, tuned
 

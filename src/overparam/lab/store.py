@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from overparam._files import write_whole
 from overparam.lab.study import Shard
 
 _MANIFEST_KEYS = (
@@ -100,17 +100,3 @@ class RunDirectory:
         """The state of an unfinished shard, or None where it has none."""
         path = self.checkpoint_file(shard)
         return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either absent, old or complete, even through a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
