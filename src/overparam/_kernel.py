@@ -60,6 +60,11 @@ def clear_round_off(singular: Tensor, shape: tuple[int, int], dtype: torch.dtype
     return torch.where(singular > floor * largest, singular, 0.0)
 
 
+def finite_slots(tensor: Tensor, trailing: int) -> Tensor:
+    """Which slots of the batch hold finite numbers alone, with ``trailing`` unit dimensions."""
+    return tensor.isfinite().all(tuple(range(-trailing, 0)), keepdim=True)
+
+
 def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
     """Write ``tensor = scaled * 2^exponent`` with the largest entry of ``scaled`` in [1/2, 1).
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from overparam._checks import check_depth, check_floating, check_same_trailing
 from overparam._kernel import (
     clear_round_off,
+    finite_slots,
     inverse_depth,
     join_scale,
     null_power,
@@ -151,7 +152,8 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     stretched = torch.where(infinite, 0.0, slope) + stretch * along
     zero = (scaled == 0).all(dim=-1, keepdim=True)
     update = torch.where(zero, 0.0, length ** (2 - 2 * inverse) * stretched)
-    update = torch.where(_finite_slots(weight, gradient, trailing=1), update, torch.nan)
+    finite = finite_slots(weight, trailing=1) & finite_slots(gradient, trailing=1)
+    update = torch.where(finite, update, torch.nan)
     exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
     return torch.where(inverse == 1, plain, join_scale(update, exponent, weight.dtype))
 
@@ -214,12 +216,6 @@ def _plain_step(
     return gradient.expand(shape).clone(), inverse
 
 
-def _finite_slots(weight: Tensor, gradient: Tensor, trailing: int) -> Tensor:
-    """Which slots of the batch hold finite numbers alone, with ``trailing`` unit dimensions."""
-    dims = tuple(range(-trailing, 0))
-    return weight.isfinite().all(dims, keepdim=True) & gradient.isfinite().all(dims, keepdim=True)
-
-
 class _EndToEndUpdate(torch.autograd.Function):
     """The rule for ``m <= n`` with its derivative, which autograd through an SVD would get wrong.
 
@@ -232,9 +228,9 @@ class _EndToEndUpdate(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
         m, n = weight.shape[-2:]
-        finite = _finite_slots(weight, gradient, trailing=2)
-        clean = torch.where(_finite_slots(weight, weight, trailing=2), weight, 0.0)
-        scaled, weight_exponent = split_scale(clean, trailing=2)
+        finite = finite_slots(weight, trailing=2)
+        scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
+        finite = finite & finite_slots(gradient, trailing=2)
         slope, slope_exponent = split_scale(gradient, trailing=2)
         left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
         singular = clear_round_off(singular, (m, n), weight.dtype)[..., :, None]

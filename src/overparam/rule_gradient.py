@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overparam._kernel import clear_round_off, join_scale, split_scale
+from overparam._kernel import clear_round_off, finite_slots, join_scale, split_scale
 
 # Relative gap of two eigenvalues below which a divided difference is replaced by the derivative
 # at their midpoint: balances the round-off eps/gap against the truncation gap^2.
@@ -40,9 +40,10 @@ def end_to_end_weight_vjp(
 
     Returns:
         The gradient, of the broadcast shape ``(..., m, n)``. NaN for a matrix without full row
-        rank (the rule has a kink there), and zero where N = 1.
+        rank (the rule has a kink there) or with a non-finite entry, and zero where N = 1.
     """
-    scaled, weight_exponent = split_scale(weight, trailing=2)
+    finite = finite_slots(weight, trailing=2)
+    scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
     slope, slope_exponent = split_scale(gradient, trailing=2)
     upper, upper_exponent = split_scale(cotangent, trailing=2)
     left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
@@ -62,7 +63,7 @@ def end_to_end_weight_vjp(
     rows = (h * c).mT @ upper_rows + (h * m_bar).mT @ slope_rows + (to_p + to_p.mT) @ weight_rows
     exponent = weight_exponent * (1 - 2 * inverse) + slope_exponent + upper_exponent
     result = join_scale(left @ rows, exponent, weight.dtype)
-    result = torch.where(full_rank, result, torch.nan)
+    result = torch.where(full_rank & finite, result, torch.nan)
     return torch.where(inverse == 1, 0.0, result)
 
 
