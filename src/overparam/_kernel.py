@@ -54,6 +54,8 @@ def clear_round_off(singular: Tensor, shape: tuple[int, int], dtype: torch.dtype
     Rounding a matrix to float32 moves its singular values by about ``eps(float32) * s_max``; the
     float64 decomposition adds ``max(m, n) * eps(float64) * s_max``.
     """
+    if singular.shape[-1] == 0:
+        return singular
     stored = 0.0 if dtype == torch.float64 else torch.finfo(torch.float32).eps
     floor = max(stored, max(shape) * torch.finfo(torch.float64).eps)
     largest = singular.amax(dim=-1, keepdim=True)
@@ -75,6 +77,8 @@ def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
         ``scaled`` in float64 and ``exponent`` in float64, with ``trailing`` unit dimensions.
     """
     wide = tensor.double()
+    if 0 in tensor.shape[-trailing:]:
+        return wide, wide.new_zeros((*tensor.shape[:-trailing], *(1,) * trailing))
     largest = wide.detach().abs().amax(dim=tuple(range(-trailing, 0)), keepdim=True)
     exponent = torch.frexp(largest).exponent.double()
     return _times_power_of_two(wide, -exponent), exponent
