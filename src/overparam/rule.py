@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from overparam._checks import check_depth, check_floating, check_same_trailing
+from overparam._checks import check_depth, check_depth_shape, check_floating, check_same_trailing
 from overparam._kernel import (
     clear_round_off,
     finite_slots,
@@ -193,6 +193,7 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     if not bool(weight.isfinite().all()):
         raise ValueError("weight has non-finite entries; its spectrum is not defined.")
     m, n = weight.shape[-2:]
+    check_depth_shape(depth, weight.shape[:-2])
     inverse = inverse_depth(depth, weight, trailing=2)
     scaled, exponent = split_scale(weight, trailing=2)
     left, singular, right = torch.linalg.svd(scaled, full_matrices=True)
@@ -211,8 +212,10 @@ def _plain_step(
     weight: Tensor, gradient: Tensor, depth: float | Tensor, trailing: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient at the broadcast shape (depth 1 is gradient descent), and ``1/N``."""
+    shape = torch.broadcast_shapes(weight.shape, gradient.shape)
+    check_depth_shape(depth, shape[:-trailing])
     inverse = inverse_depth(depth, weight, trailing)
-    shape = torch.broadcast_shapes(weight.shape, gradient.shape, inverse.shape)
+    shape = torch.broadcast_shapes(shape, inverse.shape)
     return gradient.expand(shape).clone(), inverse
 
 
