@@ -70,6 +70,11 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
     """
     check_factors(factors)
     check_floating("cotangent", cotangent)
+    if cotangent.dtype != factors[0].dtype:
+        raise TypeError(
+            f"cotangent has dtype {cotangent.dtype} and the factors {factors[0].dtype}; "
+            "cast one of them."
+        )
     leading = factors[0].shape[:-2]
     for number, factor in enumerate(factors, start=1):
         if factor.shape[:-2] != leading:
