@@ -134,3 +134,10 @@ def check_factors(factors: Sequence[Tensor]) -> None:
                 f"{number} of shape {tuple(first.shape)}: factors are ordered from the input, "
                 "(W_1, ..., W_N), and W_{j+1} has as many columns as W_j has rows."
             )
+    try:
+        torch.broadcast_shapes(*(factor.shape[:-2] for factor in factors))
+    except RuntimeError:
+        raise ValueError(
+            f"the leading dimensions {[tuple(factor.shape[:-2]) for factor in factors]} of the "
+            "factors do not broadcast; make them equal or 1."
+        ) from None
