@@ -91,5 +91,7 @@ def join_scale(scaled: Tensor, exponent: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _times_power_of_two(tensor: Tensor, exponent: Tensor) -> Tensor:
     # In two halves: 2^exponent alone can leave the range of float64 where the result does not.
+    # A half beyond it would be inf, and inf * 0 is NaN.
+    exponent = exponent.clamp(-2046, 2046)
     half = torch.trunc(exponent / 2)
     return tensor * torch.exp2(half) * torch.exp2(exponent - half)
