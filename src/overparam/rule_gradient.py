@@ -108,7 +108,7 @@ def _first_argument(values: Tensor, inverse: Tensor, m_bar: Tensor, c: Tensor) -
     inverse = inverse[..., None]
     row, other = values[..., :, None, None], values[..., None, :, None]
     total = torch.zeros_like(c)
-    for block in _blocks(values):
+    for block in _blocks(m_bar):
         fixed = values[..., None, None, block]
         slope = _side_kernel_slope((row + other) / 2, fixed, inverse)
         change = _side_kernel(row, fixed, inverse) - _side_kernel(other, fixed, inverse)
@@ -123,7 +123,7 @@ def _second_argument(values: Tensor, inverse: Tensor, m_bar: Tensor, c: Tensor) 
     row, other = values[..., None, :, None], values[..., None, None, :]
     middle = (row + other) / 2
     total = torch.zeros_like(c)
-    for block in _blocks(values):
+    for block in _blocks(m_bar):
         fixed = values[..., block, None, None]
         along = fixed * _side_kernel_slope(fixed, middle, inverse)
         slope = (-inverse * _side_kernel(fixed, middle, inverse) - along) / middle
@@ -140,8 +140,8 @@ def _quotient(change: Tensor, row: Tensor, other: Tensor, slope: Tensor) -> Tens
     return torch.where(close, slope, change / torch.where(close, 1.0, gap))
 
 
-def _blocks(values: Tensor) -> list[slice]:
-    """Slices of the fixed index such that one three-index block stays small."""
-    size = values.shape[-1]
-    width = max(1, _BLOCK_ENTRIES // max(1, values.numel() * size))
+def _blocks(pairs: Tensor) -> list[slice]:
+    """Slices of the fixed index such that one block (entries of ``pairs`` x slice) stays small."""
+    size = pairs.shape[-1]
+    width = max(1, _BLOCK_ENTRIES // max(1, pairs.numel()))
     return [slice(start, start + width) for start in range(0, size, width)]
