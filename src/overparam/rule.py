@@ -61,10 +61,10 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
       batch and leaves the others alone.
 
     Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one singular value decomposition
-    and four matrix products. Differentiable (once, in reverse mode) in ``gradient`` everywhere,
-    and in ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular
-    values included. For N > 1 it has a kink at rank-deficient W, and the derivative there is
-    NaN. Not differentiable in ``depth``.
+    and four matrix products. Differentiable in reverse mode in ``gradient`` everywhere, and in
+    ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular values
+    included. For N > 1 it has a kink at rank-deficient W, and the derivative there is NaN. A
+    second derivative in ``weight`` raises a RuntimeError. Not differentiable in ``depth``.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
@@ -250,7 +250,6 @@ class _EndToEndUpdate(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
@@ -258,10 +257,35 @@ class _EndToEndUpdate(torch.autograd.Function):
         weight, gradient, inverse = ctx.saved_tensors
         to_weight = to_gradient = None
         if ctx.needs_input_grad[0]:
-            to_weight = end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
+            to_weight = _WeightSlope.apply(weight, gradient, inverse, cotangent)
             to_weight = to_weight.sum_to_size(weight.shape)
         if ctx.needs_input_grad[1]:
             # D is linear in G and its matrix is symmetric (Claim 1): its own adjoint.
-            to_gradient = _EndToEndUpdate.forward(weight, cotangent, inverse)
+            to_gradient = _EndToEndUpdate.apply(weight, cotangent, inverse)
             to_gradient = to_gradient.sum_to_size(gradient.shape)
         return to_weight, to_gradient, None
+
+
+class _WeightSlope(torch.autograd.Function):
+    """The derivative in the weight, which refuses to be differentiated once more.
+
+    ``once_differentiable`` would return a constant, a silent zero in the second derivative,
+    wherever the cotangent itself needs no gradient.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor, cotangent: Tensor) -> Tensor:
+        return end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError(
+            "end_to_end_update is differentiable once in its weight; a second derivative is not "
+            "implemented: detach the first one, or drop create_graph=True."
+        )
