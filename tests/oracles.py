@@ -85,4 +85,4 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Largest relative error in the Frobenius norm over the matrices of a batch; 0/0 is 0."""
     difference = torch.linalg.matrix_norm(actual.double() - expected.double())
     size = torch.linalg.matrix_norm(expected.double())
-    return float(torch.where(difference == 0, 0.0, difference / size).max())
+    return float(torch.where(difference == 0, 0.0, difference / size).detach().max())
