@@ -42,8 +42,9 @@ def end_to_end_weight_vjp(
         The gradient, of the broadcast shape ``(..., m, n)``. NaN for a matrix without full row
         rank (the rule has a kink there) or with a non-finite entry, and zero where N = 1.
     """
-    finite = finite_slots(weight, trailing=2)
-    scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
+    # A non-finite matrix would stop the decomposition of the whole batch; zero has no full rank.
+    clean = torch.where(finite_slots(weight, trailing=2), weight, 0.0)
+    scaled, weight_exponent = split_scale(clean, trailing=2)
     slope, slope_exponent = split_scale(gradient, trailing=2)
     upper, upper_exponent = split_scale(cotangent, trailing=2)
     left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
@@ -63,7 +64,7 @@ def end_to_end_weight_vjp(
     rows = (h * c).mT @ upper_rows + (h * m_bar).mT @ slope_rows + (to_p + to_p.mT) @ weight_rows
     exponent = weight_exponent * (1 - 2 * inverse) + slope_exponent + upper_exponent
     result = join_scale(left @ rows, exponent, weight.dtype)
-    result = torch.where(full_rank & finite, result, torch.nan)
+    result = torch.where(full_rank, result, torch.nan)
     return torch.where(inverse == 1, 0.0, result)
 
 
