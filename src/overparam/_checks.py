@@ -89,6 +89,23 @@ def check_depth(depth: float | Tensor) -> None:
         raise ValueError(f"depth is {depth!r}; {remedy}")
 
 
+def check_depth_shape(depth: float | Tensor, leading: Sequence[int]) -> None:
+    """Raise unless a tensor of depths broadcasts with the leading dimensions.
+
+    Raises:
+        ValueError: the shapes do not broadcast.
+    """
+    if not isinstance(depth, Tensor):
+        return
+    try:
+        torch.broadcast_shapes(depth.shape, leading)
+    except RuntimeError:
+        raise ValueError(
+            f"depth has shape {tuple(depth.shape)}, which does not broadcast with the leading "
+            f"dimensions {tuple(leading)}; give one depth, or one for each slot of the batch."
+        ) from None
+
+
 def check_factors(factors: Sequence[Tensor]) -> None:
     """Raise unless ``factors`` can be multiplied as ``W_N ... W_1``, given as ``(W_1, ..., W_N)``.
 
@@ -117,3 +134,10 @@ def check_factors(factors: Sequence[Tensor]) -> None:
                 f"{number} of shape {tuple(first.shape)}: factors are ordered from the input, "
                 "(W_1, ..., W_N), and W_{j+1} has as many columns as W_j has rows."
             )
+    try:
+        torch.broadcast_shapes(*(factor.shape[:-2] for factor in factors))
+    except RuntimeError:
+        raise ValueError(
+            f"the leading dimensions {[tuple(factor.shape[:-2]) for factor in factors]} of the "
+            "factors do not broadcast; make them equal or 1."
+        ) from None

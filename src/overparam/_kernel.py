@@ -54,10 +54,17 @@ def clear_round_off(singular: Tensor, shape: tuple[int, int], dtype: torch.dtype
     Rounding a matrix to float32 moves its singular values by about ``eps(float32) * s_max``; the
     float64 decomposition adds ``max(m, n) * eps(float64) * s_max``.
     """
+    if singular.shape[-1] == 0:
+        return singular
     stored = 0.0 if dtype == torch.float64 else torch.finfo(torch.float32).eps
     floor = max(stored, max(shape) * torch.finfo(torch.float64).eps)
     largest = singular.amax(dim=-1, keepdim=True)
     return torch.where(singular > floor * largest, singular, 0.0)
+
+
+def finite_slots(tensor: Tensor, trailing: int) -> Tensor:
+    """Which slots of the batch hold finite numbers alone, with ``trailing`` unit dimensions."""
+    return tensor.isfinite().all(tuple(range(-trailing, 0)), keepdim=True)
 
 
 def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
@@ -70,6 +77,8 @@ def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
         ``scaled`` in float64 and ``exponent`` in float64, with ``trailing`` unit dimensions.
     """
     wide = tensor.double()
+    if 0 in tensor.shape[-trailing:]:
+        return wide, wide.new_zeros((*tensor.shape[:-trailing], *(1,) * trailing))
     largest = wide.detach().abs().amax(dim=tuple(range(-trailing, 0)), keepdim=True)
     exponent = torch.frexp(largest).exponent.double()
     return _times_power_of_two(wide, -exponent), exponent
@@ -82,5 +91,7 @@ def join_scale(scaled: Tensor, exponent: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _times_power_of_two(tensor: Tensor, exponent: Tensor) -> Tensor:
     # In two halves: 2^exponent alone can leave the range of float64 where the result does not.
+    # A half beyond it would be inf, and inf * 0 is NaN.
+    exponent = exponent.clamp(-2046, 2046)
     half = torch.trunc(exponent / 2)
     return tensor * torch.exp2(half) * torch.exp2(exponent - half)

@@ -233,7 +233,7 @@ def _hidden_widths(
         raise ValueError(f"depth is {depth}; a product needs at least one factor.")
     if width is None:
         width = default
-    widths = [width] * (depth - 1) if isinstance(width, int) else list(width)
+    widths = list(width) if isinstance(width, Sequence) else [width] * (depth - 1)
     if len(widths) != depth - 1:
         raise ValueError(f"width lists {len(widths)} hidden layers; depth {depth} has {depth - 1}.")
     for value in widths:

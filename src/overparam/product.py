@@ -48,8 +48,9 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
     ``dL/dW_j = (W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T`` with ``G = dL/dW_e``.
     Source: Arora, Cohen, Hazan (2018), proof of Theorem 1.
 
-    The operations and their order are those of autograd through :func:`factor_product`, so the
-    two agree bit for bit; the cost is ``3 (N - 1)`` matrix products.
+    The operations and their order are those of autograd through :func:`factor_product`, so for
+    contiguous factors the two agree bit for bit (autograd transposes some products of factors
+    stored by columns, which moves the last bit); the cost is ``3 (N - 1)`` matrix products.
 
     Args:
         factors: ``(W_1, ..., W_N)``, all with the same leading dimensions.
@@ -70,6 +71,11 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
     """
     check_factors(factors)
     check_floating("cotangent", cotangent)
+    if cotangent.dtype != factors[0].dtype:
+        raise TypeError(
+            f"cotangent has dtype {cotangent.dtype} and the factors {factors[0].dtype}; "
+            "cast one of them."
+        )
     leading = factors[0].shape[:-2]
     for number, factor in enumerate(factors, start=1):
         if factor.shape[:-2] != leading:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from overparam._checks import check_depth, check_floating, check_same_trailing
+from overparam._checks import check_depth, check_depth_shape, check_floating, check_same_trailing
 from overparam._kernel import (
     clear_round_off,
+    finite_slots,
     inverse_depth,
     join_scale,
     null_power,
@@ -60,10 +61,10 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
       batch and leaves the others alone.
 
     Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one singular value decomposition
-    and four matrix products. Differentiable (once, in reverse mode) in ``gradient`` everywhere,
-    and in ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular
-    values included. For N > 1 it has a kink at rank-deficient W, and the derivative there is
-    NaN. Not differentiable in ``depth``.
+    and four matrix products. Differentiable in reverse mode in ``gradient`` everywhere, and in
+    ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular values
+    included. For N > 1 it has a kink at rank-deficient W, and the derivative there is NaN. A
+    second derivative in ``weight`` raises a RuntimeError. Not differentiable in ``depth``.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
@@ -151,7 +152,8 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     stretched = torch.where(infinite, 0.0, slope) + stretch * along
     zero = (scaled == 0).all(dim=-1, keepdim=True)
     update = torch.where(zero, 0.0, length ** (2 - 2 * inverse) * stretched)
-    update = torch.where(_finite_slots(weight, gradient, trailing=1), update, torch.nan)
+    finite = finite_slots(weight, trailing=1) & finite_slots(gradient, trailing=1)
+    update = torch.where(finite, update, torch.nan)
     exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
     return torch.where(inverse == 1, plain, join_scale(update, exponent, weight.dtype))
 
@@ -191,6 +193,7 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     if not bool(weight.isfinite().all()):
         raise ValueError("weight has non-finite entries; its spectrum is not defined.")
     m, n = weight.shape[-2:]
+    check_depth_shape(depth, weight.shape[:-2])
     inverse = inverse_depth(depth, weight, trailing=2)
     scaled, exponent = split_scale(weight, trailing=2)
     left, singular, right = torch.linalg.svd(scaled, full_matrices=True)
@@ -209,15 +212,11 @@ def _plain_step(
     weight: Tensor, gradient: Tensor, depth: float | Tensor, trailing: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient at the broadcast shape (depth 1 is gradient descent), and ``1/N``."""
+    shape = torch.broadcast_shapes(weight.shape, gradient.shape)
+    check_depth_shape(depth, shape[:-trailing])
     inverse = inverse_depth(depth, weight, trailing)
-    shape = torch.broadcast_shapes(weight.shape, gradient.shape, inverse.shape)
+    shape = torch.broadcast_shapes(shape, inverse.shape)
     return gradient.expand(shape).clone(), inverse
-
-
-def _finite_slots(weight: Tensor, gradient: Tensor, trailing: int) -> Tensor:
-    """Which slots of the batch hold finite numbers alone, with ``trailing`` unit dimensions."""
-    dims = tuple(range(-trailing, 0))
-    return weight.isfinite().all(dims, keepdim=True) & gradient.isfinite().all(dims, keepdim=True)
 
 
 class _EndToEndUpdate(torch.autograd.Function):
@@ -232,9 +231,9 @@ class _EndToEndUpdate(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
         m, n = weight.shape[-2:]
-        finite = _finite_slots(weight, gradient, trailing=2)
-        clean = torch.where(_finite_slots(weight, weight, trailing=2), weight, 0.0)
-        scaled, weight_exponent = split_scale(clean, trailing=2)
+        finite = finite_slots(weight, trailing=2)
+        scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
+        finite = finite & finite_slots(gradient, trailing=2)
         slope, slope_exponent = split_scale(gradient, trailing=2)
         left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
         singular = clear_round_off(singular, (m, n), weight.dtype)[..., :, None]
@@ -251,7 +250,6 @@ class _EndToEndUpdate(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
@@ -259,10 +257,35 @@ class _EndToEndUpdate(torch.autograd.Function):
         weight, gradient, inverse = ctx.saved_tensors
         to_weight = to_gradient = None
         if ctx.needs_input_grad[0]:
-            to_weight = end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
+            to_weight = _WeightSlope.apply(weight, gradient, inverse, cotangent)
             to_weight = to_weight.sum_to_size(weight.shape)
         if ctx.needs_input_grad[1]:
             # D is linear in G and its matrix is symmetric (Claim 1): its own adjoint.
-            to_gradient = _EndToEndUpdate.forward(weight, cotangent, inverse)
+            to_gradient = _EndToEndUpdate.apply(weight, cotangent, inverse)
             to_gradient = to_gradient.sum_to_size(gradient.shape)
         return to_weight, to_gradient, None
+
+
+class _WeightSlope(torch.autograd.Function):
+    """The derivative in the weight, which refuses to be differentiated once more.
+
+    ``once_differentiable`` would return a constant, a silent zero in the second derivative,
+    wherever the cotangent itself needs no gradient.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor, cotangent: Tensor) -> Tensor:
+        return end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError(
+            "end_to_end_update is differentiable once in its weight; a second derivative is not "
+            "implemented: detach the first one, or drop create_graph=True."
+        )

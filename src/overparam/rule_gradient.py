@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overparam._kernel import clear_round_off, join_scale, split_scale
+from overparam._kernel import clear_round_off, finite_slots, join_scale, split_scale
 
 # Relative gap of two eigenvalues below which a divided difference is replaced by the derivative
 # at their midpoint: balances the round-off eps/gap against the truncation gap^2.
@@ -40,9 +40,11 @@ def end_to_end_weight_vjp(
 
     Returns:
         The gradient, of the broadcast shape ``(..., m, n)``. NaN for a matrix without full row
-        rank (the rule has a kink there), and zero where N = 1.
+        rank (the rule has a kink there) or with a non-finite entry, and zero where N = 1.
     """
-    scaled, weight_exponent = split_scale(weight, trailing=2)
+    # A non-finite matrix would stop the decomposition of the whole batch; zero has no full rank.
+    clean = torch.where(finite_slots(weight, trailing=2), weight, 0.0)
+    scaled, weight_exponent = split_scale(clean, trailing=2)
     slope, slope_exponent = split_scale(gradient, trailing=2)
     upper, upper_exponent = split_scale(cotangent, trailing=2)
     left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
@@ -107,7 +109,7 @@ def _first_argument(values: Tensor, inverse: Tensor, m_bar: Tensor, c: Tensor) -
     inverse = inverse[..., None]
     row, other = values[..., :, None, None], values[..., None, :, None]
     total = torch.zeros_like(c)
-    for block in _blocks(values):
+    for block in _blocks(m_bar):
         fixed = values[..., None, None, block]
         slope = _side_kernel_slope((row + other) / 2, fixed, inverse)
         change = _side_kernel(row, fixed, inverse) - _side_kernel(other, fixed, inverse)
@@ -122,7 +124,7 @@ def _second_argument(values: Tensor, inverse: Tensor, m_bar: Tensor, c: Tensor) 
     row, other = values[..., None, :, None], values[..., None, None, :]
     middle = (row + other) / 2
     total = torch.zeros_like(c)
-    for block in _blocks(values):
+    for block in _blocks(m_bar):
         fixed = values[..., block, None, None]
         along = fixed * _side_kernel_slope(fixed, middle, inverse)
         slope = (-inverse * _side_kernel(fixed, middle, inverse) - along) / middle
@@ -139,8 +141,8 @@ def _quotient(change: Tensor, row: Tensor, other: Tensor, slope: Tensor) -> Tens
     return torch.where(close, slope, change / torch.where(close, 1.0, gap))
 
 
-def _blocks(values: Tensor) -> list[slice]:
-    """Slices of the fixed index such that one three-index block stays small."""
-    size = values.shape[-1]
-    width = max(1, _BLOCK_ENTRIES // max(1, values.numel() * size))
+def _blocks(pairs: Tensor) -> list[slice]:
+    """Slices of the fixed index such that one block (entries of ``pairs`` x slice) stays small."""
+    size = pairs.shape[-1]
+    width = max(1, _BLOCK_ENTRIES // max(1, pairs.numel()))
     return [slice(start, start + width) for start in range(0, size, width)]
