@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from measure import Contenders, measure, print_rows
 from torch import Tensor
 
 from overparam import end_to_end_update
 
 DTYPES = (torch.float64, torch.float32)
-Contenders = dict[str, Callable[[], object]]
 
 
 def textbook_update(weight: Tensor, gradient: Tensor, depth: int) -> Tensor:
@@ -34,30 +32,6 @@ def textbook_update(weight: Tensor, gradient: Tensor, depth: int) -> Tensor:
         inner = right.mT * singular ** (2 * (depth - j) / depth) @ right
         total += outer @ gradient @ inner
     return total
-
-
-def measure(contenders: Contenders, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every call, the contenders taking turns after one warm-up each."""
-    for call in contenders.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def print_rows(seconds: dict[str, list[float]], against: str) -> None:
-    """One line for each contender: median, quartiles and the ratio of medians."""
-    base = statistics.median(seconds[against])
-    for name, values in seconds.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(
-            f"  {name:34} {1e3 * middle:9.2f} ms  [{1e3 * low:.2f}, {1e3 * high:.2f}]"
-            f"  {middle / base:6.2f} x {against}"
-        )
 
 
 def compare(weight: Tensor, gradient: Tensor, depth: int, repeats: int) -> None:
