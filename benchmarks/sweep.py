@@ -1,6 +1,6 @@
 """How fast is a batched learning-rate grid: against the same grid run by run with torch.optim.
 
-    python benchmarks/sweep.py [--data ethanol] [--runs 64] [--steps 200] [--repeats 7]
+    python benchmarks/sweep.py [--data ethanol] [--runs 64] [--steps 400] [--repeats 5]
 
 Full-batch linear regression, loss mean |error|^4, one thread. The one-by-one side is what one
 would write with torch.nn.Linear and torch.optim.SGD. First both sides must agree.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from overparam.data import RegressionData, load, standardize
 from overparam.lab.method import Method
-from overparam.lab.objective import PowerLoss
+from overparam.lab.objective import BLOCK_ROWS, PowerLoss
 from overparam.lab.study import Run, Study
 from overparam.lab.sweep import Sweep
 
@@ -72,14 +72,13 @@ def compare(data: RegressionData, dtype: str, runs: int, steps: int, repeats: in
 
 def break_down(objective: PowerLoss, weights: Tensor, dtype: torch.dtype, step: float) -> None:
     """Where a step's time goes, and how far it is from the machine's matrix-product rate."""
-    rows = 1536 // dtype.itemsize
-    block = torch.randn(objective.inputs + 1, rows, dtype=dtype)
+    block = torch.randn(objective.inputs + 1, BLOCK_ROWS, dtype=dtype)
     features = block[: objective.inputs]
     flat = weights.reshape(-1, objective.inputs)
     extended = torch.cat((flat, torch.ones(flat.shape[0], 1, dtype=dtype)), dim=1)
-    residual = torch.zeros(flat.shape[0], rows, dtype=dtype)
+    residual = torch.zeros(flat.shape[0], BLOCK_ROWS, dtype=dtype)
     total = torch.zeros_like(flat)
-    blocks = objective.rows / rows
+    blocks = objective.rows / BLOCK_ROWS
     parts = {
         "residuals: [W, -1] [X, y]^T": lambda: torch.mm(extended, block, out=residual),
         "cube": lambda: torch.pow(features[: flat.shape[0]], 3, out=residual),
@@ -105,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="ethanol")
     parser.add_argument("--runs", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = standardize(load(arguments.data))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overparam.lab.objective import PowerLoss, signed_power_
+from overparam.lab.objective import BLOCK_ROWS, PowerLoss, signed_power_
 
 POWERS = (2.0, 3.0, 3.5, 4.0, 6.0, 8.0)
 
@@ -20,7 +20,7 @@ def explicit_loss(x, y, weights, power):
 
 
 @pytest.mark.parametrize("power", POWERS)
-@pytest.mark.parametrize("rows", [1, 191, 192, 193, 400])
+@pytest.mark.parametrize("rows", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 1000])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_loss_and_gradient_agree_with_autograd(power, rows, outputs):
     x, y, weights = problem(rows, outputs)
@@ -45,7 +45,7 @@ def test_float32_gradient_is_close_and_loss_is_measured_in_float64():
 
 
 def test_number_of_runs_may_change_between_calls():
-    x, y, weights = problem(300, 1)
+    x, y, weights = problem(BLOCK_ROWS + 9, 1)
     objective = PowerLoss(x, y, 4.0)
     few = objective.gradient(weights[:1])
     many = objective.gradient(weights.repeat(5, 1, 1))
@@ -54,7 +54,7 @@ def test_number_of_runs_may_change_between_calls():
 
 
 def test_a_run_with_nan_leaves_the_others_alone():
-    x, y, weights = problem(300, 1)
+    x, y, weights = problem(BLOCK_ROWS + 9, 1)
     objective = PowerLoss(x, y, 4.0)
     clean = objective.gradient(weights)
     weights[1] = torch.nan

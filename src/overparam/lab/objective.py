@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Bytes of one feature in a block: the block of 128 features (192 KiB) and the residuals of 64 runs
-# (96 KiB) stay in the second-level cache between the two matrix products that read them.
-_BLOCK_BYTES = 1536
+# Rows of one block: its residuals are still in the cache when the second product reads them, and
+# the blocks are few enough that dispatching them costs little. Flat between 200 and 450.
+BLOCK_ROWS = 384
 
 
 class PowerLoss:
@@ -50,9 +50,10 @@ class PowerLoss:
         """
         flat = weights.reshape(-1, self.inputs)
         total = torch.zeros_like(flat)
+        scale = self.power / self.rows
         for features, residual in self._fast.residuals(flat):
-            total.addmm_(signed_power_(residual, self.power - 1), features.mT)
-        return total.mul_(self.power / self.rows).view_as(weights)
+            total.addmm_(signed_power_(residual, self.power - 1), features, alpha=scale)
+        return total.view_as(weights)
 
     def loss(self, weights: Tensor) -> Tensor:
         """``L(W)`` for each run, ``(runs,)``, in float64."""
@@ -75,27 +76,32 @@ class _Blocks:
     ) -> None:
         self.inputs, self.outputs = features.shape[1], targets.shape[1]
         stacked = torch.cat((features, targets), dim=1).to(dtype)
-        rows = _BLOCK_BYTES // stacked.element_size()
-        self._blocks = [block.mT.contiguous() for block in stacked.split(rows)]
-        self._residual = stacked.new_empty(0)
+        self._blocks = [block.mT.contiguous() for block in stacked.split(BLOCK_ROWS)]
+        self._features = [block[: self.inputs].mT for block in self._blocks]
         self._extended = stacked.new_empty(0, 0)
+        self._residuals: list[Tensor] = []
 
     def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each block of features ``(n, b)`` with the residuals ``(runs*m, b)``.
+        """Yield each block of features ``(b, n)`` with the residuals ``(runs*m, b)``.
 
         The residuals live in one buffer that the next block overwrites.
         """
-        runs = flat.shape[0]
-        if self._extended.shape[0] != runs:
-            signs = -torch.eye(self.outputs).repeat(runs // self.outputs, 1).to(flat)
-            self._extended = torch.cat((flat, signs), dim=1)
-            self._residual = flat.new_empty(runs * self._blocks[0].shape[1])
+        if self._extended.shape[0] != flat.shape[0]:
+            self._allocate(flat)
         self._extended[:, : self.inputs] = flat
-        for block in self._blocks:
-            size = block.shape[1]
-            residual = self._residual[: runs * size].view(runs, size)
-            torch.mm(self._extended, block, out=residual)
-            yield block[: self.inputs], residual
+        for block, features, residual in zip(
+            self._blocks, self._features, self._residuals, strict=True
+        ):
+            yield features, torch.mm(self._extended, block, out=residual)
+
+    def _allocate(self, flat: Tensor) -> None:
+        # Buffers and views for this number of runs, which changes only when a run diverges.
+        runs = flat.shape[0]
+        signs = -torch.eye(self.outputs).repeat(runs // self.outputs, 1).to(flat)
+        self._extended = torch.cat((flat, signs), dim=1)
+        buffer = flat.new_empty(runs * self._blocks[0].shape[1])
+        sizes = [block.shape[1] for block in self._blocks]
+        self._residuals = [buffer[: runs * size].view(runs, size) for size in sizes]
 
 
 def signed_power_(error: Tensor, exponent: float) -> Tensor:

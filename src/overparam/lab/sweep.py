@@ -77,6 +77,9 @@ class Sweep:
 
     def weights(self) -> Tensor:
         """The end-to-end weights of the runs that have not diverged, ``(runs, m, n)``."""
+        if not self._active:
+            dtype = DTYPES[self.study.dtype]
+            return torch.empty(0, self.objective.outputs, self.objective.inputs, dtype=dtype)
         return torch.cat([group.weight() for group in self._active])
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,16 +101,17 @@ class Sweep:
 
     def _finite_weights(self) -> Tensor:
         """All weights ``(runs, m, n)``, after runs that have diverged were taken out."""
-        weights = [group.weight() for group in self._active]
-        finite = [weight.sum(dim=(1, 2)).isfinite() for weight in weights]
-        if all(bool(flags.all()) for flags in finite):
-            return torch.cat(weights)
-        for group, flags in zip(self._active, finite, strict=True):
+        weights = self.weights()
+        # One reduction and one look at the result: this is done at every step.
+        if math.isfinite(weights.sum().item()):
+            return weights
+        finite = weights.isfinite().all(dim=2).all(dim=1)
+        parts = finite.split([len(group.members) for group in self._active])
+        for group, flags in zip(self._active, parts, strict=True):
             lost = [group.members[i] for i in (~flags).nonzero().flatten().tolist()]
             self.diverged_at[lost] = self.step
             group.keep(flags)
-        rest = [group.weight() for group in self._active]
-        return torch.cat(rest) if rest else weights[0][:0]
+        return weights[finite]
 
     def _record(self, weights: Tensor) -> None:
         active = [index for group in self._active for index in group.members]
