@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console()
     try:
-        command = _parse(arguments)
+        command = parse(arguments)
         if isinstance(command, RunCommand):
             return run_command.run(command, console)
         if isinstance(command, ReportCommand):
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
+def parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
+    """Read the command line; leaves with status 2 where it is not understood."""
     # A study file gives the defaults that the flags then override, so it is read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--file", type=Path)
