@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from overparam.data import RegressionData
+from overparam.lab import run_command, runner
+from overparam.lab.study import shards
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,15 @@ def small_data() -> RegressionData:
         source="generated",
         origin="embedded",
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The command line trains in this process: starting workers takes seconds."""
+
+    def run_study(study, identity, data, directory, workers, on_progress):
+        finished = runner.run_study(study, identity, data, directory, 0)
+        on_progress(len(shards(study)) * study.iterations)
+        return finished
+
+    monkeypatch.setattr(run_command, "run_study", run_study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,9 +53,16 @@ def parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
     if file is not None:
         run = dataclasses.replace(run, study=read_study(file), file=file)
     return tyro.cli(
-        Annotated[RunCommand, tyro.conf.subcommand("run", default=run)]
-        | Annotated[ReportCommand, tyro.conf.subcommand("report")]
-        | Annotated[DataCommand, tyro.conf.subcommand("data")],
+        Annotated[
+            RunCommand,
+            tyro.conf.subcommand("run", description=inspect.getdoc(RunCommand), default=run),
+        ]
+        | Annotated[
+            ReportCommand, tyro.conf.subcommand("report", description=inspect.getdoc(ReportCommand))
+        ]
+        | Annotated[
+            DataCommand, tyro.conf.subcommand("data", description=inspect.getdoc(DataCommand))
+        ],
         prog="overparam",
         description=_DESCRIPTION,
         args=arguments,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
-from overparam.lab.method import parse_method
-from overparam.lab.summary import tuned
+from overparam.lab.method import Method, parse_method
+from overparam.lab.summary import final_losses, tuned
 
 
 def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
@@ -13,8 +15,14 @@ def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
 
     Compares the tuned methods by their median final loss: gradient descent against every depth,
     the plain-weight optimizers against the best depth, the rule against explicit factors of the
-    same depth. Where the ranges over seeds overlap, the sentence says so.
+    same depth. Where the ranges over seeds overlap, the sentence says so. Of an unfinished study
+    nothing is compared: its runs have trained for different times or at different rates.
     """
+    if _unequal(curves):
+        return [
+            "Unfinished: not every method has all its runs and iterations yet, so nothing is "
+            f"compared. The optimum of the loss is {optimum:.4g}."
+        ]
     table = {row["method"]: row for row in tuned(curves).to_dicts()}
     iterations = int(curves["step"].max() or 0)  # pyright: ignore[reportArgumentType]
     methods = {name: parse_method(name) for name in table}
@@ -37,7 +45,7 @@ def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
     if depths and plain:
         sentences.extend(_plain_against_depth(plain, depths[0]))
     for name, method in methods.items():
-        rule = f"rule:{method.depth:g}"
+        rule = Method("gd", "rule", method.depth).name
         if method.engine == "factors" and method.optimizer == "gd" and rule in table:
             sentences.append(_rule_against_factors(table[rule], table[name]))
     seeds = max((row["seeds"] for row in table.values()), default=0)
@@ -46,7 +54,9 @@ def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
             "One seed: there is no interval, and small differences mean nothing. "
             "More seeds: overparam run --seeds 0 1 2."
         )
-    edges = [label(row) for row in table.values() if row["edge"]]
+    edges = [
+        label(row) for row in table.values() if row["edge"] and row["all_failed"] < row["rates"]
+    ]
     if edges:
         sentences.append(
             f"The best rate lies at the edge of the grid for {_join(edges)}: a wider grid may "
@@ -60,12 +70,25 @@ def label(row: dict[str, object]) -> str:
     return parse_method(str(row["method"])).label
 
 
+def _unequal(curves: pl.DataFrame) -> bool:
+    """Whether runs that did not diverge ended at different steps, or methods lack runs."""
+    ends = final_losses(curves)
+    steps = ends.filter(pl.col("diverged_at").is_null())["step"]
+    counts = ends.group_by("method").len()["len"]
+    return steps.n_unique() > 1 or counts.n_unique() > 1
+
+
 def _depth_against_gd(depth: dict, gd: dict) -> str:
-    verb = "helps" if depth["median"] < gd["median"] else "does not help"
+    if _overlap(depth, gd):
+        claim = "It is not established that depth helps gradient descent here"
+    elif depth["median"] < gd["median"]:
+        claim = "Depth helps gradient descent here"
+    else:
+        claim = "Depth does not help gradient descent here"
+    note = ": the ranges over seeds overlap" if _overlap(depth, gd) else ""
     return (
-        f"Depth {verb} gradient descent here: the best depth, {label(depth)}, ends at "
-        f"{depth['median']:.3g}, plain gradient descent at {gd['median']:.3g}."
-        f"{_overlap(depth, gd)}"
+        f"{claim}{note}. The best depth, {label(depth)}, {_end(depth)}; plain gradient descent "
+        f"{_end(gd)}."
     )
 
 
@@ -75,37 +98,46 @@ def _plain_against_depth(plain: list[dict], depth: dict) -> list[str]:
     sentences = []
     if lower:
         ends = "ends" if len(lower) == 1 else "end"
-        unclear = [label(row) for row in lower if _overlap(row, depth)]
-        note = f" The ranges over seeds overlap for {_join(unclear)}." if unclear else ""
         sentences.append(
             f"On the plain weight, {_join([_ending(row) for row in lower])} {ends} lower than "
-            f"every depth of gradient descent.{note}"
+            f"every depth of gradient descent.{_unclear(lower, depth)}"
         )
     if higher:
-        ends = "does" if len(higher) == 1 else "do"
+        does = "does" if len(higher) == 1 else "do"
         sentences.append(
-            f"On the plain weight, {_join([_ending(row) for row in higher])} {ends} not reach the "
-            f"loss of {label(depth)}."
+            f"On the plain weight, {_join([_ending(row) for row in higher])} {does} not end lower "
+            f"than {_ending(depth)}.{_unclear(higher, depth)}"
         )
     return sentences
 
 
 def _rule_against_factors(rule: dict, factors: dict) -> str:
     return (
-        f"Depth {parse_method(rule['method']).depth:g}: the end-to-end rule ends at "
-        f"{rule['median']:.3g}, explicit factors at {factors['median']:.3g}."
+        f"Depth {parse_method(rule['method']).depth:g}: the end-to-end rule {_end(rule)}, "
+        f"the product of explicit factors {_end(factors)}."
     )
 
 
-def _overlap(first: dict, second: dict) -> str:
+def _overlap(first: dict, second: dict) -> bool:
+    """Whether the ranges over seeds overlap; one seed has no range."""
     apart = first["high"] < second["low"] or second["high"] < first["low"]
-    if apart or min(first["seeds"], second["seeds"]) == 1:
-        return ""
-    return " The ranges over seeds overlap, so the difference is not established."
+    return not apart and min(first["seeds"], second["seeds"]) > 1
+
+
+def _unclear(rows: list[dict], depth: dict) -> str:
+    names = [label(row) for row in rows if _overlap(row, depth)]
+    return f" The ranges over seeds overlap for {_join(names)}." if names else ""
+
+
+def _end(row: dict) -> str:
+    if row["median"] == math.inf:
+        return "has no finite median loss at any rate"
+    return f"ends at {row['median']:.3g}"
 
 
 def _ending(row: dict) -> str:
-    return f"{label(row)} ({row['median']:.3g})"
+    value = "diverged" if row["median"] == math.inf else f"{row['median']:.3g}"
+    return f"{label(row)} ({value})"
 
 
 def _join(words: list[str]) -> str:

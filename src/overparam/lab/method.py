@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, tuple[str, BaseOptimizer | None]] = {
 }
 ENGINES = ("plain", "rule", "factors")
 
-_PATTERN = re.compile(r"(?:(?P<optimizer>\w+)(?:\+|$))?(?:(?P<engine>\w+):(?P<depth>[\w.]+))?")
+_PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<engine>\w+):(?P<depth>[\w.]+)")
 _EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
 
 
@@ -52,7 +52,7 @@ class Method:
         """The canonical name, which :func:`parse_method` reads."""
         if self.engine == "plain":
             return self.optimizer
-        engine = f"{self.engine}:{self.depth:g}"
+        engine = f"{self.engine}:{_exact(self.depth)}"
         return engine if self.optimizer == "gd" else f"{self.optimizer}+{engine}"
 
     @property
@@ -61,7 +61,7 @@ class Method:
         base = OPTIMIZERS[self.optimizer][0]
         if self.engine == "plain":
             return base
-        depth = f"depth {self.depth:g} ({self.engine})"
+        depth = f"depth {_exact(self.depth)} ({self.engine})"
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 
@@ -76,9 +76,10 @@ def parse_method(text: str) -> Method:
         Method(optimizer='adam', engine='factors', depth=2.0)
     """
     match = _PATTERN.fullmatch(text.strip())
-    if not match or not text.strip():
+    if not match:
         raise ValueError(f"method {text!r} is not understood; examples: {_EXAMPLES}.")
-    optimizer, engine = match["optimizer"] or "gd", match["engine"] or "plain"
+    optimizer = match["optimizer"] or match["base"] or "gd"
+    engine = match["engine"] or "plain"
     _known("optimizer", optimizer, tuple(OPTIMIZERS), text)
     _known("engine", engine, ENGINES, text)
     if engine == "plain":
@@ -96,15 +97,25 @@ def parse_method(text: str) -> Method:
     if engine == "factors" and not depth.is_integer():
         raise ValueError(
             f"method {text!r}: a product has a whole number of factors; "
-            f"for depth {depth:g} use 'rule:{depth:g}'."
+            f"for depth {depth:g} use {Method(optimizer, 'rule', depth).name!r}."
         )
     return Method(optimizer, engine, depth)
+
+
+def _exact(depth: float) -> str:
+    """The shortest text that reads back as the same depth, without an exponent."""
+    return str(int(depth)) if depth.is_integer() else repr(depth)
 
 
 def _known(kind: str, word: str, words: tuple[str, ...], text: str) -> None:
     if word in words:
         return
-    near = difflib.get_close_matches(word, (*OPTIMIZERS, *ENGINES), n=1)
+    if kind == "optimizer" and word in ENGINES[1:]:
+        near = [f"{word}:2"]  # an engine that lacks its depth
+    elif kind == "engine" and word in OPTIMIZERS:
+        near = [Method(word, "factors", 2.0).name]  # an optimizer that was given a depth
+    else:
+        near = difflib.get_close_matches(word, words, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
         f"method {text!r}: unknown {kind} {word!r}.{hint} Known: {', '.join(words)}; "

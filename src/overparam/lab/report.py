@@ -94,11 +94,20 @@ def package_versions() -> dict[str, str]:
 
 def _target_table(curves: pl.DataFrame, optimum: float) -> str:
     levels = targets(curves, optimum)
+    if not levels:
+        return "<p>No method came half of the way from its initial loss to the optimum.</p>"
     table = iterations_to(curves, levels)
     order = tuned(curves)["method"].to_list()
     found = {(row["method"], row["target"]): row for row in table.to_dicts()}
     best = {
-        level: min((found[m, level]["iterations"] or float("inf")) for m in order)
+        level: min(
+            (
+                found[m, level]["iterations"]
+                for m in order
+                if found[m, level]["iterations"] is not None
+            ),
+            default=None,
+        )
         for level in levels
     }
     rows, classes = [], {}
@@ -172,11 +181,12 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
         ["Study identity", manifest["identity"]],
     ]
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td style='text-align:left;white-space:normal'>"
+        f"<tr><td>{escape(name)}</td><td style='text-align:left;white-space:normal;"
+        f"overflow-wrap:anywhere'>"
         f"{escape(value)}</td></tr>"
         for name, value in rows
     )
-    return f"<table>{cells}</table>"
+    return f"<div class='scroll'><table>{cells}</table></div>"
 
 
 def _unfinished(manifest: dict[str, Any]) -> str:

@@ -135,9 +135,17 @@ def _load_data(command: RunCommand, console: Console) -> tuple[Study, Regression
 def _prepare(directory: RunDirectory, identity: str, overwrite: bool) -> float:
     """Check what is stored under the name; returns the seconds already spent on this study."""
     if not directory.manifest.exists():
+        # Shards without a manifest may be of any study.
+        directory.clear_shards()
         return 0.0
-    stored = directory.read_manifest()
-    if stored.get("identity") == identity:
+    try:
+        stored = directory.read_manifest()
+    except ValueError:
+        if not overwrite:
+            raise
+        directory.clear_shards()
+        return 0.0
+    if stored["identity"] == identity:
         return float(stored["wall_seconds"])
     if not overwrite:
         raise ValueError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -88,7 +90,7 @@ def load_curves(study: Study, directory: RunDirectory) -> pl.DataFrame:
     tables = []
     for shard in shards(study):
         if directory.shard_file(shard).exists():
-            tables.append(pl.read_parquet(directory.shard_file(shard)))
+            tables.append(directory.read_shard(shard))
         elif (state := directory.read_checkpoint(shard)) is not None:
             losses, diverged = state["sweep"]["losses"], state["sweep"]["diverged_at"]
             tables.append(curve_table(study, shard, losses, diverged))
@@ -152,7 +154,8 @@ def _run_pool(todo: list[Job], workers: int, on_progress: Callable[[int], None])
         min(workers, len(todo)), context, initializer=_set_up_worker, initargs=(stop, steps)
     )
     with pool:
-        futures = [pool.submit(_train_in_worker, job) for job in todo]
+        with _deaf_to_interrupts():
+            futures = [pool.submit(_train_in_worker, job) for job in todo]
         try:
             pending = set(futures)
             while pending:
@@ -178,8 +181,17 @@ _worker: dict[str, Any] = {}
 def _set_up_worker(stop: Any, steps: Any) -> None:
     # The parent decides what an interrupt means; a worker that died of it would save nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(stop=stop, steps=steps)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent is gone: it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train_in_worker(job: Job) -> bool:
@@ -188,6 +200,19 @@ def _train_in_worker(job: Job) -> bool:
             _worker["steps"].value += count
 
     return _train(job, _worker["stop"].is_set, add)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ignore ctrl-C for a moment: processes started now inherit it while they still import."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -71,6 +71,8 @@ class RunDirectory:
             content = json.loads(self.manifest.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.manifest} is damaged ({error}); delete it.") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.manifest} is damaged (no JSON object); delete it.")
         missing = [key for key in _MANIFEST_KEYS if key not in content]
         if missing:
             raise ValueError(
@@ -97,6 +99,30 @@ class RunDirectory:
         write_whole(self.checkpoint_file(shard), buffer.getvalue())
 
     def read_checkpoint(self, shard: Shard) -> dict[str, Any] | None:
-        """The state of an unfinished shard, or None where it has none."""
+        """The state of an unfinished shard, or None where it has none that can be read.
+
+        A damaged checkpoint costs time and nothing else: the shard starts again.
+        """
         path = self.checkpoint_file(shard)
-        return torch.load(path, weights_only=True) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception:  # reading damaged bytes may fail in any way
+            return None
+        return state if isinstance(state, dict) and {"identity", "sweep"} <= state.keys() else None
+
+    def read_shard(self, shard: Shard) -> pl.DataFrame:
+        """The curves of a finished shard.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.shard_file(shard)
+        try:
+            return pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete it and run the study again: only these "
+                "curves are trained once more."
+            ) from None

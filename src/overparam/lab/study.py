@@ -73,18 +73,27 @@ class Study:
         """Refuse settings that cannot run, each with the value and the remedy."""
         object.__setattr__(self, "methods", tuple(parse_method(m).name for m in self.methods))
         object.__setattr__(self, "seeds", tuple(self.seeds))
+        for name in ("power", "lowest_rate", "highest_rate", "init_std"):
+            # 4 and 4.0 are the same study and must have the same identity.
+            object.__setattr__(self, name, float(getattr(self, name)))
         _require(bool(self.methods), "methods", self.methods, "name at least one")
         _require(bool(self.seeds), "seeds", self.seeds, "give at least one integer")
         for name in ("methods", "seeds"):
             values = getattr(self, name)
             _require(len(set(values)) == len(values), name, values, "remove the repeated one")
-        _require(self.power >= 2, "power", self.power, "use p >= 2: the optimum needs it")
+        in_range = all(-(2**63) <= seed < 2**63 for seed in self.seeds)
+        _require(in_range, "seeds", self.seeds, "use integers of at most 63 bits")
+        bounded = 2 <= self.power < math.inf
+        _require(bounded, "power", self.power, "use a finite p >= 2: the optimum needs it")
         for name in ("iterations", "rates_per_decade", "width", "points", "shard_runs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "use at least 1")
         _require(self.lowest_rate > 0, "lowest_rate", self.lowest_rate, "use a rate above 0")
         bounded = self.lowest_rate <= self.highest_rate < math.inf
         _require(bounded, "highest_rate", self.highest_rate, "use at least the lowest rate")
-        _require(self.init_std > 0, "init_std", self.init_std, "use a number above 0")
+        bounded = self.highest_rate / self.lowest_rate < math.inf
+        _require(bounded, "lowest_rate", self.lowest_rate, "use one nearer to the highest rate")
+        bounded = 0 < self.init_std < math.inf
+        _require(bounded, "init_std", self.init_std, "use a finite number above 0")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}.")
 

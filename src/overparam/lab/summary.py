@@ -106,14 +106,16 @@ def tuned_curves(curves: pl.DataFrame) -> pl.DataFrame:
 def targets(curves: pl.DataFrame, optimum: float, most: int = 6) -> list[float]:
     """Losses to reach: the optimum plus the initial distance halved again and again.
 
-    Rounded to two digits; only losses that some run reaches, the hardest ``most`` of them.
+    Rounded to two digits; only losses below the initial one that some run reaches, the hardest
+    ``most`` of them.
     """
     start = curves.filter(pl.col("step") == 0)["loss"].median()
     lowest = curves["loss"].min()
     if not isinstance(start, float) or not isinstance(lowest, float):
         return []
     levels = [float(f"{optimum + (start - optimum) / 2**k:.2g}") for k in range(1, 40)]
-    reached = [level for level in dict.fromkeys(levels) if level >= lowest and level > optimum]
+    above = max(lowest, math.nextafter(optimum, math.inf))
+    reached = [level for level in dict.fromkeys(levels) if above <= level < start]
     return reached[-most:]
 
 
@@ -127,7 +129,8 @@ def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame
     Columns: ``method, target, iterations`` (null where no rate gets there), ``rate``.
     """
     runs = curves.select(_RUN).unique(maintain_order=True)
-    tables = []
+    schema = {"method": pl.String, "target": pl.Float64, "iterations": pl.Float64}
+    tables = [pl.DataFrame(schema=schema | {"rate": pl.Float64})]
     for target in losses:
         first = (
             curves.filter(pl.col("loss") <= target)
@@ -147,4 +150,5 @@ def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame
                 pl.when(pl.col("iterations").is_finite()).then("iterations").alias("iterations"),
             )
         )
-    return pl.concat(tables).select("method", "target", "iterations", "rate")
+    columns = ("method", "target", "iterations", "rate")
+    return pl.concat([table.select(columns) for table in tables])

@@ -1,0 +1,243 @@
+import json
+
+import polars as pl
+import pytest
+
+from overparam.data import DataUnavailable, load
+from overparam.lab import run_command
+from overparam.lab.cli import main
+from overparam.lab.store import RunDirectory
+
+SMALL = [
+    "--data", "diabetes", "--methods", "gd", "rule:2", "adam", "--iterations", "60", "--points",
+    "20", "--seeds", "0", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
+    "1e-1", "--init-std", "0.1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def command(in_process, tmp_path, monkeypatch, capsys):
+    """Calls the command line in an empty folder: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments):
+        try:
+            status = main(list(arguments))
+        except SystemExit as error:
+            status = error.code
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_run_and_report(command, tmp_path):
+    status, out, errors = command("run", *SMALL)
+    assert (status, errors) == (0, "")
+    for text in ("Training: 100 %", "Iterations to reach a loss", "Adam", "After 60 iterations",
+                 "Report: runs/study/report.html"):  # fmt: skip
+        assert text in out
+    assert "\x1b" not in out  # no bar and no colours outside a terminal
+    folder = tmp_path / "runs" / "study"
+    page = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    status, again, errors = command("report", "study")
+    assert (status, errors) == (0, "")
+    assert (folder / "report.html").read_bytes() == page
+    assert again in out
+
+
+def test_the_same_command_again_trains_nothing_and_keeps_the_time(command, tmp_path):
+    command("run", *SMALL)
+    folder = tmp_path / "runs" / "study"
+    curves = (folder / "curves.parquet").read_bytes()
+    shard = folder / "shards" / "0000.parquet"
+    before, stamp = json.loads((folder / "run.json").read_text()), shard.stat().st_mtime_ns
+    assert command("run", *SMALL)[0] == 0
+    assert shard.stat().st_mtime_ns == stamp
+    assert (folder / "curves.parquet").read_bytes() == curves
+    after = json.loads((folder / "run.json").read_text())
+    assert after["wall_seconds"] >= before["wall_seconds"]
+    assert after["identity"] == before["identity"]
+
+
+def test_overwrite(command, tmp_path):
+    command("run", *SMALL)
+    manifest = (tmp_path / "runs" / "study" / "run.json").read_bytes()
+    status, _, errors = command("run", *SMALL, "--power", "2")
+    assert status == 2
+    assert "holds another study" in errors
+    assert "--overwrite" in errors
+    assert (tmp_path / "runs" / "study" / "run.json").read_bytes() == manifest
+    assert command("run", *SMALL, "--power", "2", "--name", "other")[0] == 0
+    assert command("run", *SMALL, "--power", "2", "--overwrite")[0] == 0
+    first, second = (
+        (tmp_path / "runs" / name / "curves.parquet").read_bytes() for name in ("study", "other")
+    )
+    assert first == second
+
+
+def test_shards_without_a_manifest_are_not_taken_for_another_study(command, tmp_path):
+    """The advice for a damaged manifest is to delete it: what is left may be of any study."""
+    command("run", *SMALL, "--name", "other", "--power", "2")
+    command("run", *SMALL)
+    (tmp_path / "runs" / "study" / "run.json").unlink()
+    assert command("run", *SMALL, "--power", "2")[0] == 0
+    first, second = (
+        (tmp_path / "runs" / name / "curves.parquet").read_bytes() for name in ("study", "other")
+    )
+    assert first == second
+
+
+def test_a_damaged_manifest(command, tmp_path):
+    command("run", *SMALL)
+    manifest = tmp_path / "runs" / "study" / "run.json"
+    manifest.write_text("{")
+    for arguments in (("run", *SMALL), ("report", "study")):
+        status, _, errors = command(*arguments)
+        assert status == 2
+        assert "run.json is damaged" in errors.replace("\n", " ")
+    assert command("run", *SMALL, "--overwrite")[0] == 0
+
+
+def test_a_damaged_shard_is_named_and_can_be_redone(command, tmp_path):
+    command("run", *SMALL)
+    shard = tmp_path / "runs" / "study" / "shards" / "0000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100])
+    status, _, errors = command("report", "study")
+    assert status == 2
+    assert "0000.parquet is damaged" in errors.replace("\n", "")
+    shard.unlink()
+    assert command("run", *SMALL)[0] == 0
+    assert shard.read_bytes() == whole
+
+
+def test_file_and_flags(command, tmp_path):
+    (tmp_path / "study.toml").write_text(
+        'data = "diabetes"\nmethods = ["gd", "rule:2"]\niterations = 30\nseeds = [5]\n'
+        "rates_per_decade = 1\nlowest_rate = 0.01\nhighest_rate = 0.1\npoints = 10\n"
+    )
+    status, _, errors = command("run", "--file", "study.toml", "--seeds", "1", "2")
+    assert (status, errors) == (0, "")
+    study = RunDirectory(tmp_path / "runs" / "study").read_manifest()["study"]
+    assert study["seeds"] == [1, 2]
+    assert study["iterations"] == 30
+    assert study["methods"] == ["gd", "rule:2"]
+    assert study["power"] == 4.0
+    assert command("run", "--file=study.toml", "--name", "b")[0] == 0
+    assert RunDirectory(tmp_path / "runs" / "b").read_manifest()["study"]["seeds"] == [5]
+
+
+def test_a_study_of_which_every_run_diverges_is_reported(command, tmp_path):
+    rates = ["--lowest-rate", "1e3", "--highest-rate", "1e5"]
+    status, out, errors = command("run", *SMALL[:14], *rates, "--methods", "gd", "rule:2")
+    assert (status, errors) == (0, "")
+    assert "Depth helps" not in out
+    assert "nan" not in out
+    page = (tmp_path / "runs" / "study" / "report.html").read_text(encoding="utf-8")
+    assert "No method came" in page
+
+
+def test_a_single_method_rate_and_step(command):
+    status, _, errors = command(
+        "run", "--data", "diabetes", "--methods", "gd", "--iterations", "1", "--points", "1",
+        "--seeds", "0", "--lowest-rate", "1e-2", "--highest-rate", "1e-2",
+    )  # fmt: skip
+    assert (status, errors) == (0, "")
+
+
+def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
+    def unavailable(name, *, download=True):
+        if name == "ethanol":
+            raise DataUnavailable("ethanol: no network and no cache.")
+        return load(name, download=download)
+
+    monkeypatch.setattr(run_command, "load", unavailable)
+    status, _, errors = command("run", *SMALL[2:])
+    assert status == 2
+    assert errors.strip() == "overparam: ethanol: no network and no cache."
+    status, out, _ = command("run", *SMALL[2:], "--fallback", "diabetes")
+    assert status == 0
+    lines = [line for line in out.splitlines() if "ethanol" in line]
+    assert lines == ["ethanol: no network and no cache. Using the embedded set 'diabetes' instead."]
+    assert RunDirectory(tmp_path / "runs" / "study").read_manifest()["study"]["data"] == "diabetes"
+    assert command("run", *SMALL[2:], "--fallback", "diabets", "--name", "x")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--methods", "gd", "adm"], "Did you mean 'adam'"),
+        (["run", "--methods", "rule:2x"], "is no number"),
+        (["run", "--data", "ethnol"], "ethanol"),
+        (["run", "--powr", "4"], "--power"),
+        (["run", "--power", "1"], "power is 1.0"),
+        (["run", "--dtype", "half"], "use one of float64, float32"),
+        (["run", "--workers", "0", *SMALL], "workers is 0; use at least 1"),
+        (["run", "--file", "absent.toml"], "absent.toml"),
+        (["run", "--file", "bad.toml"], "bad.toml: unknown setting 'powr'. Did you mean 'power'"),
+        (["report", "absent"], "holds no run; start one with: overparam run --name absent"),
+        (["data", "verify", "diabets"], "diabetes"),
+        (["data", "list", "diabets"], "diabetes"),
+        (["rnu"], "run"),
+    ],
+)
+def test_errors_are_one_paragraph_with_a_remedy(command, tmp_path, arguments, message):
+    (tmp_path / "bad.toml").write_text("powr = 4\n")
+    status, out, errors = command(*arguments)
+    assert status == 2
+    shown = " ".join((out + errors).replace("│", " ").split())
+    assert message in shown
+    assert "Training" not in shown
+    assert not (tmp_path / "runs").exists()
+    assert "\n\n" not in errors.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--help"], ["run", "report", "data", "Arora"]),
+        (["run", "--help"], ["overparam run --file study.toml", "--methods", "--power", "ethanol"]),
+        (["report", "--help"], ["overparam report study", "--output"]),
+        (["data", "--help"], ["overparam data fetch ethanol", "verify"]),
+    ],
+)
+def test_help(command, arguments, texts):
+    status, out, errors = command(*arguments)
+    assert (status, errors) == (0, "")
+    for text in texts:
+        assert text in out
+
+
+def test_data(command):
+    status, out, _ = command("data", "list", "diabetes")
+    assert status == 0
+    assert "442" in out
+    assert "ethanol" not in out
+    status, out, _ = command("data", "verify", "diabetes", "digits")
+    assert status == 0
+    assert out.count("verified") == 2
+    status, out, _ = command("data", "fetch", "diabetes")
+    assert (status, out.strip()) == (0, "diabetes: embedded, nothing to fetch")
+
+
+def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_command, "find_optimum", interrupted)
+    assert command("run", *SMALL)[0] == 130
+
+
+def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
+    finishing = run_command.run_study
+    monkeypatch.setattr(run_command, "run_study", lambda *rest: finishing(*rest) and False)
+    status, out, _ = command("run", *SMALL)
+    assert status == 130
+    assert "Interrupted. What was done is kept; the same command completes it." in out
+    folder = tmp_path / "runs" / "study"
+    assert "<strong>Unfinished:</strong>" in (folder / "report.html").read_text(encoding="utf-8")
+    assert not pl.read_parquet(folder / "curves.parquet").is_empty()

@@ -1,0 +1,166 @@
+import math
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overparam.lab.findings import findings
+
+
+def curves_of(**finals):
+    """Final losses per method name (``_`` for ``:``), one per seed, at the middle of three rates.
+
+    The other two rates end higher by 1; a loss of infinity has diverged.
+    """
+    rows = []
+    for name, losses in finals.items():
+        method = name.replace("_", ":").replace("__", "+")
+        for seed, loss in enumerate(losses):
+            for rate in (0.1, 1.0, 10.0):
+                last = loss + (rate != 1.0)
+                diverged = 7 if last == math.inf else None
+                rows.append((method, rate, seed, 0, 9.0, diverged))
+                if diverged is None:
+                    rows.append((method, rate, seed, 20_000, last, None))
+    schema = ["method", "rate", "seed", "step", "loss", "diverged_at"]
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        pl.col("diverged_at").cast(pl.Int64)
+    )
+
+
+def text_of(optimum=0.2, **finals):
+    return findings(curves_of(**finals), optimum)
+
+
+def test_depth_helps():
+    sentences = text_of(gd=[0.8, 0.82], rule_2=[0.5, 0.51], rule_3=[0.6, 0.61])
+    assert sentences == [
+        "After 20,000 iterations, each method at the best of its learning rates; the optimum of "
+        "the loss is 0.2.",
+        "Depth helps gradient descent here. The best depth, Depth 2 (rule), ends at 0.505; plain "
+        "gradient descent ends at 0.81.",
+    ]
+
+
+def test_depth_does_not_help():
+    sentence = text_of(gd=[0.4, 0.41], rule_2=[0.5, 0.51])[1]
+    assert sentence.startswith("Depth does not help gradient descent here. ")
+
+
+@pytest.mark.parametrize(
+    ("gd", "rule"),
+    [([0.4, 0.6], [0.5, 0.55]), ([0.5, 0.55], [0.4, 0.52]), ([0.5, 0.5], [0.5, 0.5])],
+)
+def test_overlapping_seeds_establish_nothing(gd, rule):
+    text = " ".join(text_of(gd=gd, rule_2=rule))
+    assert "It is not established that depth helps gradient descent here: the ranges" in text
+    assert "Depth helps" not in text
+    assert "Depth does not help" not in text
+
+
+def test_one_seed_has_no_interval():
+    sentences = text_of(gd=[0.5], rule_2=[0.4])
+    assert "Depth helps gradient descent here" in sentences[1]
+    assert any("One seed: there is no interval" in sentence for sentence in sentences)
+    assert not any("One seed" in s for s in text_of(gd=[0.5, 0.5], rule_2=[0.4, 0.4]))
+
+
+def test_plain_optimizers_against_the_best_depth():
+    text = text_of(gd=[0.8], rule_2=[0.5], rule_3=[0.45], adam=[0.3], momentum=[0.4], adagrad=[0.7])
+    assert (
+        "On the plain weight, Adam (0.3) and Heavy ball (0.4) end lower than every depth of "
+        "gradient descent." in text
+    )
+    assert (
+        "On the plain weight, AdaGrad (0.7) does not end lower than Depth 3 (rule) (0.45)." in text
+    )
+    text = text_of(
+        gd=[0.8], rule_2=[0.5], adam=[0.3], adagrad=[0.7], adadelta=[0.6], momentum=[0.9]
+    )
+    assert any("Adam (0.3) ends lower" in sentence for sentence in text)
+    assert any("AdaDelta (0.6), AdaGrad (0.7) and Heavy ball (0.9) do not" in s for s in text)
+
+
+def test_a_tie_is_neither_lower_nor_unreached():
+    text = " ".join(text_of(gd=[0.8], rule_2=[0.5], adam=[0.5]))
+    assert "Adam (0.5) does not end lower than Depth 2 (rule) (0.5)" in text
+    assert "not reach" not in text
+
+
+@pytest.mark.parametrize("adam", [[0.45, 0.5], [0.55, 0.6]])
+def test_plain_optimizers_that_overlap_with_depth_are_named(adam):
+    text = " ".join(text_of(gd=[0.8, 0.81], rule_2=[0.49, 0.57], adam=adam))
+    assert "The ranges over seeds overlap for Adam." in text
+
+
+def test_rule_against_factors_of_the_same_depth_only():
+    text = text_of(gd=[0.8], rule_2=[0.5], factors_2=[0.52], factors_3=[0.6])
+    matches = [sentence for sentence in text if "explicit factors" in sentence]
+    assert matches == [
+        "Depth 2: the end-to-end rule ends at 0.5, the product of explicit factors ends at 0.52."
+    ]
+
+
+def test_methods_that_diverge_at_every_rate_are_said_to():
+    text = text_of(gd=[math.inf], rule_2=[0.5], adam=[math.inf])
+    assert "plain gradient descent has no finite median loss at any rate." in text[1]
+    assert any("Adam (diverged) does not end lower" in sentence for sentence in text)
+    assert not any(" inf" in sentence or "edge" in sentence for sentence in text)
+    both = text_of(gd=[math.inf, math.inf], rule_2=[math.inf, math.inf])
+    assert "Depth helps" not in " ".join(both)
+
+
+def test_no_claim_without_something_to_compare():
+    for only in ({"gd": [0.5]}, {"rule_2": [0.5]}, {"adam": [0.5]}, {"gd": [0.5], "adam": [0.4]}):
+        text = " ".join(text_of(**only))
+        assert "depth" not in text.lower().replace("depth 2 (rule)", "")
+
+
+def test_an_edge_of_the_grid_is_named():
+    curves = curves_of(gd=[0.8], rule_2=[0.5], adam=[0.3])
+    assert not any("edge" in sentence for sentence in findings(curves, 0.2))
+    cut = curves.filter(~(pl.col("rate") == 10.0))
+    assert any(
+        "at the edge of the grid for Adam, Depth 2 (rule) and Gradient descent: a wider" in sentence
+        for sentence in findings(cut, 0.2)
+    )
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        (pl.col("method") != "rule:2") | (pl.col("step") == 0),  # fewer iterations
+        (pl.col("method") != "rule:2") | (pl.col("rate") < 5),  # fewer rates
+    ],
+)
+def test_an_unfinished_study_compares_nothing(kept):
+    text = findings(curves_of(gd=[0.8], rule_2=[0.5], adam=[0.3]).filter(kept), 0.2)
+    assert len(text) == 1
+    assert text[0].startswith("Unfinished: ")
+
+
+def test_a_diverged_run_does_not_make_a_study_unfinished():
+    assert not text_of(gd=[0.8, math.inf], rule_2=[0.5, 0.6])[0].startswith("Unfinished")
+
+
+losses = st.lists(st.floats(0.21, 5), min_size=3, max_size=3)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(gd=losses, rule=losses, adam=losses, data=st.data())
+def test_every_claim_follows_from_the_numbers_in_any_order_of_rows(gd, rule, adam, data):
+    curves = curves_of(gd=gd, rule_2=rule, adam=adam)
+    text = findings(curves, 0.2)
+    claim = text[1].split(" gradient descent here")[0]
+    apart = max(rule) < min(gd) or max(gd) < min(rule)
+    if not apart:
+        assert claim == "It is not established that depth helps"
+    else:
+        assert claim == ("Depth helps" if max(rule) < min(gd) else "Depth does not help")
+    lower = any("Adam" in s and "lower than every depth" in s for s in text)
+    assert lower == (sorted(adam)[1] < sorted(rule)[1])
+    medians = {sorted(values)[1] for values in (gd, rule, adam)}
+    if len(medians) == 3:
+        order = data.draw(st.permutations(range(len(curves))))
+        assert findings(curves[list(order)], 0.2) == text

@@ -1,0 +1,116 @@
+import json
+import os
+
+import polars as pl
+import pytest
+import torch
+
+from overparam._files import write_whole
+from overparam.lab.store import RunDirectory
+from overparam.lab.study import Shard
+
+SHARD = Shard(3, ())
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory(tmp_path / "runs" / "first")
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def fail(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
+
+
+def test_tables_come_back_and_the_same_table_gives_the_same_bytes(directory):
+    table = pl.DataFrame({"method": ["gd"] * 500, "loss": [0.1] * 500, "at": [None] * 500})
+    path = directory.shard_file(SHARD)
+    directory.write_table(path, table)
+    first = path.read_bytes()
+    directory.write_table(path, table.clone())
+    assert path.read_bytes() == first
+    assert directory.read_shard(SHARD).equals(table)
+
+
+def test_checkpoints_come_back(directory):
+    assert directory.read_checkpoint(SHARD) is None
+    state = {"identity": "x", "sweep": {"losses": torch.tensor([1.0, torch.nan])}}
+    directory.write_checkpoint(SHARD, state)
+    found = directory.read_checkpoint(SHARD)
+    assert found is not None
+    assert found["identity"] == "x"
+    assert torch.equal(found["sweep"]["losses"].isnan(), torch.tensor([False, True]))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -50])
+def test_a_damaged_checkpoint_counts_as_none(directory, keep):
+    directory.write_checkpoint(SHARD, {"identity": "x", "sweep": {"losses": torch.ones(300)}})
+    path = directory.checkpoint_file(SHARD)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert directory.read_checkpoint(SHARD) is None
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 500, b"text", b"PK\x03\x04"])
+def test_what_is_no_checkpoint_counts_as_none(directory, content):
+    write_whole(directory.checkpoint_file(SHARD), content)
+    assert directory.read_checkpoint(SHARD) is None
+
+
+def test_a_checkpoint_without_its_parts_counts_as_none(directory):
+    directory.write_checkpoint(SHARD, {"sweep": {}})
+    assert directory.read_checkpoint(SHARD) is None
+
+
+@pytest.mark.parametrize("keep", [0, 3, 60, -20])
+def test_a_damaged_shard_is_named(directory, keep):
+    directory.write_table(directory.shard_file(SHARD), pl.DataFrame({"loss": [0.1] * 500}))
+    path = directory.shard_file(SHARD)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"0003\.parquet is damaged .*; delete it"):
+        directory.read_shard(SHARD)
+
+
+def test_no_run_names_the_command_that_starts_one(directory):
+    with pytest.raises(FileNotFoundError, match="overparam run --name first"):
+        directory.read_manifest()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[]", b"3", b'"study"'])
+def test_a_damaged_manifest_is_named(directory, content):
+    write_whole(directory.manifest, content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*; delete it"):
+        directory.read_manifest()
+
+
+def test_a_manifest_of_another_version(directory):
+    directory.write_manifest({"study": {}})
+    with pytest.raises(ValueError, match=r"lacks identity, .* another version"):
+        directory.read_manifest()
+
+
+def test_the_manifest_is_readable_json(directory):
+    content = dict.fromkeys(
+        ("study", "identity", "data", "optimum", "finished", "wall_seconds", "cpus", "versions"), 1
+    )
+    directory.write_manifest(content)
+    assert directory.read_manifest() == content
+    assert json.loads(directory.manifest.read_text()) == content
+
+
+def test_clear_shards_deletes_leftovers_too(directory):
+    for name in ("0000.parquet", "0001.checkpoint", ".0001.checkpoint.123.tmp"):
+        write_whole(directory.path / "shards" / name, b"x")
+    write_whole(directory.path / "report.html", b"x")
+    directory.clear_shards()
+    assert not list((directory.path / "shards").iterdir())
+    assert (directory.path / "report.html").exists()
+    RunDirectory(directory.path / "absent").clear_shards()
