@@ -13,10 +13,11 @@ from overparam.lab.summary import final_losses, tuned
 def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
     """What the study shows, one plain sentence each.
 
-    Compares the tuned methods by their median final loss: gradient descent against every depth,
+    Compares the tuned methods by their median final loss: every depth against gradient descent,
     the plain-weight optimizers against the best depth, the rule against explicit factors of the
-    same depth. Where the ranges over seeds overlap, the sentence says so. Of an unfinished study
-    nothing is compared: its runs have trained for different times or at different rates.
+    same depth. No order is claimed where the ranges over seeds overlap, nor between losses that
+    are equal to three digits. Of an unfinished study nothing is compared: its runs have trained
+    for different times or at different rates.
     """
     if _unequal(curves):
         return [
@@ -41,9 +42,9 @@ def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
         f"optimum of the loss is {optimum:.4g}."
     ]
     if depths and "gd" in table:
-        sentences.append(_depth_against_gd(depths[0], table["gd"]))
+        sentences.append(_depths_against_gd(depths, table["gd"]))
     if depths and plain:
-        sentences.extend(_plain_against_depth(plain, depths[0]))
+        sentences.append(_plain_against_depth(plain, depths[0]))
     for name, method in methods.items():
         rule = Method("gd", "rule", method.depth).name
         if method.engine == "factors" and method.optimizer == "gd" and rule in table:
@@ -78,37 +79,21 @@ def _unequal(curves: pl.DataFrame) -> bool:
     return steps.n_unique() > 1 or counts.n_unique() > 1
 
 
-def _depth_against_gd(depth: dict, gd: dict) -> str:
-    if _overlap(depth, gd):
-        claim = "It is not established that depth helps gradient descent here"
-    elif depth["median"] < gd["median"]:
+def _depths_against_gd(depths: list[dict], gd: dict) -> str:
+    sides = _sides(depths, gd)
+    if sides["lower"]:
         claim = "Depth helps gradient descent here"
+    elif sides["overlapping"]:
+        claim = "It is not established that depth helps gradient descent here"
     else:
         claim = "Depth does not help gradient descent here"
-    note = ": the ranges over seeds overlap" if _overlap(depth, gd) else ""
+    return f"{claim}. {_listed(sides, f'plain gradient descent ({_value(gd)})')}"
+
+
+def _plain_against_depth(plain: list[dict], depth: dict) -> str:
     return (
-        f"{claim}{note}. The best depth, {label(depth)}, {_end(depth)}; plain gradient descent "
-        f"{_end(gd)}."
+        f"On the plain weight: {_listed(_sides(plain, depth), f'the best depth, {_ending(depth)}')}"
     )
-
-
-def _plain_against_depth(plain: list[dict], depth: dict) -> list[str]:
-    lower = [row for row in plain if row["median"] < depth["median"]]
-    higher = [row for row in plain if row["median"] >= depth["median"]]
-    sentences = []
-    if lower:
-        ends = "ends" if len(lower) == 1 else "end"
-        sentences.append(
-            f"On the plain weight, {_join([_ending(row) for row in lower])} {ends} lower than "
-            f"every depth of gradient descent.{_unclear(lower, depth)}"
-        )
-    if higher:
-        does = "does" if len(higher) == 1 else "do"
-        sentences.append(
-            f"On the plain weight, {_join([_ending(row) for row in higher])} {does} not end lower "
-            f"than {_ending(depth)}.{_unclear(higher, depth)}"
-        )
-    return sentences
 
 
 def _rule_against_factors(rule: dict, factors: dict) -> str:
@@ -118,15 +103,43 @@ def _rule_against_factors(rule: dict, factors: dict) -> str:
     )
 
 
+def _sides(rows: list[dict], reference: dict) -> dict[str, list[dict]]:
+    """Rows by how their final losses lie against the reference."""
+    sides: dict[str, list[dict]] = {"lower": [], "equal": [], "overlapping": [], "higher": []}
+    for row in rows:
+        if _value(row) == _value(reference):
+            side = "equal"
+        elif _overlap(row, reference):
+            side = "overlapping"
+        else:
+            side = "lower" if row["median"] < reference["median"] else "higher"
+        sides[side].append(row)
+    return sides
+
+
+def _listed(sides: dict[str, list[dict]], reference: str) -> str:
+    """One clause for each side, the first of them naming the reference."""
+    verbs = {
+        "lower": ("ends lower than", "end lower than"),
+        "equal": ("ends, to three digits, at the loss of", "end, to three digits, at the loss of"),
+        "overlapping": ("overlaps over seeds with", "overlap over seeds with"),
+        "higher": ("ends higher than", "end higher than"),
+    }
+    clauses = [
+        f"{_join([_ending(row) for row in rows])} {verbs[side][len(rows) > 1]} "
+        for side, rows in sides.items()
+        if rows
+    ]
+    return (
+        "; ".join(clause + (reference if i == 0 else "it") for i, clause in enumerate(clauses))
+        + "."
+    )
+
+
 def _overlap(first: dict, second: dict) -> bool:
     """Whether the ranges over seeds overlap; one seed has no range."""
     apart = first["high"] < second["low"] or second["high"] < first["low"]
     return not apart and min(first["seeds"], second["seeds"]) > 1
-
-
-def _unclear(rows: list[dict], depth: dict) -> str:
-    names = [label(row) for row in rows if _overlap(row, depth)]
-    return f" The ranges over seeds overlap for {_join(names)}." if names else ""
 
 
 def _end(row: dict) -> str:
@@ -136,8 +149,11 @@ def _end(row: dict) -> str:
 
 
 def _ending(row: dict) -> str:
-    value = "diverged" if row["median"] == math.inf else f"{row['median']:.3g}"
-    return f"{label(row)} ({value})"
+    return f"{label(row)} ({_value(row)})"
+
+
+def _value(row: dict) -> str:
+    return "diverged" if row["median"] == math.inf else f"{row['median']:.3g}"
 
 
 def _join(words: list[str]) -> str:
