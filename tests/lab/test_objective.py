@@ -20,7 +20,7 @@ def explicit_loss(x, y, weights, power):
 
 
 @pytest.mark.parametrize("power", POWERS)
-@pytest.mark.parametrize("rows", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 1000])
+@pytest.mark.parametrize("rows", [1, 500, BLOCK_ROWS, BLOCK_ROWS + 1])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_loss_and_gradient_agree_with_autograd(power, rows, outputs):
     x, y, weights = problem(rows, outputs)

@@ -140,7 +140,7 @@ class _Group:
 
     def weight(self) -> Tensor:
         """The end-to-end weights, ``(runs, m, n)``."""
-        return factor_product(self.parameters)
+        return factor_product(self.parameters) if len(self.parameters) > 1 else self.parameters[0]
 
     def descend(self, gradient: Tensor) -> None:
         """Take one step, given the gradients at the end-to-end weights."""
