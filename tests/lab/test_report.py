@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from xml.etree import ElementTree
@@ -8,6 +9,7 @@ import pytest
 
 from overparam.lab import run_command
 from overparam.lab.cli import main
+from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.method import parse_method
 from overparam.lab.summary import iterations_to, targets, tuned
 
@@ -78,6 +80,19 @@ def test_figures_are_well_formed(folder):
         root = ElementTree.parse(folder / "figures" / f"{name}.svg").getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 10
+
+
+def test_charts_of_losses_that_overflow():
+    schema = ["method", "rate", "seed", "step", "loss", "diverged_at"]
+    rows = [
+        (method, rate, 0, step, loss, 7)
+        for method in ("gd", "rule:2")
+        for rate in (1.0, 10.0)
+        for step, loss in ((0, 9.0), (5, math.inf))
+    ]
+    curves = pl.DataFrame(rows, schema=schema, orient="row")
+    for chart in (loss_chart, rate_chart):
+        json.dumps(chart(curves, 0.2).to_dict(), allow_nan=False)
 
 
 @pytest.fixture(scope="module")

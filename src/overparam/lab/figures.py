@@ -25,7 +25,9 @@ _WIDTH, _HEIGHT = 660, 420
 def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     """Distance from the optimum against iterations, one line per method at its best rate."""
     order = tuned(curves)["method"].to_list()
-    distance = _named(tuned_curves(curves)).filter(pl.col("step") > 0)
+    # A run that overflowed before it diverged has infinite losses: no place on the axis.
+    shown = (pl.col("step") > 0) & pl.col("high").is_finite()
+    distance = _named(tuned_curves(curves)).filter(shown)
     distance = _above_optimum(distance, optimum)
     several_seeds = (distance["high"] > distance["low"]).any()
     highlight = _highlight()
