@@ -15,6 +15,7 @@ from overparam.optim.groups import (
     Params,
     check_lr,
     check_nonnegative,
+    complete_options,
     complete_views,
     expand_module,
     group_views,
@@ -28,7 +29,6 @@ from overparam.optim.routing import (
     RoutingReport,
     entry,
     route,
-    view_by_shape,
 )
 from overparam.optim.stepping import State, fresh_state, stacks, step_stack
 
@@ -176,11 +176,7 @@ class EndToEnd(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
-            shapes = (tuple(p.shape) for p in group["params"])
-            group.setdefault("views", [view_by_shape(shape) for shape in shapes])
-            complete_views(group)
+            complete_options(group, self.defaults)
 
     def routing(self) -> RoutingReport:
         """Which rule each parameter gets and why: print it, or iterate over its rows."""

@@ -15,6 +15,7 @@ from overparam.matrices import MatrixView
 from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
 from overparam.optim.groups import (
     Params,
+    complete_options,
     complete_views,
     expand_module,
     group_views,
@@ -233,6 +234,11 @@ class Factored(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inner": self._inner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            complete_options(group, self.defaults)
 
     def _inner_options(self, group: dict[str, Any]) -> dict[str, Any]:
         return {name: group[name] for name in self._inner.defaults}

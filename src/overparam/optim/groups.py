@@ -71,6 +71,13 @@ def complete_views(group: dict[str, Any]) -> None:
     group["views"] = [None if view is None else dataclasses.astuple(view) for view in views]
 
 
+def complete_options(group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Give a group of an older version the options and views it lacks."""
+    for name, value in defaults.items():
+        group.setdefault(name, value)
+    complete_views(group)
+
+
 def group_views(group: dict[str, Any]) -> list[MatrixView | None]:
     """The views of a group, in the order of its parameters."""
     return [None if view is None else _as_view(view) for view in group["views"]]
