@@ -123,6 +123,9 @@ def _directions(
     )
     dtype = state_dtype(first.p)
     weight = _concatenate([item.route.split(item.p).to(dtype) for item in items])
+    if options.differentiable:
+        # Autograd saves what the rule reads; the parameter changes in place below.
+        weight = weight.clone()
     gradient = _concatenate(
         [item.route.split(each) for item, each in zip(items, averaged, strict=True)]
     )
@@ -164,7 +167,7 @@ def _momentum(item: Item, group: dict[str, Any]) -> Tensor:
         _keep(buffer, buffer * momentum + gradient, item.finite)
     if group["nesterov"]:
         return gradient.add(buffer, alpha=momentum)
-    # Autograd saves what the rule reads; the buffer changes in place at the next step.
+    # As for the weight: the buffer changes in place at the next step.
     return buffer.clone() if group["differentiable"] else buffer
 
 
