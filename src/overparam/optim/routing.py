@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +54,6 @@ class Route:
         return self.view.join(matrices.reshape(self.view.batch, self.view.rows, self.view.columns))
 
 
-@functools.lru_cache(maxsize=4096)
 def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
     """Choose the rule of a parameter.
 
