@@ -83,12 +83,12 @@ def stacks(
         gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
         gradient = gradient.to(state_dtype(p))
         state = states[p]
-        finite = None
-        if group["capturable"] or p.device.type != "cpu":
-            finite = torch.linalg.vector_norm(gradient, ord=math.inf).isfinite()
-        elif not math.isfinite(torch.linalg.vector_norm(gradient.detach(), ord=math.inf).item()):
-            state["skipped"] += 1
-            continue
+        finite = _all_finite(gradient.detach())
+        if not group["capturable"] and p.device.type == "cpu":
+            if not finite.item():
+                state["skipped"] += 1
+                continue
+            finite = None
         item = Item(p, -gradient if group["maximize"] else gradient, state, route, finite)
         key = (route.rule, route.rows, route.columns, p.dtype, p.device)
         by_shape.setdefault(key, []).append(item)
@@ -205,6 +205,12 @@ def _basis_kind(p: Tensor, group: dict[str, Any]) -> str:
 
 def _empty_momentum(p: Tensor) -> Tensor:
     return torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
+
+
+def _all_finite(tensor: Tensor) -> Tensor:
+    """Whether every entry is finite, in one pass: extremes propagate NaN."""
+    low, high = torch.aminmax(tensor)
+    return low.isfinite() & high.isfinite()
 
 
 def _concatenate(parts: list[Tensor]) -> Tensor:
