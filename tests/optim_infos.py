@@ -9,7 +9,7 @@ import unittest
 import torch
 from torch.nn import Parameter
 
-if importlib.util.find_spec("expecttest") is None:
+if "expecttest" not in sys.modules and importlib.util.find_spec("expecttest") is None:
     # torch's test helpers import it for the base class of test cases, which is not used here.
     stand_in = types.ModuleType("expecttest")
     vars(stand_in)["TestCase"] = unittest.TestCase
