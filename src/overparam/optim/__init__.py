@@ -1,0 +1,6 @@
+"""Optimizers that train a model as if its weights were products: no change to the model."""
+
+from overparam.optim.end_to_end import EndToEnd
+from overparam.optim.factored import Factored
+
+__all__ = ["EndToEnd", "Factored"]

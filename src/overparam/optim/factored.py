@@ -1,0 +1,318 @@
+"""Factored: any optimizer on factors that live outside the model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from overparam.matrices import MatrixView
+from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
+from overparam.optim.groups import (
+    Params,
+    complete_options,
+    complete_views,
+    expand_module,
+    group_views,
+    with_modules,
+)
+from overparam.optim.loading import load_exactly
+from overparam.optim.moments import collapse_state, expand_state
+
+_DECAYS = ("product", "factors")
+# Options of this optimizer; all others belong to the inner one.
+_OWN = ("depth", "width", "init", "weight_decay_on", "factor_dtype", "views")
+
+
+class Factored(Optimizer):
+    """Train each weight matrix as a product of factors, with any optimizer on the factors.
+
+    The model keeps its weights: the loss sees factors only through their product, so their
+    gradients follow from ``W.grad`` by the vector-Jacobian product. Each step maps the gradient
+    to the factors, lets the inner optimizer step on them, and writes the product back to the
+    weight. Bit for bit the run of a network with explicit factors; the forward pass, its
+    checkpoints and its communication stay those of the plain model. Source: Arora, Cohen, Hazan
+    (2018), section 4.
+
+    Vectors and scalars, and groups with ``depth=1``, go to the inner optimizer as they are.
+    Layouts are those of :class:`EndToEnd`: give the model itself where it has grouped
+    convolutions or packed projections.
+
+    **Learning rate** is that of the factors: scheduled in ``param_groups`` as usual, handed to
+    the inner optimizer before each step, with every other option of it.
+
+    **Weight decay.** Decay of N balanced factors is a Schatten-2/N penalty on the product
+    (nuclear norm at N = 2), not decay of W. With ``weight_decay_on="product"`` the product decays
+    by ``1 - lr * weight_decay`` (each factor by its N-th root) and the inner optimizer is given
+    none for factors; with ``"factors"`` the inner optimizer decays the factors in its own way.
+
+    **State.** ``state[p]`` holds ``"factors"`` and ``"inner"``, the inner optimizer's state for
+    each; ``state_dict`` is complete, and loading it writes the products back. If you change the
+    weights yourself, call :meth:`refactor`.
+
+    Args:
+        params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
+        inner: class of the optimizer of the factors, or a function of groups and options.
+        depth: ``N``, an integer of at least 1.
+        width: hidden width, see :func:`overparam.balanced_factors`.
+        init: "balanced": factor the present weights, which stay the same up to rounding. Or a
+            function ``(matrices, depth, width) -> factors``, whose product replaces the weights.
+        weight_decay_on: see above.
+        factor_dtype: of the factors; by default float32 for half-precision weights.
+        **inner_options: of the inner optimizer: ``lr``, ``momentum``, ``weight_decay``, ...
+
+    Raises:
+        TypeError: a parameter is not of a real floating-point dtype, or depth no integer.
+        ValueError: an option out of range, or a width too small for a weight.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = Factored(model, torch.optim.SGD, depth=2, lr=0.1, momentum=0.9)
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> optimizer.step()
+        >>> [tuple(factor.shape) for factor in optimizer.state[model.weight]["factors"]]
+        [(2, 3), (2, 2)]
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        inner: Callable[..., Optimizer] = torch.optim.AdamW,
+        depth: int = 2,
+        width: int | Sequence[int] | None = None,
+        init: str | Initialization = "balanced",
+        weight_decay_on: str = "product",
+        factor_dtype: torch.dtype | None = None,
+        **inner_options: Any,
+    ) -> None:
+        own = {
+            "depth": depth,
+            "width": width,
+            "init": init,
+            "weight_decay_on": weight_decay_on,
+            "factor_dtype": factor_dtype,
+        }
+        _check_options(own)
+        # One throw-away parameter: the inner optimizer checks its options, and tells its defaults.
+        self._inner = inner([torch.zeros(1, 1)], **inner_options)
+        self._inner.param_groups.clear()
+        super().__init__(with_modules(params), {**self._inner.defaults, **own})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its ``"params"`` may be a module. Factors are made here."""
+        super().add_param_group(expand_module(param_group))
+        group = self.param_groups[-1]
+        try:
+            _check_options(group)
+            complete_views(group)
+            made = {p: _make(p, view, group, group["init"]) for p, view in _matrices(group)}
+        except Exception:
+            self.param_groups.pop()
+            raise
+        if callable(group["init"]):
+            group["init"] = "custom"  # a state_dict holds no functions
+        factors = [factor for each in made.values() for factor in each]
+        options = self._inner_options(group)
+        self._inner.add_param_group({**options, "params": factors})
+        plain = [p for p in group["params"] if p not in made]
+        self._inner.add_param_group({**options, "params": plain})
+        for p in group["params"]:
+            stepped = made.get(p, [p])
+            # The inner states are shared, not copied: this state is always complete.
+            inner = [self._inner.state[each] for each in stepped]
+            self.state[p] = {"factors": made.get(p, []), "inner": inner}
+        self._write_products(group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Step on the factors and write the products back.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The loss of the closure, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            for number, group in enumerate(self.param_groups):
+                self._share_options(number, group)
+                for p, view in _matrices(group):
+                    pull_back(p, view, self.state[p]["factors"])
+                    self._decay_product(p, group)
+            self._inner.step()
+            for group in self.param_groups:
+                self._write_products(group)
+                for p, _ in _matrices(group):
+                    for factor in self.state[p]["factors"]:
+                        factor.grad = None
+        return loss
+
+    def refactor(self) -> None:
+        """Balance the factors of the present weights, after you changed them.
+
+        The inner state stays as it is.
+        """
+        for group in self.param_groups:
+            for p, view in _matrices(group):
+                fresh = _make(p, view, group, "balanced")
+                for old, new in zip(self.state[p]["factors"], fresh, strict=True):
+                    old.copy_(new)
+            self._write_products(group)
+
+    def collapse(self) -> Optimizer:
+        """A plain inner optimizer on the weights themselves, to go on with.
+
+        First moments follow the differential of the product, so the weights keep their velocity;
+        second moments follow its squares, see :mod:`overparam.optim.carry`. Learning rates are
+        taken over as they are: the end-to-end preconditioner no longer scales the steps.
+
+        Raises:
+            NotImplementedError: the inner optimizer has state of an unknown kind.
+        """
+        groups = [{**self._inner_options(group), **_named(group)} for group in self.param_groups]
+        plain = type(self._inner)(groups, **_arguments(self._inner))
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if not self.state[p]["factors"]:
+                        plain.state[p] = copy.deepcopy(self._inner.state[p])
+                for p, view in _matrices(group):
+                    factors, states = self.state[p]["factors"], self.state[p]["inner"]
+                    plain.state[p] = collapse_state(states, factors, p, view)
+        return plain
+
+    @classmethod
+    def expand(cls, optimizer: Optimizer, depth: int = 2, **options: Any) -> Factored:
+        """Go on from a plain optimizer with factors, keeping the velocity of every weight.
+
+        Undoes :meth:`collapse`: first moments become the smallest velocities of balanced factors
+        with the same velocity of the product.
+
+        Args:
+            optimizer: whose class, options and state the inner optimizer takes over.
+            depth: ``N``.
+            **options: of this class or of the inner optimizer, to replace those taken over.
+
+        Raises:
+            NotImplementedError: the optimizer has state of an unknown kind.
+        """
+        groups = [{**group, **_named(group)} for group in optimizer.param_groups]
+        options = {**_arguments(optimizer), **options}
+        factored = cls(groups, type(optimizer), depth, **options)
+        with torch.no_grad():
+            for group in factored.param_groups:
+                for p, view in zip(group["params"], group_views(group), strict=True):
+                    old, factors = optimizer.state.get(p, {}), factored.state[p]["factors"]
+                    new = expand_state(old, factors, view) if factors and view else [old]
+                    for inner, each in zip(factored.state[p]["inner"], new, strict=True):
+                        inner.update(copy.deepcopy(each))
+        return factored
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load factors and inner state bit for bit, and write the products to the weights.
+
+        State without fitting factors (of another optimizer, or depth) leaves the present ones.
+        """
+        present = dict(self.state)
+
+        def restore(group: dict[str, Any], saved: list[dict[str, Any]]) -> None:
+            for p, old in zip(group["params"], saved, strict=True):
+                self.state[p] = present[p]
+                _restore_parameter(present[p], old)
+            self._write_products(group)
+
+        load_exactly(self, super().load_state_dict, state_dict, restore)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_inner": self._inner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            complete_options(group, self.defaults)
+
+    def _inner_options(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {name: group[name] for name in self._inner.defaults}
+
+    def _share_options(self, number: int, group: dict[str, Any]) -> None:
+        """Hand the options of a group to the inner optimizer's two groups for it."""
+        factors, plain = self._inner.param_groups[2 * number : 2 * number + 2]
+        options = self._inner_options(group)
+        plain.update(options)
+        factors.update(options)
+        if group["weight_decay_on"] == "product" and "weight_decay" in options:
+            factors["weight_decay"] = 0
+
+    def _decay_product(self, p: Tensor, group: dict[str, Any]) -> None:
+        """``W <- (1 - lr * weight_decay) W``, shared equally by the factors."""
+        decay = group.get("weight_decay", 0)
+        if group["weight_decay_on"] != "product" or decay == 0 or p.grad is None:
+            return
+        factors = self.state[p]["factors"]
+        for factor in factors:
+            factor.mul_((1 - group["lr"] * decay) ** (1 / len(factors)))
+
+    def _write_products(self, group: dict[str, Any]) -> None:
+        for p, view in _matrices(group):
+            write_product(p, view, self.state[p]["factors"])
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    depth = options["depth"]
+    if isinstance(depth, bool) or not isinstance(depth, int):
+        raise TypeError(
+            f"depth is {depth!r}; a product has a whole number of factors. For real depth use "
+            "overparam.optim.EndToEnd."
+        )
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; use an integer >= 1.")
+    if options["weight_decay_on"] not in _DECAYS:
+        raise ValueError(
+            f"weight_decay_on is {options['weight_decay_on']!r}; use one of {', '.join(_DECAYS)}."
+        )
+    if not callable(options["init"]) and options["init"] != "balanced":
+        raise ValueError(f"init is {options['init']!r}; use 'balanced' or a function.")
+
+
+def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
+    """The parameters of a group that are factored, with their matrices."""
+    for p, view in zip(group["params"], group_views(group), strict=True):
+        if view is not None and group["depth"] > 1 and p.numel() > 0:
+            yield p, view
+
+
+def _make(p: Tensor, view: MatrixView, group: dict[str, Any], init: Any) -> list[Tensor]:
+    return make_factors(p, view, group["depth"], group["width"], init, group["factor_dtype"])
+
+
+def _named(group: dict[str, Any]) -> dict[str, Any]:
+    """The ``"params"`` of a group for a constructor, with their names where they have some."""
+    params, names = group["params"], group.get("param_names")
+    return {"params": list(zip(names, params, strict=True)) if names else list(params)}
+
+
+def _arguments(optimizer: Optimizer) -> dict[str, Any]:
+    """Options to construct an optimizer of the same class."""
+    accepted = inspect.signature(type(optimizer)).parameters
+    return {name: value for name, value in optimizer.defaults.items() if name in accepted}
+
+
+def _restore_parameter(present: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Take over the factors and inner states of one parameter, where they fit."""
+    factors, kept = present["factors"], saved.get("factors", [])
+    if [tuple(f.shape) for f in factors] != [tuple(f.shape) for f in kept]:
+        return
+    for factor, value in zip(factors, kept, strict=True):
+        factor.copy_(value)
+    for inner, state in zip(present["inner"], saved.get("inner", []), strict=False):
+        inner.clear()
+        inner.update(copy.deepcopy(state))

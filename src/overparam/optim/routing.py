@@ -1,0 +1,160 @@
+"""Which rule each parameter gets, and why: a table to read before a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from overparam.matrices import MatrixView, flat_view
+
+GRANULARITIES = ("auto", "matrix", "row", "tensor")
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one parameter is updated.
+
+    Attributes:
+        rule: "matrix" (the end-to-end rule), "vectors" (the same for a single output, in closed
+            form) or "gradient" (plain gradient step).
+        batch: matrices, or groups of vectors that share a normalization.
+        rows: ``m <= n`` of one matrix, or number of vectors.
+        columns: ``n`` of one matrix, or length of a vector.
+        view: the matrices of the parameter; None where it is taken flat.
+        flip: whether the matrices are transposed so that ``m <= n``.
+        reason: in plain words.
+    """
+
+    rule: str
+    batch: int
+    rows: int
+    columns: int
+    view: MatrixView | None
+    flip: bool
+    reason: str
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """The parameter (or its gradient) as ``(batch, rows, columns)``."""
+        if self.view is None:
+            return tensor.reshape(self.batch, self.rows, self.columns)
+        matrices = self.view.split(tensor)
+        matrices = matrices.mT if self.flip else matrices
+        return matrices.reshape(self.batch, self.rows, self.columns)
+
+    def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The inverse of :meth:`split` for a parameter of the given shape."""
+        if self.view is None:
+            return matrices.reshape(shape)
+        if self.flip:
+            return self.view.join(matrices.mT)
+        return self.view.join(matrices.reshape(self.view.batch, self.view.rows, self.view.columns))
+
+
+def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
+    """Choose the rule of a parameter.
+
+    Args:
+        shape: of the parameter.
+        view: its matrices, None for a vector or scalar.
+        granularity: "auto", "matrix", "row" or "tensor".
+        depth: ``N``.
+
+    Returns:
+        The route, with its reason.
+
+    Example:
+        >>> from overparam.matrices import linear_view
+        >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
+        'matrix'
+        >>> route((3,), None, "auto", 2.0).reason
+        'vector or scalar: no matrix to factor, plain gradient step'
+    """
+    size = math.prod(shape)
+    if size == 0:
+        return Route("gradient", 1, 1, 0, None, False, "empty: nothing to update")
+    if depth == 1:
+        return Route("gradient", 1, 1, size, None, False, "depth 1 is gradient descent")
+    if granularity == "tensor":
+        return Route("vectors", 1, 1, size, None, False, "whole tensor as one single-output layer")
+    if view is None:
+        reason = "vector or scalar: no matrix to factor, plain gradient step"
+        return Route("gradient", 1, 1, size, None, False, reason)
+    batch, rows, columns = view.batch, view.rows, view.columns
+    if granularity == "row" or (granularity == "auto" and view.kind == "embedding"):
+        reason = f"{view.kind}: each row as a single-output layer"
+        if granularity == "auto":
+            reason += ", so that rows without gradient stay"
+        return Route("vectors", batch, rows, columns, view, False, reason)
+    if min(rows, columns) == 1:
+        reason = f"{view.kind}: one row or column, so the rule has a closed form"
+        return Route("vectors", batch, 1, rows * columns, view, False, reason)
+    reason = view.kind if batch == 1 else f"{view.kind}: {batch} matrices"
+    flip = rows > columns
+    small, large = min(rows, columns), max(rows, columns)
+    return Route("matrix", batch, small, large, view, flip, reason)
+
+
+def view_by_shape(shape: tuple[int, ...], name: str | None = None) -> MatrixView | None:
+    """The reading of a parameter whose layer is unknown, from its shape and perhaps its name.
+
+    Example:
+        >>> view_by_shape((6, 2), "attention.in_proj_weight").batch
+        3
+        >>> view_by_shape((6, 2)).kind
+        'by shape'
+    """
+    if len(shape) < 2:
+        return None
+    rest = math.prod(shape[1:])
+    if len(shape) == 2 and (name or "").endswith("in_proj_weight") and shape[0] % 3 == 0:
+        return MatrixView("packed attention, by name", shape, 3, shape[0] // 3, rest)
+    return flat_view(shape)
+
+
+class RoutingEntry(dict[str, Any]):
+    """One row of the report: name, shape, rule, matrices, depth, reason."""
+
+
+class RoutingReport:
+    """What :meth:`EndToEnd.routing` returns: iterate over it, or print it."""
+
+    def __init__(self, entries: list[RoutingEntry]) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[RoutingEntry]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __str__(self) -> str:
+        header = ["parameter", "shape", "rule", "matrices", "depth", "reason"]
+        lines = [header, *([str(value) for value in entry.values()] for entry in self._entries)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        padded = (
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines
+        )
+        return "\n".join(line.rstrip() for line in padded)
+
+
+def entry(name: str, shape: tuple[int, ...], depth: float, chosen: Route) -> RoutingEntry:
+    """One row of the report for a parameter."""
+    matrices = ""
+    if chosen.rule == "matrix":
+        rows, columns = chosen.rows, chosen.columns
+        matrices = f"{chosen.batch} x {(columns, rows) if chosen.flip else (rows, columns)}"
+    elif chosen.rule == "vectors":
+        matrices = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
+    return RoutingEntry(
+        parameter=name,
+        shape=shape,
+        rule=chosen.rule,
+        matrices=matrices,
+        depth=f"{depth:g}",
+        reason=chosen.reason,
+    )

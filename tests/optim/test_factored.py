@@ -1,0 +1,286 @@
+"""Factored against the same network with explicit factors, and expand and collapse."""
+
+import copy
+
+import pytest
+import torch
+from optim_cases import (
+    TARGETS,
+    TOKENS,
+    assert_same_bits,
+    mixed,
+    mixed_loss,
+    parameters_of,
+    run,
+    weight_with_gradient,
+)
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from overparam import balanced_factors, factor_product, imbalance
+from overparam.balance import near_zero_initialization
+from overparam.matrices import model_views
+from overparam.optim import Factored
+from overparam.optim.carry import lift, push_forward
+
+INNER = {
+    "sgd": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    "adam": (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
+}
+
+
+class Explicit:
+    """The mixed network with every matrix as an explicit product, trained by autograd."""
+
+    def __init__(self, model: nn.Module, depth: int) -> None:
+        self.model, self.views, self.factors = model, model_views(model), {}
+        for name, p in model.named_parameters():
+            view = self.views[name]
+            if view is None:
+                self.factors[name] = [nn.Parameter(p.detach().clone())]
+                continue
+            matrices = view.split(p.detach())
+            matrices = matrices[0] if view.batch == 1 else matrices
+            self.factors[name] = [
+                nn.Parameter(f.contiguous()) for f in balanced_factors(matrices, depth)
+            ]
+
+    def parameters(self) -> list[Tensor]:
+        return [factor for factors in self.factors.values() for factor in factors]
+
+    def weights(self) -> dict[str, Tensor]:
+        weights = {}
+        for name, factors in self.factors.items():
+            view, product = self.views[name], factors[0]
+            if view is not None:
+                product = factor_product(factors)
+                product = view.join(product[None] if view.batch == 1 else product)
+            weights[name] = product
+        return weights
+
+    def loss(self) -> Tensor:
+        output = functional_call(self.model, self.weights(), (TOKENS,))
+        return nn.functional.cross_entropy(output.float(), TARGETS)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("inner", INNER)
+def test_a_hundred_steps_are_those_of_explicit_factors(inner, dtype, depth) -> None:
+    kind, options = INNER[inner]
+    model = mixed(dtype)
+    explicit = Explicit(copy.deepcopy(model), depth)
+    theirs = kind(explicit.parameters(), **options)
+    before = parameters_of(model)
+    ours = Factored(model, kind, depth, weight_decay_on="factors", **options)
+    first = run(model, ours, 100)
+    for _ in range(100):
+        theirs.zero_grad()
+        value = explicit.loss()
+        value.backward()
+        theirs.step()
+    assert_same_bits(parameters_of(model), [w.detach() for w in explicit.weights().values()])
+    assert torch.equal(first, value)
+    assert max((a - b).abs().max() for a, b in zip(before, parameters_of(model), strict=True)) > 0.1
+
+
+def test_construction_keeps_the_function() -> None:
+    model = mixed()
+    before = parameters_of(model)
+    optimizer = Factored(model, torch.optim.SGD, depth=3, width=24)
+    for old, new in zip(before, parameters_of(model), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-14, rtol=0)
+    factors = optimizer.state[model.head.weight]["factors"]
+    assert [tuple(f.shape) for f in factors] == [(24, 6), (24, 24), (3, 24)]
+    assert imbalance(factors).max() < 1e-13
+
+
+def test_depth_one_is_the_inner_optimizer() -> None:
+    plain, wrapped = mixed(), mixed()
+    run(plain, torch.optim.AdamW(plain.parameters(), lr=0.01), 5)
+    run(wrapped, Factored(wrapped, torch.optim.AdamW, depth=1, lr=0.01), 5)
+    assert_same_bits(parameters_of(plain), parameters_of(wrapped))
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_decay_on_the_product_shrinks_the_product(depth: int) -> None:
+    p = weight_with_gradient(3, 5)
+    before = p.detach().clone()
+    p.grad.zero_()
+    Factored([p], torch.optim.SGD, depth, lr=0.5, weight_decay=0.1).step()
+    torch.testing.assert_close(p.detach(), before * 0.95)
+
+
+def test_decay_on_two_balanced_factors_is_the_nuclear_norm() -> None:
+    """-d/dt W under decay of the factors is W itself at depth 2: 2 lr wd per step to first order,
+
+    the gradient of the Schatten-1 penalty in the factors' metric: every singular value of the
+    product falls by the same rate ``2 lr wd s``, and the penalty 1/2 sum |W_j|^2 is sum s.
+    """
+    p = weight_with_gradient(3, 5)
+    singular = torch.linalg.svdvals(p.detach())
+    p.grad.zero_()
+    optimizer = Factored(
+        [p], torch.optim.AdamW, lr=1e-4, weight_decay=1.0, weight_decay_on="factors"
+    )
+    factors = optimizer.state[p]["factors"]
+    torch.testing.assert_close(sum(f.square().sum() for f in factors) / 2, singular.sum())
+    optimizer.step()
+    torch.testing.assert_close(torch.linalg.svdvals(p.detach()), singular * (1 - 1e-4) ** 2)
+
+
+def test_initialization_of_ones_own_replaces_the_weights() -> None:
+    model = nn.Linear(4, 3)
+    made = []
+
+    def tiny(matrices: Tensor, depth: int, width: object) -> tuple[Tensor, ...]:
+        made.append(near_zero_initialization(*matrices.shape, depth, width=width, std=0.5))
+        return made[-1]
+
+    optimizer = Factored(model, torch.optim.SGD, depth=3, width=2, init=tiny, lr=0.1)
+    torch.testing.assert_close(model.weight.detach(), factor_product(made[0]), rtol=0, atol=0)
+    torch.save(optimizer.state_dict(), "/dev/null")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_in_float32_under_a_half_precision_model(dtype: torch.dtype) -> None:
+    """Many steps too small for the model's dtype move its weights through the factors."""
+    p = weight_with_gradient(4, 6, dtype=dtype)
+    p.grad.fill_(1e-3)
+    optimizer = Factored([p], torch.optim.SGD, lr=1e-2)
+    before, exact = p.detach().clone(), weight_with_gradient(4, 6, dtype=dtype).detach().float()
+    exact = nn.Parameter(exact)
+    reference = Factored([exact], torch.optim.SGD, lr=1e-2)
+    assert optimizer.state[p]["factors"][0].dtype == torch.float32
+    for _ in range(1000):
+        exact.grad = p.grad.float()
+        optimizer.step()
+        reference.step()
+    assert torch.equal(p, exact.to(dtype))
+    assert not torch.equal(p, before)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_expand_and_collapse_in_the_middle_of_a_run(inner: str) -> None:
+    kind, options = INNER[inner]
+    model = mixed()
+    plain = kind(model.parameters(), **options)
+    run(model, plain, 5)
+    before = parameters_of(model)
+    expanded = Factored.expand(plain, depth=3)
+    for old, new in zip(before, parameters_of(model), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-13, rtol=0)
+    for group in expanded.param_groups:
+        assert group["lr"] == options["lr"]
+    loss = run(model, expanded, 5)
+    collapsed = expanded.collapse()
+    assert type(collapsed) is kind
+    after = run(model, collapsed, 5)
+    assert after < loss + 0.1
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_collapse_undoes_expand_with_its_momentum() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x = torch.randn(7, 5, dtype=torch.float64)
+    run(model, plain, 3, loss=lambda m: m(x).square().mean())
+    velocity = {p: plain.state[p]["momentum_buffer"].clone() for p in model.parameters()}
+    back = Factored.expand(plain, depth=3).collapse()
+    for p, expected in velocity.items():
+        torch.testing.assert_close(back.state[p]["momentum_buffer"], expected)
+
+
+def test_collapse_keeps_the_velocity_of_the_product() -> None:
+    """With zero gradients from here on, momentum alone moves the product: to first order in lr
+
+    the step of the collapsed optimizer is that of the factors.
+    """
+    moves = {}
+    for lr in (1e-3, 1e-4):
+        p = weight_with_gradient(3, 4)
+        optimizer = Factored([p], torch.optim.SGD, depth=3, lr=lr, momentum=0.9)
+        optimizer.step()
+        collapsed, start = optimizer.collapse(), p.detach().clone()
+        p.grad.zero_()
+        optimizer.step()
+        by_factors = p.detach() - start
+        with torch.no_grad():
+            p.copy_(start)
+        collapsed.step()
+        moves[lr] = ((p.detach() - start - by_factors).norm() / by_factors.norm()).item()
+    assert moves[1e-3] < 0.1
+    assert moves[1e-4] < 0.15 * moves[1e-3]
+
+
+def test_lift_is_the_smallest_right_inverse_of_the_differential() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    moment = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    factors = balanced_factors(weight, 3)
+    lifted = lift(factors, moment)
+    torch.testing.assert_close(push_forward(factors, lifted), moment)
+    # Smallest: orthogonal to every change of the factors that leaves the product in place.
+    probe = [torch.randn(f.shape, generator=generator, dtype=torch.float64) for f in factors]
+    still = [a - b for a, b in zip(probe, lift(factors, push_forward(factors, probe)), strict=True)]
+    inner = sum((a * b).sum() for a, b in zip(lifted, still, strict=True))
+    assert abs(inner) < 1e-10
+
+
+def test_adam_keeps_the_length_of_its_step() -> None:
+    p = weight_with_gradient(4, 6)
+    plain = torch.optim.Adam([p], lr=0.1)
+    plain.step()
+    ratios = []
+    expanded = Factored.expand(plain)
+    for optimizer in (expanded, expanded.collapse()):
+        state = (
+            optimizer.state[p]["inner"] if isinstance(optimizer, Factored) else [optimizer.state[p]]
+        )
+        first = sum(s["exp_avg"].square().sum() for s in state)
+        second = sum(s["exp_avg_sq"].sum() for s in state)
+        ratios.append((first / second).item())
+        assert all((s["exp_avg_sq"] >= 0).all() for s in state)
+    expected = plain.state[p]["exp_avg"].square().sum() / plain.state[p]["exp_avg_sq"].sum()
+    assert ratios[0] == pytest.approx(expected.item())
+    assert 0.1 < ratios[1] / expected.item() < 10
+
+
+def test_state_of_unknown_meaning_is_refused() -> None:
+    p = weight_with_gradient(4, 6)
+    plain = torch.optim.Adadelta([p])
+    plain.step()
+    with pytest.raises(NotImplementedError, match=r"square_avg.*no known meaning"):
+        Factored.expand(plain)
+
+
+def test_refactor_takes_over_changed_weights() -> None:
+    model = mixed()
+    optimizer = Factored(model, torch.optim.SGD, lr=0.1)
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    changed = model.head.weight.detach().clone()
+    optimizer.refactor()
+    torch.testing.assert_close(model.head.weight.detach(), changed)
+    mixed_loss(model).backward()
+    optimizer.step()
+    assert (model.head.weight - changed).norm() < 0.5 * changed.norm()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"depth": 2.5}, TypeError, "EndToEnd"),
+        ({"depth": 0}, ValueError, "depth is 0"),
+        ({"width": 2}, ValueError, "width 2 is below 3"),
+        ({"weight_decay_on": "W"}, ValueError, "product, factors"),
+        ({"init": "zeros"}, ValueError, "'balanced' or a function"),
+        ({"lr": -1.0}, ValueError, "Invalid learning rate"),
+        ({"init": lambda w, d, k: [w, w]}, (ValueError), "cannot follow|product has shape"),
+    ],
+)
+def test_errors(options, error, words) -> None:
+    with pytest.raises(error, match=words):
+        Factored([nn.Parameter(torch.randn(3, 4))], **options)
