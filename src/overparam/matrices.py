@@ -1,0 +1,289 @@
+"""A weight tensor seen as a batch of matrices, and back.
+
+The end-to-end rule and products of factors speak of matrices ``(..., m, n)``, rows for outputs
+and columns for inputs. A layer's weight is one or several of them, laid out in some other shape:
+
+==================  =============================  ==================================
+weight              tensor                         matrices
+==================  =============================  ==================================
+linear              (out, in)                      (1, out, in)
+convolution         (out, in / g, k...)            (g, out / g, in / g * k...)
+transposed conv.    (in, out / g, k...)            (g, out / g * k..., in / g)
+embedding           (entries, features)            (1, entries, features)
+packed projections  (blocks * out, in)             (blocks, out, in)
+experts             (experts..., out, in)          (experts, out, in)
+bilinear            (out, in1, in2)                (1, out, in1 * in2)
+==================  =============================  ==================================
+
+Every view is one reshape to three dimensions, for some followed by a transposition: no entry is
+copied where the tensor is contiguous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+_PACKED_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """How a tensor of one shape is read as a batch of matrices.
+
+    Attributes:
+        kind: the reading in one or two words, for reports.
+        shape: of the tensor.
+        batch: number of matrices.
+        rows: ``m``, outputs of one matrix.
+        columns: ``n``, inputs of one matrix.
+        transposed: whether the tensor stores each matrix by columns.
+
+    Example:
+        >>> import torch
+        >>> view = convolution_view((8, 2, 3, 3), groups=4)
+        >>> kernel = torch.arange(144.0).reshape(8, 2, 3, 3)
+        >>> view.split(kernel).shape
+        torch.Size([4, 2, 18])
+        >>> torch.equal(view.join(view.split(kernel)), kernel)
+        True
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    batch: int
+    rows: int
+    columns: int
+    transposed: bool = False
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """The matrices ``(batch, rows, columns)`` of ``tensor``; a view of it where possible.
+
+        Raises:
+            ValueError: the tensor has another shape than the view was made for.
+        """
+        if tuple(tensor.shape) != self.shape:
+            raise ValueError(
+                f"tensor has shape {tuple(tensor.shape)}; this view ({self.kind}) was made for "
+                f"{self.shape}: make a view for the new shape."
+            )
+        if self.transposed:
+            return tensor.reshape(self.batch, self.columns, self.rows).mT
+        return tensor.reshape(self.batch, self.rows, self.columns)
+
+    def join(self, matrices: Tensor) -> Tensor:
+        """The tensor that :meth:`split` turns into ``matrices``; a view where possible.
+
+        Raises:
+            ValueError: matrices is not of the shape ``(batch, rows, columns)``.
+        """
+        expected = (self.batch, self.rows, self.columns)
+        if tuple(matrices.shape) != expected:
+            raise ValueError(
+                f"matrices have shape {tuple(matrices.shape)}; this view ({self.kind}) joins "
+                f"{expected}."
+            )
+        return (matrices.mT if self.transposed else matrices).reshape(self.shape)
+
+
+def linear_view(shape: Sequence[int]) -> MatrixView:
+    """One matrix ``(out, in)``, as it is.
+
+    Raises:
+        ValueError: the shape has not two dimensions.
+    """
+    rows, columns = _dimensions("a linear weight", shape, 2)
+    return MatrixView("linear", tuple(shape), 1, rows, columns)
+
+
+def embedding_view(shape: Sequence[int]) -> MatrixView:
+    """One matrix ``(entries, features)``: an embedding is a linear layer on one-hot inputs.
+
+    Raises:
+        ValueError: the shape has not two dimensions.
+    """
+    rows, columns = _dimensions("an embedding", shape, 2)
+    return MatrixView("embedding", tuple(shape), 1, rows, columns)
+
+
+def convolution_view(shape: Sequence[int], groups: int = 1) -> MatrixView:
+    """One matrix ``(out / groups, in / groups * k...)`` per group: the map on one patch.
+
+    Args:
+        shape: ``(out, in / groups, k...)``, as torch stores it.
+        groups: of the convolution.
+
+    Raises:
+        ValueError: fewer than three dimensions, or groups do not divide the outputs.
+
+    Example:
+        >>> convolution_view((8, 2, 3, 3), groups=4).columns
+        18
+    """
+    out, fan_in = _channels("a convolution kernel", shape)
+    batch = _divisor("groups", groups, out)
+    return MatrixView("convolution", tuple(shape), batch, out // batch, fan_in)
+
+
+def transposed_convolution_view(shape: Sequence[int], groups: int = 1) -> MatrixView:
+    """One matrix ``(out / groups * k..., in / groups)`` per group: the map of one position.
+
+    Args:
+        shape: ``(in, out / groups, k...)``, as torch stores it.
+        groups: of the transposed convolution.
+
+    Raises:
+        ValueError: fewer than three dimensions, or groups do not divide the inputs.
+
+    Example:
+        >>> view = transposed_convolution_view((8, 2, 3, 3), groups=4)
+        >>> view.batch, view.rows, view.columns
+        (4, 18, 2)
+    """
+    inputs, fan_out = _channels("a transposed convolution kernel", shape)
+    batch = _divisor("groups", groups, inputs)
+    return MatrixView(
+        "transposed convolution", tuple(shape), batch, fan_out, inputs // batch, transposed=True
+    )
+
+
+def packed_view(shape: Sequence[int], blocks: int, kind: str = "packed") -> MatrixView:
+    """Several matrices ``(out, in)`` stacked along the rows: attention projections, RNN gates.
+
+    Args:
+        shape: ``(blocks * out, in)``.
+        blocks: number of matrices: 3 for queries, keys and values, 4 for an LSTM, 3 for a GRU.
+        kind: the name of the reading.
+
+    Raises:
+        ValueError: the shape has not two dimensions, or blocks do not divide the rows.
+
+    Example:
+        >>> view = packed_view((12, 4), blocks=3)
+        >>> view.batch, view.rows, view.columns
+        (3, 4, 4)
+    """
+    rows, columns = _dimensions("a packed weight", shape, 2)
+    batch = _divisor("blocks", blocks, rows)
+    return MatrixView(kind, tuple(shape), batch, rows // batch, columns)
+
+
+def expert_view(shape: Sequence[int]) -> MatrixView:
+    """One matrix per leading index: ``(experts..., out, in)``.
+
+    Raises:
+        ValueError: fewer than three dimensions.
+    """
+    if len(shape) < 3:
+        raise ValueError(
+            f"the shape {tuple(shape)} has fewer than three dimensions; for one matrix use "
+            "linear_view."
+        )
+    *leading, rows, columns = shape
+    return MatrixView("experts", tuple(shape), math.prod(leading), rows, columns)
+
+
+def flat_view(shape: Sequence[int], kind: str = "by shape") -> MatrixView:
+    """One matrix ``(first dimension, all others)``: the reading by shape alone.
+
+    Right for linear weights, ungrouped convolutions, embeddings and bilinear weights.
+
+    Raises:
+        ValueError: fewer than two dimensions.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"the shape {tuple(shape)} is a vector or a scalar, not a matrix.")
+    return MatrixView(kind, tuple(shape), 1, shape[0], math.prod(shape[1:]))
+
+
+def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
+    """The reading of one parameter of one module, from what the module is.
+
+    Args:
+        module: the layer that owns the parameter.
+        name: of the parameter within the layer, for example ``"weight"``.
+
+    Returns:
+        The view, or None where the parameter multiplies entry by entry (biases, scales of
+        normalizations, anything of fewer than two dimensions).
+
+    Example:
+        >>> from torch import nn
+        >>> parameter_view(nn.MultiheadAttention(8, 2), "in_proj_weight").batch
+        3
+        >>> parameter_view(nn.Linear(3, 2), "bias") is None
+        True
+    """
+    tensor = getattr(module, name)
+    if is_lazy(tensor):
+        raise ValueError(
+            f"the parameter {name} of {type(module).__name__} has no shape yet; run the model "
+            "once on an example input first."
+        )
+    shape = tuple(tensor.shape)
+    if len(shape) < 2 or isinstance(module, _ELEMENTWISE) or "bias" in name:
+        return None
+    if isinstance(module, _CONVOLUTIONS):
+        return convolution_view(shape, module.groups)
+    if isinstance(module, _TRANSPOSED_CONVOLUTIONS):
+        return transposed_convolution_view(shape, module.groups)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return embedding_view(shape)
+    if isinstance(module, nn.MultiheadAttention) and name == "in_proj_weight":
+        return packed_view(shape, 3, "packed attention")
+    if isinstance(module, nn.RNNBase) and name.startswith(("weight_ih", "weight_hh")):
+        return packed_view(shape, _PACKED_GATES[module.mode], "packed gates")
+    if isinstance(module, nn.RNNCellBase) and name.startswith(("weight_ih", "weight_hh")):
+        return packed_view(shape, module.weight_ih.shape[0] // module.hidden_size, "packed gates")
+    if isinstance(module, nn.Bilinear):
+        return flat_view(shape, "bilinear")
+    if len(shape) == 3:
+        return expert_view(shape)
+    # An unknown layer: four dimensions or more are most often a kernel.
+    return linear_view(shape) if len(shape) == 2 else flat_view(shape)
+
+
+def model_views(model: nn.Module) -> dict[str, MatrixView | None]:
+    """The reading of every parameter of a model, by its full name.
+
+    A tied parameter appears once, under its first name, as in ``model.named_parameters()``. Where
+    an embedding shares its weight with a linear layer, it is read as the embedding if that comes
+    first.
+
+    Example:
+        >>> from torch import nn
+        >>> views = model_views(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
+        >>> [(name, view and view.kind) for name, view in views.items()]
+        [('0.weight', 'linear'), ('0.bias', None)]
+    """
+    views: dict[str, MatrixView | None] = {}
+    for full_name, _ in model.named_parameters():
+        path, _, name = full_name.rpartition(".")
+        views[full_name] = parameter_view(model.get_submodule(path), name)
+    return views
+
+
+def _dimensions(what: str, shape: Sequence[int], count: int) -> tuple[int, ...]:
+    if len(shape) != count:
+        raise ValueError(f"{what} has {count} dimensions; got the shape {tuple(shape)}.")
+    return tuple(shape)
+
+
+def _channels(what: str, shape: Sequence[int]) -> tuple[int, int]:
+    """The first dimension and the product of the others."""
+    if len(shape) < 3:
+        raise ValueError(f"{what} has three dimensions or more; got the shape {tuple(shape)}.")
+    return shape[0], math.prod(shape[1:])
+
+
+def _divisor(name: str, count: int, total: int) -> int:
+    if count < 1 or total % count:
+        raise ValueError(f"{name} is {count}; it must be at least 1 and divide {total}.")
+    return count
