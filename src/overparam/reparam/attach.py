@@ -1,0 +1,211 @@
+"""Putting a product in the place of one parameter, and taking it out again.
+
+Built on ``torch.nn.utils.parametrize``, which swaps the class of a module for a subclass with a
+property. What it leaves out is done here: a deep copy shares that subclass with its original, a
+frozen tensor comes back as a buffer, the order of parameters changes, and recurrent layers keep
+their weights in a list beside their parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from overparam.reparam.layout import Layout, decode_layout, encode_layout
+
+
+class Product(nn.Module):
+    """The weight as a function of its factors, in float32 or better whatever autocast says.
+
+    Args:
+        layout: shapes of the factors.
+        factors: their first values; without them, balanced factors of the weight.
+    """
+
+    def __init__(self, layout: Layout, factors: tuple[Tensor, ...] | None = None) -> None:
+        super().__init__()
+        self.layout = layout
+        self._first = factors
+
+    def forward(self, *factors: Tensor) -> Tensor:
+        """The weight, in the dtype of the factors."""
+        device = factors[0].device.type
+        wide = torch.promote_types(factors[0].dtype, torch.float32)
+        if not torch.amp.is_autocast_available(device):
+            return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
+        with torch.autocast(device, enabled=False):
+            return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """Factors for a weight that is assigned to the module."""
+        if self._first is not None:
+            factors, self._first = self._first, None
+            return factors
+        return self.layout.balanced(weight)
+
+    def get_extra_state(self) -> Tensor:
+        """The layout, so that a checkpoint can be collapsed without the model."""
+        return encode_layout(self.layout)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that a checkpoint was made with the same factors."""
+        saved = decode_layout(state)
+        if saved != self.layout:
+            raise ValueError(
+                f"the checkpoint holds factors {saved.shapes} of a weight {saved.shape}, the model "
+                f"{self.layout.shapes} of {self.layout.shape}; pass the checkpoint through "
+                "overparam.collapse_state_dict and load the result."
+            )
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module and attribute whose tensor is a product."""
+
+    path: str
+    owner: nn.Module
+    attribute: str
+
+    @property
+    def name(self) -> str:
+        """Full name of the tensor within the model."""
+        return f"{self.path}.{self.attribute}" if self.path else self.attribute
+
+    @property
+    def factors(self) -> parametrize.ParametrizationList:
+        """What holds the factors; one object for tied places."""
+        return self.owner.parametrizations[self.attribute]  # pyright: ignore
+
+    @property
+    def layout(self) -> Layout:
+        """Of the factors."""
+        return self.product.layout
+
+    @property
+    def product(self) -> Product:
+        """The function from factors to weight."""
+        return self.factors[0]  # pyright: ignore[reportReturnType]
+
+
+def places(model: nn.Module) -> Iterator[Place]:
+    """Every place of a model whose tensor is a product of this package, tied ones each."""
+    for path, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for attribute, held in module.parametrizations.items():  # pyright: ignore
+            if len(held) and isinstance(held[0], Product):
+                yield Place(path, module, attribute)
+
+
+def factors_of(held: parametrize.ParametrizationList) -> list[nn.Parameter]:
+    """The factors ``(W_1, ..., W_N)`` that a parametrization list holds."""
+    return [getattr(held, f"original{j}") for j in range(held.ntensors)]
+
+
+def current_weight(held: parametrize.ParametrizationList) -> Tensor:
+    """The product as it is now, without a graph."""
+    with torch.no_grad():
+        return held().detach()
+
+
+def attach(owner: nn.Module, attribute: str, layout: Layout, factors: tuple[Tensor, ...]) -> None:
+    """Replace one parameter by a product of factors, which become parameters."""
+    _own_class(owner)
+    order = tuple(owner._parameters)
+    parametrize.register_parametrization(owner, attribute, Product(layout, factors))
+    if not hasattr(owner.parametrizations, "original_order"):
+        # Lives and dies with the parametrization, and is copied with it.
+        owner.parametrizations.original_order = order  # pyright: ignore
+    _extend_class(owner)
+
+
+def attach_tied(owner: nn.Module, attribute: str, held: parametrize.ParametrizationList) -> None:
+    """Replace one more place of a tied parameter by the factors that another place holds."""
+    product: Product = held[0]  # pyright: ignore[reportAssignmentType]
+    factors = tuple(factor.detach() for factor in factors_of(held))
+    attach(owner, attribute, product.layout, factors)
+    owner.parametrizations[attribute] = held  # pyright: ignore
+
+
+def detach(place: Place, parameter: nn.Parameter) -> None:
+    """Put a plain parameter back in the place of a product: type, name and order as before."""
+    owner, attribute = place.owner, place.attribute
+    if len(place.factors) > 1:
+        raise RuntimeError(
+            f"{place.name} has a further parametrization on top of the product; remove that one "
+            "first (torch.nn.utils.parametrize.remove_parametrizations)."
+        )
+    _own_class(owner)
+    order = getattr(owner.parametrizations, "original_order", ())
+    parametrize.remove_parametrizations(owner, attribute)
+    # torch leaves a buffer where the factors are frozen, and a new parameter else.
+    delattr(owner, attribute)
+    owner.register_parameter(attribute, parameter)
+    _restore_order(owner, order)
+    _extend_class(owner)
+    if isinstance(owner, nn.RNNBase) and not parametrize.is_parametrized(owner):
+        owner._init_flat_weights()
+
+
+def _restore_order(owner: nn.Module, order: tuple[str, ...]) -> None:
+    """Parameters in their original order, as optimizers number them."""
+    parameters = dict(owner._parameters)
+    owner._parameters.clear()
+    for name in (*order, *parameters):
+        if name in parameters and name not in owner._parameters:
+            owner._parameters[name] = parameters[name]
+
+
+def _own_class(owner: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    ``copy.deepcopy`` of a parametrized module shares the class with the original; adding or
+    removing a property there would change both.
+    """
+    if not parametrize.is_parametrized(owner):
+        return
+    shared = type(owner)
+    names = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    owner.__class__ = type(shared.__name__, shared.__bases__, names)
+
+
+def _extend_class(owner: nn.Module) -> None:
+    """What the class of a parametrized module needs beyond torch's property."""
+    if not parametrize.is_parametrized(owner):
+        return
+    base, own = type(owner).__bases__[0], type(owner)
+    if isinstance(owner, nn.RNNBase):
+        owner.__dict__.pop("_flat_weights", None)
+        own._flat_weights = property(_flat_weights, _ignore)  # pyright: ignore
+        own.forward = _recurrent_forward(base)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _flat_weights(self: Any) -> list[Tensor]:
+    """The weights of a recurrent layer, each product formed once for each forward pass."""
+    kept = self.__dict__.get("_weights_of_this_pass")
+    if kept is not None:
+        return kept
+    return [getattr(self, name) for name in self._flat_weights_names]
+
+
+def _ignore(self: Any, value: object) -> None:
+    """Torch stores the list after moving a module; it is computed here instead."""
+    del self, value
+
+
+def _recurrent_forward(base: type) -> Callable[..., Any]:
+    """The forward pass of a recurrent class, with its weights formed once."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__["_weights_of_this_pass"] = _flat_weights(self)
+        try:
+            return base.forward(self, *args, **kwargs)  # pyright: ignore
+        finally:
+            del self.__dict__["_weights_of_this_pass"]
+
+    return forward
