@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,17 +79,12 @@ class Place:
     @property
     def factors(self) -> parametrize.ParametrizationList:
         """What holds the factors; one object for tied places."""
-        return self.owner.parametrizations[self.attribute]  # pyright: ignore
+        return held_at(self.owner, self.attribute)
 
     @property
     def layout(self) -> Layout:
         """Of the factors."""
-        return self.product.layout
-
-    @property
-    def product(self) -> Product:
-        """The function from factors to weight."""
-        return self.factors[0]  # pyright: ignore[reportReturnType]
+        return layout_of(self.factors)
 
 
 def places(model: nn.Module) -> Iterator[Place]:
@@ -100,6 +95,17 @@ def places(model: nn.Module) -> Iterator[Place]:
         for attribute, held in module.parametrizations.items():  # pyright: ignore
             if len(held) and isinstance(held[0], Product):
                 yield Place(path, module, attribute)
+
+
+def held_at(owner: nn.Module, attribute: str) -> parametrize.ParametrizationList:
+    """What holds the factors of one tensor of a parametrized module."""
+    held = cast("nn.ModuleDict", owner.parametrizations)[attribute]
+    return cast("parametrize.ParametrizationList", held)
+
+
+def layout_of(held: parametrize.ParametrizationList) -> Layout:
+    """The layout of the factors that a parametrization list holds."""
+    return cast("Product", held[0]).layout
 
 
 def factors_of(held: parametrize.ParametrizationList) -> list[nn.Parameter]:
@@ -126,9 +132,8 @@ def attach(owner: nn.Module, attribute: str, layout: Layout, factors: tuple[Tens
 
 def attach_tied(owner: nn.Module, attribute: str, held: parametrize.ParametrizationList) -> None:
     """Replace one more place of a tied parameter by the factors that another place holds."""
-    product: Product = held[0]  # pyright: ignore[reportAssignmentType]
     factors = tuple(factor.detach() for factor in factors_of(held))
-    attach(owner, attribute, product.layout, factors)
+    attach(owner, attribute, layout_of(held), factors)
     owner.parametrizations[attribute] = held  # pyright: ignore
 
 
@@ -171,7 +176,7 @@ def _own_class(owner: nn.Module) -> None:
         return
     shared = type(owner)
     names = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    owner.__class__ = type(shared.__name__, shared.__bases__, names)
+    owner.__class__ = cast("type[nn.Module]", type(shared.__name__, shared.__bases__, names))
 
 
 def _extend_class(owner: nn.Module) -> None:

@@ -13,11 +13,11 @@ from torch.nn.utils import parametrize
 
 from overparam.reparam.attach import (
     Place,
-    Product,
     attach_tied,
     current_weight,
     detach,
     factors_of,
+    layout_of,
     places,
 )
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
@@ -84,8 +84,9 @@ def collapse(
             raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
     if optimizer is not None:
         for key, held in held_lists.items():
-            layout = held[0].layout  # pyright: ignore
-            weight_into_optimizer(optimizer, factors_of(held), swap.parameters[key], layout)
+            weight_into_optimizer(
+                optimizer, factors_of(held), swap.parameters[key], layout_of(held)
+            )
     return model
 
 
@@ -177,7 +178,6 @@ def _refactor_if_changed(place: Place, held: parametrize.ParametrizationList) ->
     now: Tensor = getattr(place.owner, place.attribute).detach()
     same = torch.allclose(now, current_weight(held), rtol=0, atol=0, equal_nan=True)
     if not same:
-        product: Product = held[0]  # pyright: ignore[reportAssignmentType]
         with torch.no_grad():
-            for factor, value in zip(factors_of(held), product.layout.balanced(now), strict=True):
+            for factor, value in zip(factors_of(held), layout_of(held).balanced(now), strict=True):
                 factor.copy_(value)

@@ -26,8 +26,9 @@ def gradient_to_factors(
     layout: Layout, factors: Sequence[Tensor], gradient: Tensor
 ) -> tuple[Tensor, ...]:
     """``J^T G``: the gradients at the factors of a gradient at the weight."""
-    _, pullback = torch.func.vjp(lambda *f: layout.product(f), *factors)
-    return pullback(gradient)
+    with torch.enable_grad():
+        leaves = [factor.detach().requires_grad_() for factor in factors]
+        return torch.autograd.grad(layout.product(leaves), leaves, gradient)
 
 
 def gradient_from_factors(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from overparam.reparam.attach import attach, attach_tied, factors_of
+from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
 from overparam.reparam.collapse import equip
 from overparam.reparam.initialize import initial_factors
 from overparam.reparam.optimizer_state import check_optimizer, factors_into_optimizer
@@ -119,7 +119,7 @@ def overparameterize(
     for entry, factors in zip(plan.entries, starts, strict=True):
         first, *others = entry.selected.sites
         attach(first.module, first.attribute, entry.layout, factors)
-        held = first.module.parametrizations[first.attribute]  # pyright: ignore
+        held = held_at(first.module, first.attribute)
         for site in others:
             attach_tied(site.module, site.attribute, held)
         for site in entry.selected.sites:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from overparam.reparam.attach import Product, current_weight, factors_of, places
+from overparam.reparam.attach import current_weight, factors_of, layout_of, places
 from overparam.reparam.linearize import gradient_to_factors
 
 _WORDS = ("product", "factors")
@@ -137,9 +137,8 @@ def _scale(factors: list[nn.Parameter], amount: float) -> None:
 
 def _pull(held: parametrize.ParametrizationList, factors: list[nn.Parameter], decay: float) -> None:
     """Gradients so changed that the optimizer's ``+ wd * factor`` becomes ``+ wd * J^T W``."""
-    product: Product = held[0]  # pyright: ignore[reportAssignmentType]
     values = [factor.detach() for factor in factors]
-    pulled = gradient_to_factors(product.layout, values, current_weight(held))
+    pulled = gradient_to_factors(layout_of(held), values, current_weight(held))
     for factor, wanted in zip(factors, pulled, strict=True):
         assert factor.grad is not None  # checked by the caller
         factor.grad.add_(wanted - factor, alpha=decay)
