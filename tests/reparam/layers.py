@@ -85,7 +85,7 @@ LAYERS = [
         _normal(2, 3, 8),
     ),
     Layer("rnn", lambda: nn.RNN(4, 3, bidirectional=True), _normal(5, 2, 4)),
-    Layer("lstm", lambda: nn.LSTM(4, 5, num_layers=2, proj_size=3), _normal(5, 2, 4)),
+    Layer("lstm", lambda: nn.LSTM(4, 3, num_layers=2, bidirectional=True), _normal(5, 2, 4)),
     Layer("gru", lambda: nn.GRU(4, 3, num_layers=2, dropout=0.4), _normal(5, 2, 4)),
     Layer("cell", lambda: nn.GRUCell(4, 3), _normal(2, 4)),
     Layer("experts", Experts, _normal(2, 5)),

@@ -78,7 +78,9 @@ class MatrixLayout:
     def balanced(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Balanced factors whose product is ``weight``."""
         factors = balanced_factors(self.view.split(weight), self.depth, self.widths)
-        return tuple(f.reshape(shape) for f, shape in zip(factors, self.shapes, strict=True))
+        pairs = zip(factors, self.shapes, strict=True)
+        # Contiguous, as fully_shard and safetensors demand of parameters.
+        return tuple(factor.reshape(shape).contiguous() for factor, shape in pairs)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class ChainLayout:
             kernels[j + 1] = _pad_channels(kernels[j + 1], dim=2, count=width - least)
         balanced = chain.balance(kernels)
         pairs = zip(balanced, self.shapes, strict=True)
-        return tuple(kernel.to(weight.dtype).reshape(shape) for kernel, shape in pairs)
+        return tuple(k.to(weight.dtype).reshape(shape).contiguous() for k, shape in pairs)
 
     def _with_group(self, factor: Tensor) -> Tensor:
         return factor[None] if self.groups == 1 else factor
