@@ -255,7 +255,7 @@ def _resolve_widths(
     """The hidden widths that the user's words stand for."""
     if width is None:
         return least
-    if isinstance(width, bool) or not isinstance(width, (int, float, Sequence)):
+    if isinstance(width, (bool, str)) or not isinstance(width, (int, float, Sequence)):
         raise TypeError(f"width is {width!r}; use None, an integer, a ratio or a list of integers.")
     if isinstance(width, float):
         if not (math.isfinite(width) and width > 0):
