@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overparam.reparam import collapse, collapse_state_dict, collapsed, overparameterize
 from overparam.reparam.attach import factors_of, places
-from reparam.layers import train
+from reparam.layers import SelfAttention, train
 
 
 def _model() -> nn.Module:
@@ -37,6 +37,30 @@ def test_compile_in_one_graph(strategy: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for first, second in zip(expected, _gradients(model, compiled), strict=True):
         torch.testing.assert_close(second, first)
+
+
+@pytest.mark.parametrize(
+    ("layer", "count"),
+    [(SelfAttention(8, 2, batch_first=True), 2), (nn.LSTM(8, 3), 2)],
+    ids=["attention", "lstm"],
+)
+def test_products_are_formed_once_for_a_pass(layer: nn.Module, count: int) -> None:
+    model = overparameterize(copy.deepcopy(layer), targets="all")
+    formed = []
+    for place in places(model):
+        place.factors.register_forward_hook(lambda *_: formed.append(None))
+    model(torch.randn(3, 2, 8))
+    assert len(formed) == count
+    before = copy.deepcopy(model.state_dict())
+    train(model, torch.randn(3, 2, 8))
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_attention_compiles_in_one_graph() -> None:
+    model = overparameterize(SelfAttention(8, 2, batch_first=True))
+    x = torch.randn(2, 3, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], model(x)[0])
 
 
 def test_export_of_the_collapsed_model() -> None:

@@ -2,6 +2,7 @@
 
 from overparam.reparam.checkpoint import collapse_state_dict, expand_state_dict
 from overparam.reparam.collapse import collapse, collapsed, merge_and_unload
+from overparam.reparam.cost import StepCost, predict_step_cost, product_seconds
 from overparam.reparam.initialize import initial_factors
 from overparam.reparam.overparameterize import overparameterize
 from overparam.reparam.plan import Plan, PlanEntry, plan_overparameterization
@@ -12,6 +13,7 @@ __all__ = [
     "AveragedWeights",
     "Plan",
     "PlanEntry",
+    "StepCost",
     "clip_grad_norm_",
     "collapse",
     "collapse_state_dict",
@@ -21,6 +23,8 @@ __all__ = [
     "merge_and_unload",
     "overparameterize",
     "plan_overparameterization",
+    "predict_step_cost",
+    "product_seconds",
     "set_weight_decay_on",
     "weight_gradients",
 ]

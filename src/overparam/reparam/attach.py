@@ -18,6 +18,10 @@ from torch.nn.utils import parametrize
 
 from overparam.reparam.layout import Layout, decode_layout, encode_layout
 
+_ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
+# Where such a module keeps its products while its forward pass runs.
+_KEPT = "_products_of_this_pass"
+
 
 class Product(nn.Module):
     """The weight as a function of its factors, in float32 or better whatever autocast says.
@@ -180,37 +184,63 @@ def _own_class(owner: nn.Module) -> None:
 
 
 def _extend_class(owner: nn.Module) -> None:
-    """What the class of a parametrized module needs beyond torch's property."""
-    if not parametrize.is_parametrized(owner):
+    """What the class of a parametrized module needs beyond torch's property.
+
+    Attention and recurrent layers ask for a weight several times in one forward pass; there each
+    product is formed once for a pass. Not done for other modules: where a module checkpoints
+    activations inside its forward pass, a kept product would lose its gradient.
+    """
+    if not parametrize.is_parametrized(owner) or not isinstance(owner, _ASKING_TWICE):
         return
-    base, own = type(owner).__bases__[0], type(owner)
+    base, own = type(owner).__bases__[0], cast("Any", type(owner))
+    for attribute in cast("nn.ModuleDict", owner.parametrizations):
+        if not hasattr(vars(own)[attribute].fget, "keeps"):
+            setattr(own, attribute, _kept_for_a_pass(attribute, vars(own)[attribute]))
+    own.forward = _keeping_forward(base)
     if isinstance(owner, nn.RNNBase):
+        # torch's own list of weights would hold products of an earlier pass.
         owner.__dict__.pop("_flat_weights", None)
-        own._flat_weights = property(_flat_weights, _ignore)  # pyright: ignore
-        own.forward = _recurrent_forward(base)  # pyright: ignore[reportAttributeAccessIssue]
+        own._flat_weights = property(_flat_weights, _ignore)
+        own._update_flat_weights = _ignore
+
+
+def _kept_for_a_pass(attribute: str, plain: property) -> property:
+    """The property that forms a product once while a forward pass runs."""
+    form: Callable[[Any], Tensor] = cast("Any", plain.fget)
+
+    def get(self: Any) -> Tensor:
+        kept = self.__dict__.get(_KEPT)
+        if kept is None:
+            return form(self)
+        if attribute not in kept:
+            kept[attribute] = form(self)
+        return kept[attribute]
+
+    get.keeps = True  # pyright: ignore[reportFunctionMemberAccess]
+    return property(get, plain.fset)
+
+
+def _keeping_forward(base: type) -> Callable[..., Any]:
+    """The forward pass of a class, with products kept while it runs."""
+    forward: Callable[..., Any] = cast("Any", base).forward
+
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return forward(self, *args, **kwargs)
+        self.__dict__[_KEPT] = {}
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            del self.__dict__[_KEPT]
+
+    return keeping
 
 
 def _flat_weights(self: Any) -> list[Tensor]:
-    """The weights of a recurrent layer, each product formed once for each forward pass."""
-    kept = self.__dict__.get("_weights_of_this_pass")
-    if kept is not None:
-        return kept
+    """The weights of a recurrent layer, in torch's order."""
     return [getattr(self, name) for name in self._flat_weights_names]
 
 
-def _ignore(self: Any, value: object) -> None:
-    """Torch stores the list after moving a module; it is computed here instead."""
+def _ignore(self: Any, value: object = None) -> None:
+    """Torch stores or renews the list after moving a module; it is computed here instead."""
     del self, value
-
-
-def _recurrent_forward(base: type) -> Callable[..., Any]:
-    """The forward pass of a recurrent class, with its weights formed once."""
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.__dict__["_weights_of_this_pass"] = _flat_weights(self)
-        try:
-            return base.forward(self, *args, **kwargs)  # pyright: ignore
-        finally:
-            del self.__dict__["_weights_of_this_pass"]
-
-    return forward

@@ -65,7 +65,7 @@ class Plan:
     """What would be chosen and skipped, with parameter counts and cost; ``print(plan)`` shows it.
 
     The cost of a product does not depend on the batch: with many tokens or pixels in a step it is
-    small beside the layer itself. For seconds see :func:`overparam.reparam.predict_seconds`.
+    small beside the layer itself. For seconds see :func:`overparam.reparam.predict_step_cost`.
     """
 
     entries: tuple[PlanEntry, ...]
