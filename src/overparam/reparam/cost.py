@@ -7,7 +7,6 @@ step is the sum over its places.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,13 +84,16 @@ def product_seconds(plan: Plan, *, seconds: float = _SECONDS) -> dict[str, float
         weight = entry.selected.parameter
         key = (entry.layout, weight.dtype, weight.device)
         if key not in known:
-            known[key] = _time_product(*key, seconds)
+            known[key] = time_call(product_step(*key), weight.device, seconds)
         result[entry.name] = known[key] * len(entry.selected.sites)
     return result
 
 
 def time_call(call: Callable[[], object], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Median wall time of one call, after one to warm up; waits for an accelerator."""
+    """Fastest wall time of one call, after one to warm up; waits for an accelerator.
+
+    The fastest is what other work on the machine disturbs least.
+    """
     times: list[float] = []
     call()
     _wait(device)
@@ -101,12 +103,11 @@ def time_call(call: Callable[[], object], device: torch.device, seconds: float =
         call()
         _wait(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return min(times)
 
 
-def _time_product(
-    layout: Layout, dtype: torch.dtype, device: torch.device, seconds: float
-) -> float:
+def product_step(layout: Layout, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """Forward and backward of one product, on factors of random numbers."""
     factors = [
         torch.randn(shape, dtype=dtype, device=device, requires_grad=True)
         for shape in layout.shapes
@@ -114,10 +115,10 @@ def _time_product(
     gradient = torch.randn(layout.shape, dtype=dtype, device=device)
     product = Product(layout)
 
-    def call() -> None:
+    def step() -> None:
         torch.autograd.backward(product(*factors), gradient)
 
-    return time_call(call, device, seconds)
+    return step
 
 
 def _wait(device: torch.device) -> None:
