@@ -22,7 +22,8 @@ def test_example(script: str, needs: tuple[str, ...], tmp_path: Path) -> None:
         pytest.importorskip(
             package, reason=f"{package} is not installed; install the extra 'models'"
         )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{script}.py"],
         cwd=tmp_path,

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from overparam.reparam import collapse, collapsed, overparameterize
+from overparam.reparam import (
+    collapse,
+    collapse_state_dict,
+    collapsed,
+    merge_and_unload,
+    overparameterize,
+)
 from overparam.reparam.attach import factors_of, places
 from reparam.layers import LAYERS, Layer, train, values
 
@@ -189,3 +195,37 @@ def test_verification_failure_puts_everything_back() -> None:
         collapse(model, example_inputs=[torch.ones(1, 3)])
     assert list(model.state_dict()) == before
     assert collapse(model, verify=False, example_inputs=[torch.ones(1, 3)]) is model
+
+
+def test_names_of_peft() -> None:
+    model = overparameterize(nn.Linear(3, 2), target_modules="all-linear")
+    assert type(merge_and_unload(model)) is nn.Linear
+
+
+class Shared(nn.Module):
+    """One layer at two places, and parameters in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = self.first
+        self.listed = nn.ParameterList([torch.randn(3, 4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.second(self.first(x)), self.listed[0])
+
+
+def test_shared_layers_and_parameter_lists() -> None:
+    torch.manual_seed(0)
+    model, x = Shared(), torch.randn(2, 4)
+    described = _describe(model)
+    before, plain = values(model, x), copy.deepcopy(model.state_dict())
+    overparameterize(model, targets="all")
+    assert sum(1 for _ in places(model)) == 2
+    torch.testing.assert_close(values(model, x), before)
+    assert sorted(collapse_state_dict(model.state_dict())) == sorted(plain)
+    train(model, x)
+    model.load_state_dict(plain)
+    torch.testing.assert_close(values(model, x), before)
+    collapse(model, example_inputs={"x": x})
+    assert _describe(model) == described

@@ -255,7 +255,11 @@ def test_decay_needs_to_know_its_kind() -> None:
             super().__init__(params, {"lr": 0.1, "weight_decay": 0.1})
 
     model, _, _ = _problem()
-    overparameterize(model)
+    foreign = Foreign(model.parameters())
+    with pytest.raises(ValueError, match="does not say how it decays"):
+        overparameterize(model, optimizer=foreign, weight_decay_on="product")
+    assert not list(places(model))
+    overparameterize(model, optimizer=foreign)
     with pytest.raises(ValueError, match="does not say how it decays"):
         set_weight_decay_on(model, Foreign(model.parameters()))
     set_weight_decay_on(model, Foreign(model.parameters()), decoupled=True)

@@ -13,7 +13,7 @@ from overparam.reparam.collapse import equip
 from overparam.reparam.initialize import initial_factors
 from overparam.reparam.optimizer_state import check_optimizer, factors_into_optimizer
 from overparam.reparam.plan import Plan, already_wrapped, plan_overparameterization
-from overparam.reparam.weight_decay import check_decay_word, set_weight_decay_on
+from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
 from overparam.select import Selected, Targets
 
 
@@ -41,7 +41,8 @@ def overparameterize(
     ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
 
     The product is formed anew at each use, in float32 or better with autocast off, and cast once
-    to the dtype of the factors. ``torch.nn.utils.parametrize.cached`` is not needed, and loses
+    to the dtype of the factors. (``torch.set_float32_matmul_precision`` lowers it as it lowers
+    any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
     gradients under activation checkpointing: do not use it.
 
     **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
@@ -94,12 +95,7 @@ def overparameterize(
         raise RuntimeError(
             f"{wrapped}; overparameterize the plain model first and wrap it afterwards."
         )
-    if weight_decay_on == "product" and optimizer is None:
-        raise ValueError(
-            'weight_decay_on="product" needs the optimizer: pass optimizer=, or call '
-            'overparam.reparam.set_weight_decay_on(model, optimizer, "product") once it is made.'
-        )
-    check_decay_word(weight_decay_on)
+    check_decay(optimizer, weight_decay_on)
     plan = plan_overparameterization(
         model,
         depth,
@@ -128,7 +124,7 @@ def overparameterize(
             factors_into_optimizer(
                 optimizer, entry.selected.parameter, factors_of(held), entry.layout
             )
-    if optimizer is not None:
+    if optimizer is not None and weight_decay_on == "product":
         set_weight_decay_on(model, optimizer, weight_decay_on)
     return model
 

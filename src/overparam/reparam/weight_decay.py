@@ -21,14 +21,24 @@ _HOOKS: weakref.WeakKeyDictionary[torch.optim.Optimizer, RemovableHandle] = (
 )
 
 
-def check_decay_word(on: str) -> None:
-    """Raise unless ``on`` is "product" or "factors".
+def check_decay(
+    optimizer: torch.optim.Optimizer | None, on: str, *, decoupled: bool | None = None
+) -> None:
+    """Raise unless :func:`set_weight_decay_on` would accept these words and this optimizer.
 
     Raises:
-        ValueError: it is another word.
+        ValueError: an unknown word, no optimizer, or one that does not say how it decays.
     """
     if on not in _WORDS:
         raise ValueError(f"weight_decay_on={on!r} is unknown; choose one of {_WORDS}.")
+    if on == "product":
+        if optimizer is None:
+            raise ValueError(
+                'weight_decay_on="product" needs the optimizer: pass optimizer=, or call '
+                "overparam.reparam.set_weight_decay_on(model, optimizer) once it is made."
+            )
+        for group in optimizer.param_groups:
+            _decoupled(optimizer, group, decoupled)
 
 
 def set_weight_decay_on(
@@ -70,14 +80,14 @@ def set_weight_decay_on(
         >>> torch.allclose(model.weight, before / 2)
         True
     """
-    check_decay_word(on)
-    ways = [_decoupled(optimizer, group, decoupled) for group in optimizer.param_groups]
+    check_decay(optimizer, on, decoupled=decoupled)
     earlier = _HOOKS.pop(optimizer, None)
     if earlier is not None:
         earlier.remove()
     if on == "factors":
         return
     model_reference = weakref.ref(model)
+    ways = [_decoupled(optimizer, group, decoupled) for group in optimizer.param_groups]
 
     def before_step(stepping: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
