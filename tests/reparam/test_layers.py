@@ -42,7 +42,7 @@ def test_balanced_start_keeps_the_function(layer: Layer, depth: int, width: floa
     for place in places(model):
         weight = weights.get(place.name, weights.get("embed.weight"))
         assert weight is not None
-        gap = (getattr(place.owner, place.attribute) - weight).norm() / weight.norm()
+        gap = (getattr(place.module, place.attribute) - weight).norm() / weight.norm()
         assert gap <= 1e-6
 
 

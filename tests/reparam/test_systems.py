@@ -73,10 +73,10 @@ def test_export_of_the_collapsed_model() -> None:
 
 def test_product_is_exact_under_autocast() -> None:
     model = overparameterize(_model(), depth=3, targets="all")
-    plain = {place.name: getattr(place.owner, place.attribute).clone() for place in places(model)}
+    plain = {place.name: getattr(place.module, place.attribute).clone() for place in places(model)}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for place in places(model):
-            weight = getattr(place.owner, place.attribute)
+            weight = getattr(place.module, place.attribute)
             assert weight.dtype == torch.float32
             assert torch.equal(weight, plain[place.name])
         output = model(_input())

@@ -187,7 +187,7 @@ def test_factors_split_over_groups_are_refused() -> None:
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
-    return [getattr(p.owner, p.attribute).detach().clone() for p in places(model)]
+    return [getattr(p.module, p.attribute).detach().clone() for p in places(model)]
 
 
 def _zero_gradients(model: nn.Module) -> None:
@@ -221,7 +221,7 @@ def test_coupled_decay_of_the_product_is_its_gradient(maximize: bool) -> None:
     other = torch.optim.SGD(explicit.parameters(), **settings)
     loss = (explicit(x) - y).square().mean()
     sign = -1 if maximize else 1
-    penalty = [getattr(p.owner, p.attribute) for p in places(explicit)]
+    penalty = [getattr(p.module, p.attribute) for p in places(explicit)]
     penalty += [p for n, p in explicit.named_parameters() if n.endswith("bias")]
     (loss + sign * 0.15 * sum(w.square().sum() for w in penalty)).backward()
     other.step()

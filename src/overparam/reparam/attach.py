@@ -9,7 +9,6 @@ their weights in a list beside their parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from overparam.reparam.layout import Layout, decode_layout, encode_layout
+from overparam.select import Site
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 # Where such a module keeps its products while its forward pass runs.
@@ -40,7 +40,7 @@ class Product(nn.Module):
         """The weight, in the dtype of the factors."""
         device = factors[0].device.type
         wide = torch.promote_types(factors[0].dtype, torch.float32)
-        if not torch.amp.is_autocast_available(device):
+        if device == "meta":  # has no autocast
             return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
         with torch.autocast(device, enabled=False):
             return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
@@ -67,23 +67,13 @@ class Product(nn.Module):
             )
 
 
-@dataclass(frozen=True)
-class Place:
-    """One module and attribute whose tensor is a product."""
-
-    path: str
-    owner: nn.Module
-    attribute: str
-
-    @property
-    def name(self) -> str:
-        """Full name of the tensor within the model."""
-        return f"{self.path}.{self.attribute}" if self.path else self.attribute
+class Place(Site):
+    """One place of a model whose tensor is a product."""
 
     @property
     def factors(self) -> parametrize.ParametrizationList:
         """What holds the factors; one object for tied places."""
-        return held_at(self.owner, self.attribute)
+        return held_at(self.module, self.attribute)
 
     @property
     def layout(self) -> Layout:
@@ -143,7 +133,7 @@ def attach_tied(owner: nn.Module, attribute: str, held: parametrize.Parametrizat
 
 def detach(place: Place, parameter: nn.Parameter) -> None:
     """Put a plain parameter back in the place of a product: type, name and order as before."""
-    owner, attribute = place.owner, place.attribute
+    owner, attribute = place.module, place.attribute
     if len(place.factors) > 1:
         raise RuntimeError(
             f"{place.name} has a further parametrization on top of the product; remove that one "

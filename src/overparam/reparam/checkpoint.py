@@ -111,7 +111,7 @@ def accept_plain_checkpoints(owner: nn.Module) -> None:
 
 def refuse_plain_checkpoints(owner: nn.Module) -> None:
     """Take that back where no product is left."""
-    if any(place.owner is owner for place in places(owner)):
+    if any(place.module is owner for place in places(owner)):
         return
     hooks = owner._load_state_dict_pre_hooks
     for key in [key for key, hook in hooks.items() if getattr(hook, "hook", None) is _load_plain]:
@@ -136,7 +136,7 @@ def _load_plain(
     del local_metadata, strict, missing_keys, unexpected_keys
     for place in places(owner):
         key = prefix + place.attribute
-        if place.owner is not owner or key not in state_dict:
+        if place.module is not owner or key not in state_dict:
             continue
         value, layout = state_dict[key], place.layout
         if tuple(value.shape) != layout.shape:

@@ -147,7 +147,7 @@ class _Swap:
             if id(held) not in swap.parameters:
                 swap.parameters[id(held)] = _plain_parameter(held)
             detach(place, swap.parameters[id(held)])
-            refuse_plain_checkpoints(place.owner)
+            refuse_plain_checkpoints(place.module)
             swap.taken.append((place, held))
         return swap
 
@@ -157,8 +157,8 @@ class _Swap:
             if held.__dict__.pop("plain", None) is not None:
                 _refactor_if_changed(place, held)
         for place, held in self.taken:
-            attach_tied(place.owner, place.attribute, held)
-            equip(place.owner)
+            attach_tied(place.module, place.attribute, held)
+            equip(place.module)
 
 
 def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
@@ -175,7 +175,7 @@ def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
 
 
 def _refactor_if_changed(place: Place, held: parametrize.ParametrizationList) -> None:
-    now: Tensor = getattr(place.owner, place.attribute).detach()
+    now: Tensor = getattr(place.module, place.attribute).detach()
     same = torch.allclose(now, current_weight(held), rtol=0, atol=0, equal_nan=True)
     if not same:
         with torch.no_grad():

@@ -7,7 +7,7 @@ coefficient, so it would stay zero for ever. Such a start is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -103,19 +103,7 @@ def _normal(
     layout: Layout, weight: Tensor, std: float, generator: torch.Generator | None
 ) -> tuple[Tensor, ...]:
     if isinstance(layout, MatrixLayout):
-        view = layout.view
-        factors = near_zero_initialization(
-            view.rows,
-            view.columns,
-            layout.depth,
-            width=layout.widths,
-            std=std,
-            batch=(view.batch,),
-            generator=generator,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
-        return _shaped(factors, layout)
+        return _matrices(near_zero_initialization, layout, weight, std, generator)
     if not std >= 0:
         raise ValueError(f"std is {std!r}; a standard deviation is a number >= 0.")
     return tuple(
@@ -126,18 +114,31 @@ def _normal(
 
 def _identity(layout: Layout, weight: Tensor) -> tuple[Tensor, ...]:
     if isinstance(layout, MatrixLayout):
-        view = layout.view
-        factors = identity_initialization(
-            view.rows,
-            view.columns,
-            layout.depth,
-            width=layout.widths,
-            batch=(view.batch,),
-            dtype=weight.dtype,
-            device=weight.device,
-        )
-        return _shaped(factors, layout)
+        return _matrices(identity_initialization, layout, weight, 0.0, None)
     return tuple(_centred(shape, weight, layout) for shape in layout.shapes)
+
+
+def _matrices(
+    initialization: Callable[..., tuple[Tensor, ...]],
+    layout: MatrixLayout,
+    weight: Tensor,
+    std: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, ...]:
+    """An initialization of linear networks, in the shapes of a layout."""
+    view = layout.view
+    factors = initialization(
+        view.rows,
+        view.columns,
+        layout.depth,
+        width=layout.widths,
+        std=std,
+        batch=(view.batch,),
+        generator=generator,
+        dtype=weight.dtype,
+        device=weight.device,
+    )
+    return tuple(f.reshape(shape) for f, shape in zip(factors, layout.shapes, strict=True))
 
 
 def _centred(shape: tuple[int, ...], weight: Tensor, layout: ChainLayout) -> Tensor:
@@ -162,8 +163,3 @@ def _matched_std(layout: Layout, weight: Tensor) -> float:
         paths = paths * taps // math.prod(layout.shape[2:])
     energy = float(weight.double().square().sum())
     return (energy / paths) ** (1 / (2 * layout.depth))
-
-
-def _shaped(factors: Sequence[Tensor], layout: MatrixLayout) -> tuple[Tensor, ...]:
-    """Factors without the leading dimension of a single matrix."""
-    return tuple(f.reshape(shape) for f, shape in zip(factors, layout.shapes, strict=True))

@@ -50,7 +50,7 @@ def record(
     Modes, buffers (running statistics) and random numbers are left as they were.
     """
     weights = {
-        place.name: getattr(place.owner, place.attribute).detach().clone() for place in places
+        place.name: getattr(place.module, place.attribute).detach().clone() for place in places
     }
     if example_inputs is None:
         return Record(weights, {})
