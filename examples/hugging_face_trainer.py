@@ -44,6 +44,8 @@ def main() -> None:
             per_device_train_batch_size=16,
             learning_rate=1e-2,
             logging_steps=20,
+            # To save on the way, save model.state_dict() (the factors, which resume exactly)
+            # or, as below, the plain model.
             save_strategy="no",
             report_to=[],
             use_cpu=True,

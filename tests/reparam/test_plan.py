@@ -110,6 +110,15 @@ def test_weights_without_a_balanced_start(value: float, message: str) -> None:
     overparameterize(model, overrides={"2": {"init": "near_zero"}})
 
 
+def test_all_refused_weights_are_named_at_once() -> None:
+    model = _model()
+    with torch.no_grad():
+        for layer in model[1:]:
+            layer.weight.zero_()
+    with pytest.raises(ValueError, match=r"1\.weight: .* dead.*Refused too: 2\.weight\."):
+        overparameterize(model)
+
+
 def test_a_dead_group_is_counted() -> None:
     model = nn.Conv2d(4, 4, 3, groups=4)
     with torch.no_grad():

@@ -45,6 +45,13 @@ def overparameterize(
     any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
     gradients under activation checkpointing: do not use it.
 
+    **Writing.** Assign a weight to set it (``layer.weight = value``): it is factored, balanced.
+    Writing into it in place (``layer.weight.mul_(2)``, ``reset_parameters``) changes a temporary
+    product, and is lost; do that inside :func:`overparam.collapsed`.
+
+    **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
+    plain one loads too, with factors balanced anew, which does not fit an optimizer's old state.
+
     **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
     gradient of ``N/2 * sum_i s_i^(2/N)`` for the singular values s of W: a Schatten-2/N penalty
     (the nuclear norm for N = 2), which favours low rank; not the usual decay of W. For the latter
@@ -137,7 +144,8 @@ def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.T
             "no weight is chosen, so there is nothing to overparameterize. "
             f"The model's parameters ({len(plan.skipped)}): {reasons or 'none'}."
         )
-    starts = []
+    starts: list[tuple[torch.Tensor, ...]] = []
+    refused: list[tuple[str, Exception]] = []
     for entry in plan.entries:
         parameter = entry.selected.parameter
         try:
@@ -145,8 +153,13 @@ def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.T
                 entry.layout, parameter, entry.init, std=entry.std, generator=generator
             )
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{entry.name}: {error}") from None
-        starts.append(_keep_padding(entry.selected, factors))
+            refused.append((entry.name, error))
+        else:
+            starts.append(_keep_padding(entry.selected, factors))
+    if refused:
+        (name, error), *others = refused
+        more = f" Refused too: {', '.join(other for other, _ in others)}." if others else ""
+        raise type(error)(f"{name}: {error}{more}")
     return starts
 
 
