@@ -1,0 +1,155 @@
+"""Optimizer states carried from a weight to its factors and back.
+
+Running means of gradients travel as gradients do. Running means of squared gradients travel as if
+the entries of the gradient were uncorrelated, which is an estimate. Counters are copied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overparam.reparam.layout import Layout
+from overparam.reparam.linearize import (
+    gradient_from_factors,
+    gradient_to_factors,
+    variance_from_factors,
+    variance_to_factors,
+)
+
+_MEANS = ("momentum_buffer", "exp_avg", "grad_avg")
+_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Raise unless the optimizer holds every parameter that is trained.
+
+    Raises:
+        ValueError: one is missing: the optimizer was made for another model, or too early.
+    """
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for parameter in parameters:
+        if parameter.requires_grad and id(parameter) not in known:
+            raise ValueError(
+                f"the optimizer does not hold a chosen weight of shape {tuple(parameter.shape)}; "
+                "pass the optimizer that was made from this model's parameters."
+            )
+
+
+def check_collapse(
+    optimizer: torch.optim.Optimizer, factors: Sequence[Sequence[nn.Parameter]]
+) -> None:
+    """Raise unless all factors of one weight are in one group of the optimizer.
+
+    Raises:
+        ValueError: they are not.
+    """
+    number_of = {
+        id(p): number
+        for number, group in enumerate(optimizer.param_groups)
+        for p in group["params"]
+    }
+    for held in factors:
+        numbers = {number_of.get(id(factor)) for factor in held}
+        if len(numbers) > 1 or (None in numbers and any(f.requires_grad for f in held)):
+            raise ValueError(
+                f"the factors of a weight, shapes {[tuple(f.shape) for f in held]}, are not in one "
+                "group of the optimizer; collapse without optimizer= and make a new one."
+            )
+
+
+def factors_into_optimizer(
+    optimizer: torch.optim.Optimizer,
+    weight: nn.Parameter,
+    factors: Sequence[nn.Parameter],
+    layout: Layout,
+) -> None:
+    """Put factors in the place of a weight: in the same group, with state."""
+    if not _replace(optimizer, [weight], factors):
+        return
+    state = optimizer.state.pop(weight, {})
+    values = [factor.detach() for factor in factors]
+
+    def mean(value: Tensor) -> Sequence[Tensor]:
+        return gradient_to_factors(layout, values, value)
+
+    def square(value: Tensor) -> Sequence[Tensor]:
+        return variance_to_factors(layout, values, value)
+
+    carried = _carry([state], tuple(weight.shape), len(factors), mean, square)
+    for factor, entries in zip(factors, carried, strict=True):
+        if entries:
+            optimizer.state[factor] = entries
+
+
+def weight_into_optimizer(
+    optimizer: torch.optim.Optimizer,
+    factors: Sequence[nn.Parameter],
+    weight: nn.Parameter,
+    layout: Layout,
+) -> None:
+    """Put a weight in the place of its factors: in the same group, with state."""
+    if not _replace(optimizer, factors, [weight]):
+        return
+    states = [optimizer.state.pop(factor, {}) for factor in factors]
+    values = [factor.detach() for factor in factors]
+
+    def mean(*parts: Tensor) -> Sequence[Tensor]:
+        return (gradient_from_factors(layout, values, parts),)
+
+    def square(*parts: Tensor) -> Sequence[Tensor]:
+        return (variance_from_factors(layout, values, parts),)
+
+    (entries,) = _carry(states, tuple(factors[0].shape), 1, mean, square)
+    if entries:
+        optimizer.state[weight] = entries
+
+
+def _carry(
+    states: Sequence[dict[str, Any]],
+    shape: tuple[int, ...],
+    count: int,
+    mean: Callable[..., Sequence[Tensor]],
+    square: Callable[..., Sequence[Tensor]],
+) -> list[dict[str, Any]]:
+    """New states from old ones, name by name; none at all where a name is not understood."""
+    results: list[dict[str, Any]] = [{} for _ in range(count)]
+    names = list(states[0])
+    if any(list(state) != names for state in states):
+        return results
+    for name in names:
+        values = [state[name] for state in states]
+        if name in _MEANS and isinstance(values[0], Tensor):
+            new: Sequence[Any] = mean(*values)
+        elif name in _SQUARES and isinstance(values[0], Tensor):
+            new = square(*values)
+        elif isinstance(values[0], Tensor) and tuple(values[0].shape) == shape and shape:
+            warnings.warn(
+                f"the optimizer state {name!r} has no meaning for the factors; the state of this "
+                "weight starts anew.",
+                stacklevel=3,
+            )
+            return [{} for _ in range(count)]
+        else:
+            new = [v.clone() if isinstance(v, Tensor) else v for v in [values[0]] * count]
+        for result, value in zip(results, new, strict=True):
+            result[name] = value
+    return results
+
+
+def _replace(
+    optimizer: torch.optim.Optimizer, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]
+) -> bool:
+    """Put ``new`` where the first of ``old`` stands; whether the optimizer held it."""
+    old_ids = {id(parameter) for parameter in old}
+    for group in optimizer.param_groups:
+        for position, parameter in enumerate(group["params"]):
+            if id(parameter) in old_ids:
+                rest = [p for p in group["params"][position:] if id(p) not in old_ids]
+                group["params"] = [*group["params"][:position], *new, *rest]
+                return True
+    return False

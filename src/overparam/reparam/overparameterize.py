@@ -1,0 +1,180 @@
+"""Replace weights of a model by products of factors, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
+from overparam.reparam.collapse import equip
+from overparam.reparam.initialize import initial_factors
+from overparam.reparam.optimizer_state import check_optimizer, factors_into_optimizer
+from overparam.reparam.plan import Plan, already_wrapped, plan_overparameterization
+from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
+from overparam.select import Selected, Targets
+
+
+def overparameterize(
+    model: nn.Module,
+    depth: int = 2,
+    *,
+    width: int | float | Sequence[int] | None = None,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    init: str = "balanced",
+    strategy: str = "matrix",
+    std: float = 0.01,
+    generator: torch.Generator | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    weight_decay_on: str = "factors",
+    target_modules: str | Iterable[str] | None = None,
+    exclude_modules: str | Iterable[str] | None = None,
+) -> nn.Module:
+    """Replace weights by products of ``depth`` factors, which are trained in their stead.
+
+    Call it before the optimizer is made, or hand the optimizer over; before DistributedDataParallel
+    or ``fully_shard``; before or after ``torch.compile``. :func:`overparam.collapse` goes back.
+    ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
+
+    The product is formed anew at each use, in float32 or better with autocast off, and cast once
+    to the dtype of the factors. (``torch.set_float32_matmul_precision`` lowers it as it lowers
+    any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
+    gradients under activation checkpointing: do not use it.
+
+    **Writing.** Assign a weight to set it (``layer.weight = value``): it is factored, balanced.
+    Writing into it in place (``layer.weight.mul_(2)``, ``reset_parameters``) changes a temporary
+    product, and is lost; do that inside :func:`overparam.collapsed`.
+
+    **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
+    plain one loads too, with factors balanced anew, which does not fit an optimizer's old state.
+
+    **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
+    gradient of ``N/2 * sum_i s_i^(2/N)`` for the singular values s of W: a Schatten-2/N penalty
+    (the nuclear norm for N = 2), which favours low rank; not the usual decay of W. For the latter
+    pass ``weight_decay_on="product"`` with the optimizer, or call
+    :func:`overparam.reparam.set_weight_decay_on` when it is made.
+
+    Args:
+        model: changed in place.
+        depth: number of factors.
+        width: hidden width: None for the narrowest that holds any weight, an integer, a ratio of
+            that (a float), or a list. With the initialization 'balanced', units beyond the
+            narrowest start at zero and stay there.
+        targets: which weights: ``"all-linear"`` (default), ``"all"``, names, a regular expression
+            or a function; see :func:`overparam.select.select_parameters`.
+        exclude: weights to leave out.
+        overrides: settings (depth, width, init, strategy, std) by regular expression that must
+            match the whole name of a weight or of its module; later ones win.
+        init: ``"balanced"`` keeps the function of the model; ``"identity"``, ``"near_zero"`` and
+            ``"fresh"`` start anew; see :func:`overparam.reparam.initial_factors`.
+        strategy: for convolutions: ``"matrix"`` (out, in * k...), ``"sides"`` (1x1, kxk, 1x1) or
+            ``"kernels"`` (a sequence of 3x3). The last two set the depth. Always one kernel in
+            the forward pass. Weights that a strategy does not fit become matrices.
+        std: of near_zero.
+        generator: for random starts.
+        optimizer: holding the model's parameters; the factors take their places, with state.
+        weight_decay_on: ``"factors"`` or ``"product"``.
+        target_modules: PEFT's name of targets.
+        exclude_modules: PEFT's name of exclude.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: nothing chosen, an unknown word, a setting that does not fit a weight, a dead
+            product; the message names the weight. Nothing has changed then.
+        RuntimeError: the model is already wrapped for distributed training.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = overparameterize(nn.Linear(3, 2), depth=2)
+        >>> [name for name, _ in model.named_parameters()]
+        ['bias', 'parametrizations.weight.original0', 'parametrizations.weight.original1']
+    """
+    wrapped = already_wrapped(model)
+    if wrapped is not None:
+        raise RuntimeError(
+            f"{wrapped}; overparameterize the plain model first and wrap it afterwards."
+        )
+    check_decay(optimizer, weight_decay_on)
+    plan = plan_overparameterization(
+        model,
+        depth,
+        width=width,
+        targets=targets,
+        exclude=exclude,
+        overrides=overrides,
+        init=init,
+        strategy=strategy,
+        std=std,
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+    )
+    starts = _starts(plan, generator)
+    if optimizer is not None:
+        check_optimizer(optimizer, [entry.selected.parameter for entry in plan.entries])
+    for entry, factors in zip(plan.entries, starts, strict=True):
+        first, *others = entry.selected.sites
+        attach(first.module, first.attribute, entry.layout, factors)
+        held = held_at(first.module, first.attribute)
+        for site in others:
+            attach_tied(site.module, site.attribute, held)
+        for site in entry.selected.sites:
+            equip(site.module)
+        if optimizer is not None:
+            factors_into_optimizer(
+                optimizer, entry.selected.parameter, factors_of(held), entry.layout
+            )
+    if optimizer is not None and weight_decay_on == "product":
+        set_weight_decay_on(model, optimizer, weight_decay_on)
+    return model
+
+
+def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.Tensor, ...]]:
+    """The first factors of every entry; all are made before anything changes."""
+    if not plan.entries:
+        reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in plan.skipped[:5])
+        raise ValueError(
+            "no weight is chosen, so there is nothing to overparameterize. "
+            f"The model's parameters ({len(plan.skipped)}): {reasons or 'none'}."
+        )
+    starts: list[tuple[torch.Tensor, ...]] = []
+    refused: list[tuple[str, Exception]] = []
+    for entry in plan.entries:
+        parameter = entry.selected.parameter
+        try:
+            factors = initial_factors(
+                entry.layout, parameter, entry.init, std=entry.std, generator=generator
+            )
+        except (TypeError, ValueError) as error:
+            refused.append((entry.name, error))
+        else:
+            starts.append(_keep_padding(entry.selected, factors))
+    if refused:
+        (name, error), *others = refused
+        more = f" Refused too: {', '.join(other for other, _ in others)}." if others else ""
+        raise type(error)(f"{name}: {error}{more}")
+    return starts
+
+
+def _keep_padding(
+    selected: Selected, factors: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """Rows of an embedding that are zero for padding stay exactly zero: so do their factors.
+
+    Such a row gets no gradient, and where its row of the last factor is zero the others cannot
+    move it.
+    """
+    last = factors[-1]
+    for site in selected.sites:
+        row = getattr(site.module, "padding_idx", None)
+        if row is not None and not bool(selected.parameter[row].any()):
+            last = last.clone()
+            last[row] = 0
+    return (*factors[:-1], last)

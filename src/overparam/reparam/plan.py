@@ -1,0 +1,221 @@
+"""What overparameterizing a model would do: a report, made before anything changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from overparam.reparam.initialize import INITIALIZATIONS
+from overparam.reparam.layout import STRATEGIES, Layout, chain_fits, make_layout
+from overparam.select import Selected, Skipped, Targets, check_pattern, matches, select_parameters
+
+_SETTINGS = ("depth", "width", "init", "strategy", "std")
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One weight that becomes a product.
+
+    Attributes:
+        selected: the parameter and its places.
+        layout: shapes of the factors.
+        init: word for their first values.
+        std: standard deviation for near_zero.
+        note: where the plan departs from what was asked for.
+    """
+
+    selected: Selected
+    layout: Layout
+    init: str
+    std: float
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Full name of the weight."""
+        return self.selected.name
+
+    @property
+    def parameters_before(self) -> int:
+        """Entries of the weight."""
+        return math.prod(self.layout.shape)
+
+    @property
+    def parameters_after(self) -> int:
+        """Entries of the factors."""
+        return sum(math.prod(shape) for shape in self.layout.shapes)
+
+    @property
+    def flops_per_step(self) -> int:
+        """Operations of the product in one training step, forward and backward.
+
+        The backward pass of each matrix product is two more of the same size. A tied weight is
+        formed at each of its places.
+        """
+        return 3 * self.layout.product_flops * len(self.selected.sites)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be chosen and skipped, with parameter counts and cost; ``print(plan)`` shows it.
+
+    The cost of a product does not depend on the batch: with many tokens or pixels in a step it is
+    small beside the layer itself. For seconds see :func:`overparam.reparam.predict_step_cost`.
+    """
+
+    entries: tuple[PlanEntry, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def parameters_before(self) -> int:
+        """Entries of all chosen weights."""
+        return sum(entry.parameters_before for entry in self.entries)
+
+    @property
+    def parameters_after(self) -> int:
+        """Entries of all factors."""
+        return sum(entry.parameters_after for entry in self.entries)
+
+    @property
+    def flops_per_step(self) -> int:
+        """Operations of all products in one training step."""
+        return sum(entry.flops_per_step for entry in self.entries)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.entries)} weight(s) become products: {self.parameters_before:,} -> "
+            f"{self.parameters_after:,} parameters, {self.flops_per_step / 1e9:.3g} GFLOP per step"
+        ]
+        for entry in self.entries:
+            shapes = " ".join("x".join(map(str, shape)) for shape in reversed(entry.layout.shapes))
+            shape = "x".join(map(str, entry.layout.shape))
+            tied = "".join(f" = {site.name}" for site in entry.selected.sites[1:])
+            note = f" ({entry.note})" if entry.note else ""
+            lines.append(f"  {entry.name}{tied}  {shape} = {shapes}  {entry.init}{note}")
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} parameter(s) stay as they are:")
+            lines.extend(f"  {skip.name}  {skip.reason}" for skip in self.skipped)
+        return "\n".join(lines)
+
+
+def plan_overparameterization(
+    model: nn.Module,
+    depth: int = 2,
+    *,
+    width: int | float | Sequence[int] | None = None,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    init: str = "balanced",
+    strategy: str = "matrix",
+    std: float = 0.01,
+    target_modules: str | Iterable[str] | None = None,
+    exclude_modules: str | Iterable[str] | None = None,
+) -> Plan:
+    """Say what :func:`overparam.overparameterize` would do with the same words.
+
+    Returns:
+        The plan; the model is not changed.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an unknown word, a pattern that matches nothing, settings that do not fit a
+            weight (the message names it).
+
+    Example:
+        >>> from torch import nn
+        >>> print(plan_overparameterization(nn.Linear(4, 3), depth=2))
+        1 weight(s) become products: 12 -> 21 parameters, 2.16e-07 GFLOP per step
+          weight  3x4 = 3x3 3x4  balanced
+        1 parameter(s) stay as they are:
+          bias  it acts entry by entry
+    """
+    targets = _one_of("targets", targets, "target_modules", target_modules)
+    exclude = _one_of("exclude", exclude, "exclude_modules", exclude_modules)
+    selection = select_parameters(model, "all-linear" if targets is None else targets, exclude)
+    settings = {"depth": depth, "width": width, "init": init, "strategy": strategy, "std": std}
+    overrides = _checked_overrides(overrides or {}, selection.selected)
+    for layer_settings in (settings, *overrides.values()):
+        _check_words(layer_settings)
+    entries = [_entry(chosen, settings, overrides) for chosen in selection.selected]
+    return Plan(tuple(entries), selection.skipped)
+
+
+def _entry(
+    selected: Selected, settings: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> PlanEntry:
+    """Settings of one weight: the common ones, then every override that matches, in order."""
+    merged = dict(settings)
+    for pattern, changes in overrides.items():
+        if any(matches(pattern, site) for site in selected.sites):
+            merged.update(changes)
+    strategy, note = merged["strategy"], ""
+    if strategy != "matrix":
+        misfit = chain_fits(selected.view, strategy)
+        if misfit is not None:
+            strategy, note = "matrix", f"as a matrix: {misfit}"
+    try:
+        layout = make_layout(selected.view, strategy, merged["depth"], merged["width"])
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{selected.name}: {error}") from None
+    return PlanEntry(selected, layout, merged["init"], merged["std"], note)
+
+
+def _checked_overrides(
+    overrides: Mapping[str, Mapping[str, Any]], selected: Sequence[Selected]
+) -> Mapping[str, Mapping[str, Any]]:
+    for pattern, changes in overrides.items():
+        check_pattern("overrides", pattern)
+        unknown = sorted(set(changes) - set(_SETTINGS))
+        if unknown:
+            raise ValueError(
+                f"overrides[{pattern!r}] sets {unknown}; a weight has the settings {_SETTINGS}."
+            )
+        if not any(matches(pattern, site) for entry in selected for site in entry.sites):
+            names = ", ".join(entry.name for entry in selected[:5])
+            raise ValueError(
+                f"overrides[{pattern!r}] matches no chosen weight; it must match the whole name "
+                f"of one, or of its module: {names}, ..."
+            )
+    return overrides
+
+
+def _check_words(settings: Mapping[str, Any]) -> None:
+    for name, words in (("init", INITIALIZATIONS), ("strategy", STRATEGIES)):
+        if name in settings and settings[name] not in words:
+            raise ValueError(f"{name}={settings[name]!r} is unknown; choose one of {words}.")
+
+
+def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    """The argument, under its own name or under PEFT's."""
+    if value is not None and other is not None:
+        raise ValueError(f"{other_name} is another name of {name}; pass one of them.")
+    return other if value is None else value
+
+
+def already_wrapped(model: nn.Module) -> str | None:
+    """Why a model can no longer be overparameterized in place, or None."""
+    fsdp, ddp = _fsdp_class(), nn.parallel.DistributedDataParallel
+    for path, module in model.named_modules():
+        if isinstance(module, ddp):
+            return f"{path or 'the model'} is wrapped in DistributedDataParallel"
+        if fsdp is not None and isinstance(module, fsdp):
+            return f"{path or 'the model'} is sharded by fully_shard"
+    for name, parameter in model.named_parameters():
+        if type(parameter) not in (nn.Parameter, torch.Tensor) and hasattr(parameter, "placements"):
+            return f"{name} is a distributed tensor"
+    return None
+
+
+def _fsdp_class() -> type | None:
+    """The class that ``fully_shard`` gives to modules, where torch was built with it."""
+    if not torch.distributed.is_available():
+        return None
+    from torch.distributed.fsdp import FSDPModule
+
+    return FSDPModule

@@ -1,0 +1,89 @@
+"""Gradient clipping and weight averaging that mean the weight, not its factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from overparam.reparam.attach import factors_of, places
+from overparam.reparam.collapse import collapse, collapsed
+from overparam.reparam.linearize import gradient_from_factors
+
+
+def weight_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradient at every weight of a model, products included, from what ``backward`` left.
+
+    For a product it is recovered from the gradients of its factors (least squares, exact where W
+    has full rank), after any averaging over processes. Costs many products for each weight.
+
+    Returns:
+        Gradients by the names of the plain model; those without gradient are left out.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from overparam.reparam import overparameterize
+        >>> model = overparameterize(nn.Linear(3, 2, bias=False))
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> torch.allclose(weight_gradients(model)["weight"], torch.ones(2, 3), atol=1e-5)
+        True
+    """
+    gradients: dict[str, Tensor] = {}
+    done: set[int] = set()
+    for place in places(model):
+        factors = factors_of(place.factors)
+        if id(factors[0]) in done:
+            continue
+        done.update(id(factor) for factor in factors)
+        parts = [factor.grad for factor in factors if factor.grad is not None]
+        if len(parts) == len(factors):
+            gradients[place.name] = gradient_from_factors(place.layout, factors, parts)
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in done and parameter.grad is not None:
+            gradients[name] = parameter.grad
+    return gradients
+
+
+def clip_grad_norm_(model: nn.Module, max_norm: float, *, norm_type: float = 2.0) -> Tensor:
+    """Clip as ``torch.nn.utils.clip_grad_norm_`` would on the plain model.
+
+    The total norm is that of the gradients at the weights. Gradients at the factors are linear in
+    them, so that scaling the former scales the latter. ``torch.nn.utils.clip_grad_norm_`` itself
+    is cheap and means the gradients of the factors.
+
+    Returns:
+        The total norm before clipping.
+    """
+    norms = [torch.linalg.vector_norm(g, norm_type) for g in weight_gradients(model).values()]
+    total = torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())
+    torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, total)
+    return total
+
+
+class AveragedWeights(AveragedModel):
+    """``torch.optim.swa_utils.AveragedModel`` that averages W: a mean of products.
+
+    torch's own class averages the factors, and the product of means is not the mean of products.
+    The averaged model is plain; arguments as for the base class.
+
+    Example:
+        >>> from torch import nn
+        >>> from overparam.reparam import overparameterize
+        >>> model = overparameterize(nn.Linear(3, 2))
+        >>> average = AveragedWeights(model)
+        >>> average.update_parameters(model)
+        >>> list(average.module.state_dict())
+        ['weight', 'bias']
+    """
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        collapse(self.module)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the present weights of ``model`` into the average."""
+        with collapsed(model):
+            super().update_parameters(model)

@@ -1,0 +1,97 @@
+"""What a model computes, recorded so that it can be compared before and after a change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from overparam.reparam.attach import Place
+
+# Largest difference of outputs, relative to the largest output. Weights are compared exactly;
+# outputs may differ where a kernel is chosen by the memory layout of a weight.
+_TOLERANCE = 1e-5
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """Weights by name, and outputs by mode (evaluation, training)."""
+
+    weights: dict[str, Tensor]
+    outputs: dict[str, list[Tensor]]
+
+    def difference(self, other: Record) -> str | None:
+        """Where two records differ, in words, or None."""
+        for name, weight in self.weights.items():
+            if not torch.allclose(weight, other.weights[name], rtol=0, atol=0, equal_nan=True):
+                return f"the weight {name} differs from its product"
+        for mode, outputs in self.outputs.items():
+            for number, (first, second) in enumerate(
+                zip(outputs, other.outputs[mode], strict=True)
+            ):
+                gap = _relative_gap(first, second)
+                if not gap <= _TOLERANCE:
+                    return f"output {number} in {mode} mode moved by {gap:.2g} of its largest entry"
+        return None
+
+
+def record(
+    model: nn.Module,
+    places: Sequence[Place],
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+) -> Record:
+    """Record the weights at ``places``, and the outputs where example inputs are given.
+
+    Modes, buffers (running statistics) and random numbers are left as they were.
+    """
+    weights = {
+        place.name: getattr(place.module, place.attribute).detach().clone() for place in places
+    }
+    if example_inputs is None:
+        return Record(weights, {})
+    return Record(weights, {mode: _outputs(model, example_inputs, mode) for mode in _MODES})
+
+
+_MODES = ("evaluation", "training")
+
+
+def _outputs(
+    model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any], mode: str
+) -> list[Tensor]:
+    modes = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        model.train(mode == "training")
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(_SEED)
+            if isinstance(example_inputs, Mapping):
+                output = model(**example_inputs)
+            else:
+                output = model(*example_inputs)
+        return [leaf.clone() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _relative_gap(first: Tensor, second: Tensor) -> float:
+    """Largest difference over the largest entry; infinite where shapes or NaNs differ."""
+    if first.shape != second.shape:
+        return float("inf")
+    if torch.equal(first, second) or first.numel() == 0:
+        return 0.0
+    wide, other = first.double(), second.double()
+    if not torch.equal(wide.isfinite(), other.isfinite()):
+        return float("inf")
+    finite = wide.isfinite()
+    gap = (wide - other)[finite].abs()
+    size = wide[finite].abs()
+    return float(gap.amax() / size.amax().clamp_min(1e-300)) if gap.numel() else 0.0

@@ -1,0 +1,154 @@
+"""Weight decay that acts on the product, as it did on the weight."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from overparam.reparam.attach import current_weight, factors_of, layout_of, places
+from overparam.reparam.linearize import gradient_to_factors
+
+_WORDS = ("product", "factors")
+# Optimizers of torch that add weight_decay * parameter to the gradient.
+_COUPLED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.Adadelta)
+_HOOKS: weakref.WeakKeyDictionary[torch.optim.Optimizer, RemovableHandle] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def check_decay(
+    optimizer: torch.optim.Optimizer | None, on: str, *, decoupled: bool | None = None
+) -> None:
+    """Raise unless :func:`set_weight_decay_on` would accept these words and this optimizer.
+
+    Raises:
+        ValueError: an unknown word, no optimizer, or one that does not say how it decays.
+    """
+    if on not in _WORDS:
+        raise ValueError(f"weight_decay_on={on!r} is unknown; choose one of {_WORDS}.")
+    if on == "product":
+        if optimizer is None:
+            raise ValueError(
+                'weight_decay_on="product" needs the optimizer: pass optimizer=, or call '
+                "overparam.reparam.set_weight_decay_on(model, optimizer) once it is made."
+            )
+        for group in optimizer.param_groups:
+            _decoupled(optimizer, group, decoupled)
+
+
+def set_weight_decay_on(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    on: str = "product",
+    *,
+    decoupled: bool | None = None,
+) -> None:
+    """Say what an optimizer's ``weight_decay`` decays: each product W, or its factors.
+
+    "factors" is what the optimizer does by itself: for balanced factors the gradient of the
+    Schatten-2/N penalty ``N/2 * sum_i s_i^(2/N)``. "product" makes it the decay of W. Decoupled
+    (AdamW): every factor is scaled by ``(1 - lr wd)^(1/N)``, so that W is scaled by ``1 - lr wd``.
+    Coupled (SGD, Adam): the gradient of ``wd/2 ||W||^2`` at W is pulled back to the factors. Done
+    by a hook before each step, which corrects what the optimizer is about to do; groups, states and
+    schedules are untouched. After loading an optimizer in a new process call it again.
+
+    Args:
+        model: overparameterized.
+        optimizer: holding its factors.
+        on: "product" or "factors".
+        decoupled: how the optimizer decays; None where it is one of torch's and says so itself.
+
+    Raises:
+        ValueError: an unknown word, or an optimizer that does not say how it decays.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from overparam.reparam import overparameterize
+        >>> model = overparameterize(nn.Linear(3, 2, bias=False))
+        >>> before = model.weight.detach()
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=1.0)
+        >>> set_weight_decay_on(model, optimizer, "product")
+        >>> for factor in model.parameters():
+        ...     factor.grad = torch.zeros_like(factor)
+        >>> optimizer.step()
+        >>> torch.allclose(model.weight, before / 2)
+        True
+    """
+    check_decay(optimizer, on, decoupled=decoupled)
+    earlier = _HOOKS.pop(optimizer, None)
+    if earlier is not None:
+        earlier.remove()
+    if on == "factors":
+        return
+    model_reference = weakref.ref(model)
+    ways = [_decoupled(optimizer, group, decoupled) for group in optimizer.param_groups]
+
+    def before_step(stepping: Any, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        current = model_reference()
+        if current is not None:
+            _correct(current, stepping, ways)
+
+    _HOOKS[optimizer] = optimizer.register_step_pre_hook(before_step)
+
+
+def _decoupled(optimizer: torch.optim.Optimizer, group: dict[str, Any], told: bool | None) -> bool:
+    """Whether a group's decay scales parameters (True) or adds to gradients (False)."""
+    if told is not None:
+        return told
+    if "decoupled_weight_decay" in group:
+        return bool(group["decoupled_weight_decay"])
+    if isinstance(optimizer, _COUPLED) or not group.get("weight_decay"):
+        return False
+    raise ValueError(
+        f"{type(optimizer).__name__} does not say how it decays weights; pass decoupled=True "
+        "(parameters are scaled by 1 - lr wd, as in AdamW) or False (added to the gradient)."
+    )
+
+
+def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool]) -> None:
+    """Before a step: undo the decay of factors that is to come, and put in that of W."""
+    number_of = {
+        id(p): number
+        for number, group in enumerate(optimizer.param_groups)
+        for p in group["params"]
+    }
+    for held in {id(place.factors): place.factors for place in places(model)}.values():
+        factors = factors_of(held)
+        number = number_of.get(id(factors[0]))
+        if number is None or any(factor.grad is None for factor in factors):
+            continue
+        group = optimizer.param_groups[number]
+        decay = group.get("weight_decay", 0.0)
+        if not decay:
+            continue
+        decoupled = ways[number] if number < len(ways) else _decoupled(optimizer, group, None)
+        with torch.no_grad():
+            if decoupled:
+                _scale(factors, float(group["lr"]) * float(decay))
+            else:
+                sign = -1.0 if group.get("maximize") else 1.0
+                _pull(held, factors, sign * float(decay))
+
+
+def _scale(factors: list[nn.Parameter], amount: float) -> None:
+    """Factors so scaled that the optimizer's ``1 - lr wd`` leaves the N-th root of it."""
+    if not amount < 1:
+        raise ValueError(f"lr * weight_decay is {amount}; decay of a product needs it below 1.")
+    for factor in factors:
+        factor.mul_((1 - amount) ** (1 / len(factors) - 1))
+
+
+def _pull(held: parametrize.ParametrizationList, factors: list[nn.Parameter], decay: float) -> None:
+    """Gradients so changed that the optimizer's ``+ wd * factor`` becomes ``+ wd * J^T W``."""
+    values = [factor.detach() for factor in factors]
+    pulled = gradient_to_factors(layout_of(held), values, current_weight(held))
+    for factor, wanted in zip(factors, pulled, strict=True):
+        assert factor.grad is not None  # checked by the caller
+        factor.grad.add_(wanted - factor, alpha=decay)
