@@ -7,7 +7,18 @@ from overparam.balance import (
     imbalance,
     near_zero_initialization,
 )
+from overparam.optim import EndToEnd, Factored
 from overparam.product import factor_product, factor_product_vjp
+from overparam.reparam import (
+    AveragedWeights,
+    collapse,
+    collapse_state_dict,
+    collapsed,
+    expand_state_dict,
+    merge_and_unload,
+    overparameterize,
+    plan_overparameterization,
+)
 from overparam.rule import (
     PreconditionerSpectrum,
     end_to_end_update,
@@ -18,15 +29,25 @@ from overparam.rule import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AveragedWeights",
+    "EndToEnd",
+    "Factored",
     "PreconditionerSpectrum",
     "balanced_factors",
     "balanced_initialization",
+    "collapse",
+    "collapse_state_dict",
+    "collapsed",
     "end_to_end_update",
+    "expand_state_dict",
     "factor_product",
     "factor_product_vjp",
     "identity_initialization",
     "imbalance",
+    "merge_and_unload",
     "near_zero_initialization",
+    "overparameterize",
+    "plan_overparameterization",
     "preconditioner_spectrum",
     "single_output_update",
 ]
