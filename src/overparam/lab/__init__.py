@@ -1,0 +1,1 @@
+"""The lab: tuned, reproducible studies of whether depth makes training faster."""
