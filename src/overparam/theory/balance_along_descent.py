@@ -161,19 +161,27 @@ def check() -> TheoryCheck:
         measurements=(
             Measurement(
                 "exponent of lr in the largest change of a gap in one step",
-                power_law_exponent(lrs, step_drifts), 1.9, 2.1,
+                power_law_exponent(lrs, step_drifts),
+                1.9,
+                2.1,
             ),
             Measurement(
                 "exponent of lr in the change at fixed time lr * steps = 1",
-                power_law_exponent(lrs, total_drifts), 0.8, 1.2,
+                power_law_exponent(lrs, total_drifts),
+                0.8,
+                1.2,
             ),
             Measurement(
                 "largest deviation of a gap from the exact one-step formula (gaps of order 1)",
-                max(identity), 0.0, 1e-12,
+                max(identity),
+                0.0,
+                1e-12,
             ),
             Measurement(
                 "rate at which weight decay shrinks the imbalance, over 2 * weight decay",
-                rate / (2 * decay), 0.95, 1.05,
+                rate / (2 * decay),
+                0.95,
+                1.05,
             ),
         ),
         table=columns(("panel", "x", "value"), rows),

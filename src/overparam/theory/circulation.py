@@ -7,7 +7,7 @@ every point. Each of the two is a test here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -144,14 +144,12 @@ def circulation(field: Field, curve: Sequence[Piece], nodes: int = 64) -> Tensor
     times, shares = (values + 1) / 2, vectors[0] ** 2
     total = torch.zeros((), dtype=torch.float64)
     for piece in curve:
-        points, velocity = torch.func.jvp(piece, (times,), (torch.ones_like(times),))
+        points, velocity = torch.autograd.functional.jvp(piece, times, torch.ones_like(times))
         total = total + shares @ (field(points) * velocity).sum(-1)
     return total
 
 
-def circulation_constant_gradient(
-    size: float, depth: float, inner: float, outer: float
-) -> float:
+def circulation_constant_gradient(size: float, depth: float, inner: float, outer: float) -> float:
     r"""The circulation in closed form, for a constant gradient along the curve's direction.
 
     .. math::
@@ -279,14 +277,17 @@ def check(
         measurements=(
             Measurement(
                 "largest difference of quadrature from the closed form, N = 1 to 8 (constant "
-                "gradient of size 1.5, r = 0.5, R = 2)", max(errors), 0.0, 1e-10,
+                "gradient of size 1.5, r = 0.5, R = 2)",
+                max(errors),
+                0.0,
+                1e-10,
             ),
-            Measurement(
-                "largest circulation at N = 1 and 2, same field", max(at_zero), 0.0, 1e-10
-            ),
+            Measurement("largest circulation at N = 1 and 2, same field", max(at_zero), 0.0, 1e-10),
             Measurement(
                 f"smallest |A|_F / |J|_F over L2 and L4 loss, N = 3 to 8, on {data}",
-                beyond, 1e-6, 1.0,
+                beyond,
+                1e-6,
+                1.0,
             ),
             Measurement(f"largest |A|_F / |J|_F at N = 1, on {data}", plain, 0.0, 1e-12),
         ),

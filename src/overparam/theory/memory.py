@@ -204,9 +204,13 @@ def check() -> TheoryCheck:
             rows.append((panel, lr, error, 0.0))
     run = run_with_scalar(gradient_of, inner, 0.1, lrs[0], steps=round(4 / lrs[0]))
     mu = memory_weights(adaptive_rates(run), shrink_rates(run))
-    for t in range(0, len(mu), 2):
-        for tau in range(0, t, 2):
-            rows.append(("mu", float(tau), float(t), mu[t, tau].item() / lrs[0] ** 2))
+    # In units of lr^2, at which the coefficients have a limit.
+    scaled = (mu / lrs[0] ** 2).tolist()
+    rows += [
+        ("mu", float(tau), float(t), scaled[t][tau])
+        for t in range(0, len(mu), 2)
+        for tau in range(0, t, 2)
+    ]
     return TheoryCheck(
         name="memory",
         statement=(
@@ -217,15 +221,22 @@ def check() -> TheoryCheck:
         measurements=(
             Measurement(
                 "exponent of lr in the error of one step",
-                power_law_exponent(lrs, step_errors), 1.9, 2.1,
+                power_law_exponent(lrs, step_errors),
+                1.9,
+                2.1,
             ),
             Measurement(
                 "exponent of lr in the relative error of the run rebuilt from gradients alone",
-                power_law_exponent(lrs, path_errors), 0.8, 1.2,
+                power_law_exponent(lrs, path_errors),
+                0.8,
+                1.2,
             ),
             Measurement(
                 "largest difference of the sum over past gradients from the step-by-step "
-                "recursion (weights are of order 1)", max(exact), 0.0, 1e-10,
+                "recursion (weights are of order 1)",
+                max(exact),
+                0.0,
+                1e-10,
             ),
         ),
         table=columns(("panel", "x", "y", "value"), rows),
@@ -234,4 +245,3 @@ def check() -> TheoryCheck:
             f"{dropped[-1]:.2g} of its length (w1 of order 0.01, omega2 = 0.1).",
         ),
     )
-

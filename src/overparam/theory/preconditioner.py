@@ -142,18 +142,25 @@ def check() -> TheoryCheck:
         measurements=(
             Measurement(
                 "largest residual of an eigenpair in the Kronecker matrix, over its norm",
-                max(residuals), 0.0, 1e-12,
+                max(residuals),
+                0.0,
+                1e-12,
             ),
             Measurement(
                 "largest difference from its eigenvalues, over its norm", max(gaps), 0.0, 1e-12
             ),
             Measurement(
                 "largest relative difference of the rule from matrix times vec(G)",
-                max(updates), 0.0, 1e-12,
+                max(updates),
+                0.0,
+                1e-12,
             ),
             Measurement(
                 "largest relative difference of the single-output rule from step size times "
-                "stretch", max(parts_gap), 0.0, 1e-12,
+                "stretch",
+                max(parts_gap),
+                0.0,
+                1e-12,
             ),
         ),
         table=columns(("depth", "angle", "x", "y"), _stretched_circle()),
