@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -144,7 +145,8 @@ def circulation(field: Field, curve: Sequence[Piece], nodes: int = 64) -> Tensor
     times, shares = (values + 1) / 2, vectors[0] ** 2
     total = torch.zeros((), dtype=torch.float64)
     for piece in curve:
-        points, velocity = torch.autograd.functional.jvp(piece, times, torch.ones_like(times))
+        pair = torch.autograd.functional.jvp(piece, times, torch.ones_like(times))
+        points, velocity = cast(tuple[Tensor, Tensor], pair)
         total = total + shares @ (field(points) * velocity).sum(-1)
     return total
 
