@@ -83,6 +83,8 @@ def test_bad_input_is_refused() -> None:
         closed_curve(_E, _OTHER, 2.0, 1.0)
     with pytest.raises(ValueError, match="orthogonal"):
         closed_curve(_E, _E, 1.0, 2.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        power_loss_gradient(torch.ones(5, 2), torch.ones(5, 1), 2)
     with pytest.raises(ValueError, match="at least one"):
         circulation(lambda w: w, ())
     with pytest.raises(ValueError, match="vector"):

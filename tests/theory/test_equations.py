@@ -10,7 +10,13 @@ import torch
 
 import overparam
 import overparam.theory
-from overparam import balanced_initialization, factor_product, identity_initialization, imbalance
+from overparam import (
+    balanced_initialization,
+    factor_product,
+    factor_product_vjp,
+    identity_initialization,
+    imbalance,
+)
 
 _ROOT = Path(__file__).parents[2]
 _ROW = re.compile(r"^\| (?P<equation>[^|]+) \| `(?P<function>[^`]+)` \| `(?P<test>[^`]+)` \|$")
@@ -74,3 +80,12 @@ def test_initializations_are_what_they_say() -> None:
     assert factor_product(balanced).norm() > 0.1
     identity = identity_initialization(3, 4, 3, dtype=torch.float64)
     torch.testing.assert_close(factor_product(identity), torch.eye(3, 4, dtype=torch.float64))
+
+
+def test_gradients_of_factors_are_those_of_autograd() -> None:
+    factors = [torch.randn(3, 2).double(), torch.randn(4, 3).double(), torch.randn(2, 4).double()]
+    leaves = [factor.clone().requires_grad_() for factor in factors]
+    explicit, cotangent = leaves[2] @ leaves[1] @ leaves[0], torch.randn(2, 2).double()
+    torch.testing.assert_close(factor_product(factors), explicit.detach())
+    expected = torch.autograd.grad(explicit, leaves, cotangent)
+    torch.testing.assert_close(factor_product_vjp(factors, cotangent), expected)

@@ -98,7 +98,7 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
             "scikit-learn's diabetes data instead."
         )
     data = standardize(data)
-    return data.features, data.targets, data.title, remark
+    return data.features, data.targets.flatten(), data.title, remark
 
 
 def _verdict_table(results: list[TheoryCheck]) -> Table:

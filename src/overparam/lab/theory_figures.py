@@ -224,7 +224,7 @@ def _acceleration(rows: list[dict[str, Any]]) -> alt.VConcatChart:
         ).properties(width=300, height=120, title=f"p = {power:g}")
         parts.append(part)
     top = alt.concat(*parts, columns=2).properties(
-        title="Depth is never faster at p = 2, and is from p = 6 on if moderate (grey: never arrived)"
+        title="Speed-up over GD: none at p = 2, large at p = 8 (grey: never arrived)"
     )
     curves = []
     shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
@@ -264,7 +264,7 @@ def _singular_values(rows: list[dict[str, Any]]) -> alt.ConcatChart:
         for depth in sorted({row["depth"] for row in rows})
     ]
     return alt.concat(*parts, columns=3).properties(
-        title="Rank 2 from 60 % of the entries: the deeper and the smaller the start, the wider the gap"
+        title="Depth and a small start widen the gap below the target's rank of 2"
     )
 
 

@@ -120,8 +120,8 @@ def measured_threshold(largest: float, power: float, steps: int = 400) -> float:
 def iterations_to_target(lanes: Lanes, goal: float = 0.5, max_steps: int = 4000) -> Tensor:
     """Iterations until every target is met to the given share, all runs as one batch.
 
-    A run has arrived where the loss is at most ``1/p (goal * min_i |y_i|)^p``. Rule: Arora, Cohen,
-    Hazan (2018), Claim 2; AdaGrad and Adam (0.9, 0.999) with their usual constants.
+    A run has arrived where the loss is at most ``1/p (goal * min_i |y_i|)^p``. Source:
+    Arora, Cohen, Hazan (2018), Claim 2; AdaGrad and Adam (0.9, 0.999) with their usual constants.
 
     Args:
         lanes: the runs.

@@ -222,11 +222,19 @@ def power_loss_gradient(features: Tensor, targets: Tensor, power: float) -> Fiel
 
     Source: Arora, Cohen, Hazan (2018), section 8.
 
+    Raises:
+        ValueError: the shapes do not fit.
+
     Example:
         >>> import torch
         >>> power_loss_gradient(torch.eye(2), torch.ones(2), 4.0)(torch.zeros(2))
         tensor([-0.5000, -0.5000])
     """
+    if features.ndim != 2 or targets.shape != features.shape[:1]:
+        raise ValueError(
+            f"features {tuple(features.shape)} and targets {tuple(targets.shape)} do not fit; pass "
+            "(rows, d) and (rows,), for example targets.flatten()."
+        )
 
     def gradient_of(weight: Tensor) -> Tensor:
         residual = weight @ features.mT - targets
