@@ -1,0 +1,1 @@
+"""The paper's theory as executable checks: one result, one file."""
