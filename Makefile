@@ -26,6 +26,8 @@ format: .venv/installed
 bench: .venv/installed  ## measure speed; prints tables, asserts nothing
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/rule.py
+	$(BIN)/python benchmarks/reparam.py
+	$(BIN)/python benchmarks/optim.py
 
 clean:
 	rm -rf .venv runs

@@ -1,9 +1,15 @@
+import shutil
+
 import pytest
 import torch
 
 from overparam.data import RegressionData
 from overparam.lab import run_command, runner
 from overparam.lab.study import shards
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,16 @@ def in_process(monkeypatch):
         return finished
 
     monkeypatch.setattr(run_command, "run_study", run_study)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()

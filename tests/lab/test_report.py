@@ -1,7 +1,6 @@
 import json
 import math
 import re
-import shutil
 from xml.etree import ElementTree
 
 import polars as pl
@@ -13,9 +12,6 @@ from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.method import parse_method
 from overparam.lab.summary import iterations_to, targets, tuned
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 METHODS = ("gd", "rule:2", "factors:2", "adam", "momentum")
 
 
@@ -93,19 +89,6 @@ def test_charts_of_losses_that_overflow():
     curves = pl.DataFrame(rows, schema=schema, orient="row")
     for chart in (loss_chart, rate_chart):
         json.dumps(chart(curves, 0.2).to_dict(), allow_nan=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield started
-        started.close()
 
 
 def test_page_in_a_browser(browser, folder):

@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,7 @@ from overparam.lab import data_command, run_command
 from overparam.lab.data_command import DataCommand
 from overparam.lab.run_command import ReportCommand, RunCommand
 from overparam.lab.study import read_study
+from overparam.lab.theory_command import TheoryCommand, run_theory
 
 _DESCRIPTION = (
     "Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the "
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command.run(command, console)
         if isinstance(command, ReportCommand):
             return run_command.report(command, console)
+        if isinstance(command, TheoryCommand):
+            return run_theory(command.output, console)
         return data_command.manage(command, console)
     except (ValueError, OSError, RuntimeError) as error:
         Console(stderr=True).print(f"overparam: {error}", markup=False, highlight=False)
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
+def parse(arguments: list[str]) -> RunCommand | ReportCommand | TheoryCommand | DataCommand:
     """Read the command line; leaves with status 2 where it is not understood."""
     # A study file gives the defaults that the flags then override, so it is read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -53,21 +56,20 @@ def parse(arguments: list[str]) -> RunCommand | ReportCommand | DataCommand:
     if file is not None:
         run = dataclasses.replace(run, study=read_study(file), file=file)
     return tyro.cli(
-        Annotated[
-            RunCommand,
-            tyro.conf.subcommand("run", description=inspect.getdoc(RunCommand), default=run),
-        ]
-        | Annotated[
-            ReportCommand, tyro.conf.subcommand("report", description=inspect.getdoc(ReportCommand))
-        ]
-        | Annotated[
-            DataCommand, tyro.conf.subcommand("data", description=inspect.getdoc(DataCommand))
-        ],
+        Annotated[RunCommand, _subcommand("run", RunCommand, default=run)]
+        | Annotated[ReportCommand, _subcommand("report", ReportCommand)]
+        | Annotated[TheoryCommand, _subcommand("theory", TheoryCommand)]
+        | Annotated[DataCommand, _subcommand("data", DataCommand)],
         prog="overparam",
         description=_DESCRIPTION,
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _subcommand(name: str, command: type, **options: Any) -> Any:
+    """A subcommand whose help is the whole docstring, examples included."""
+    return tyro.conf.subcommand(name, description=inspect.getdoc(command), **options)
 
 
 if __name__ == "__main__":
