@@ -9,7 +9,7 @@ export OVERPARAM_DATA ?= $(wildcard ../shared/data)
 .PHONY: demo test lint format bench clean
 
 demo: .venv/installed  ## run the L4 Ethanol study and write runs/demo/report.html
-	$(BIN)/overparam run --name demo --fallback diabetes
+	$(BIN)/overparam run --name demo --fallback diabetes --overwrite
 
 test: .venv/installed  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -85,6 +85,8 @@ def check_depth(depth: float | Tensor) -> None:
         return
     if isinstance(depth, bool) or not isinstance(depth, (int, float)):
         raise TypeError(f"depth is {depth!r}, a {type(depth).__name__}; {remedy}")
+    if isinstance(depth, int) and depth > 2**53:
+        raise ValueError(f"depth has {len(str(depth))} digits; use math.inf for the limit.")
     if math.isnan(depth) or depth < 1:
         raise ValueError(f"depth is {depth!r}; {remedy}")
 

@@ -1,8 +1,10 @@
 import json
+import sys
 
 import polars as pl
 import pytest
 
+from overparam import __main__ as entry
 from overparam.data import DataUnavailable, load
 from overparam.lab import run_command
 from overparam.lab.cli import main
@@ -241,3 +243,14 @@ def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_
     folder = tmp_path / "runs" / "study"
     assert "<strong>Unfinished:</strong>" in (folder / "report.html").read_text(encoding="utf-8")
     assert not pl.read_parquet(folder / "curves.parquet").is_empty()
+
+
+def test_the_command_says_which_extra_it_lacks(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("overparam.lab")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sys.modules["overparam"], "lab", raising=False)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert entry.main() == 2
+    assert 'tyro, which is not installed; install the lab: pip install "overparam[lab]"' in (
+        capsys.readouterr().err
+    )

@@ -145,6 +145,11 @@ def test_an_unfinished_study_compares_nothing(kept):
     assert text[0].startswith("Unfinished: ")
 
 
+def test_a_study_said_to_be_unfinished_compares_nothing():
+    curves = curves_of(gd=[0.8], rule_2=[0.5])
+    assert findings(curves, 0.2, finished=False)[0].startswith("Unfinished: ")
+
+
 def test_a_diverged_run_does_not_make_a_study_unfinished():
     assert not text_of(gd=[0.8, math.inf], rule_2=[0.5, 0.6])[0].startswith("Unfinished")
 

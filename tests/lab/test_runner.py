@@ -92,8 +92,8 @@ def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
             first = directory.checkpoint_file(shards(STUDY)[0])
             if first.exists():
                 first.write_bytes(first.read_bytes()[:200])
-            write_whole(tmp_path / "shards" / ".0001.checkpoint.99.tmp", b"half")
-            write_whole(tmp_path / "shards" / ".0001.parquet.99.tmp", b"half")
+            write_whole(tmp_path / "shards" / ".0001.checkpoint.0a1b2c3d.part", b"half")
+            write_whole(tmp_path / "shards" / ".0001.parquet.0a1b2c3d.part", b"half")
     assert complete(STUDY, tmp_path) == expected
 
 
@@ -134,7 +134,7 @@ def start_command(path, study):
     """A real `overparam run` in a process group of its own, as in a terminal."""
     rates = [str(study.lowest_rate), "--highest-rate", str(study.highest_rate)]
     command = [
-        sys.executable, "-m", "overparam.lab.cli", "run", "--output", str(path.parent),
+        sys.executable, "-m", "overparam", "run", "--output", str(path.parent),
         "--name", path.name, "--workers", "2", "--data", study.data,
         "--methods", *study.methods, "--iterations", str(study.iterations), "--points",
         str(study.points), "--seeds", *map(str, study.seeds), "--shard-runs",

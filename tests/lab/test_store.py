@@ -107,10 +107,26 @@ def test_the_manifest_is_readable_json(directory):
 
 
 def test_clear_shards_deletes_leftovers_too(directory):
-    for name in ("0000.parquet", "0001.checkpoint", ".0001.checkpoint.123.tmp"):
+    for name in ("0000.parquet", "0001.checkpoint", ".0001.checkpoint.0a1b2c3d.part"):
         write_whole(directory.path / "shards" / name, b"x")
     write_whole(directory.path / "report.html", b"x")
     directory.clear_shards()
     assert not list((directory.path / "shards").iterdir())
     assert (directory.path / "report.html").exists()
     RunDirectory(directory.path / "absent").clear_shards()
+
+
+def test_clearing_leaves_files_of_the_user(tmp_path):
+    directory = RunDirectory(tmp_path)
+    write_whole(directory.shard_file(SHARD), b"ours")
+    write_whole(directory.checkpoint_file(SHARD), b"ours")
+    write_whole(tmp_path / "shards" / ".0001.parquet.0a1b2c3d.part", b"ours, half")
+    write_whole(tmp_path / "shards" / "notes.parquet", b"the user's")
+    write_whole(tmp_path / "shards" / "user.txt", b"the user's")
+    directory.clear_shards()
+    left = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    assert left == ["notes.parquet", "user.txt"]
+
+
+def test_clearing_what_is_not_there_is_no_error(tmp_path):
+    RunDirectory(tmp_path / "nothing").clear_shards()

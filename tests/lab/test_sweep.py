@@ -79,7 +79,7 @@ class Product(torch.nn.Module):
 def draws(depth, seed, study, x, y):
     generator = torch.Generator().manual_seed(seed)
     return near_zero_initialization(
-        y.shape[1], x.shape[1], depth, width=study.width, std=study.init_std,
+        y.shape[1], x.shape[1], depth, width=study.width or None, std=study.init_std,
         generator=generator, dtype=torch.float64,
     )  # fmt: skip
 

@@ -70,7 +70,3 @@ def parse(arguments: list[str]) -> RunCommand | ReportCommand | TheoryCommand | 
 def _subcommand(name: str, command: type, **options: Any) -> Any:
     """A subcommand whose help is the whole docstring, examples included."""
     return tyro.conf.subcommand(name, description=inspect.getdoc(command), **options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ from overparam.lab.method import Method, parse_method
 from overparam.lab.summary import final_losses, tuned
 
 
-def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
+def findings(curves: pl.DataFrame, optimum: float, finished: bool = True) -> list[str]:
     """What the study shows, one plain sentence each.
 
     Compares the tuned methods by their median final loss: every depth against gradient descent,
@@ -19,7 +19,7 @@ def findings(curves: pl.DataFrame, optimum: float) -> list[str]:
     are equal to three digits. Of an unfinished study nothing is compared: its runs have trained
     for different times or at different rates.
     """
-    if _unequal(curves):
+    if not finished or _unequal(curves):
         return [
             "Unfinished: not every method has all its runs and iterations yet, so nothing is "
             f"compared. The optimum of the loss is {optimum:.4g}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,7 +23,22 @@ from overparam.lab.summary import iterations_to, targets, tuned
 _PACKAGES = ("overparam", "torch", "numpy", "polars", "altair")
 
 
-def write_report(directory: RunDirectory) -> tuple[pl.DataFrame, float]:
+@dataclass(frozen=True)
+class Results:
+    """What a report is made from.
+
+    Attributes:
+        curves: all curves.
+        optimum: loss of the optimum.
+        finished: whether every run was trained to its end.
+    """
+
+    curves: pl.DataFrame
+    optimum: float
+    finished: bool
+
+
+def write_report(directory: RunDirectory) -> Results:
     """Write ``report.html``, ``figures/*.svg`` and ``curves.parquet`` from what is stored.
 
     Works on an unfinished run too, and says on the page that it is unfinished.
@@ -31,7 +47,7 @@ def write_report(directory: RunDirectory) -> tuple[pl.DataFrame, float]:
         directory: the run.
 
     Returns:
-        All curves, and the loss of the optimum.
+        What the page shows, for the terminal.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -49,7 +65,10 @@ def write_report(directory: RunDirectory) -> tuple[pl.DataFrame, float]:
         svg = vl_convert.vegalite_to_svg(chart.to_dict())
         write_whole(directory.path / "figures" / f"{name}.svg", svg.encode("utf-8"))
     sections = [
-        Section("What it shows", _unfinished(manifest) + html_list(findings(curves, optimum))),
+        Section(
+            "What it shows",
+            _unfinished(manifest) + html_list(findings(curves, optimum, manifest["finished"])),
+        ),
         Section(
             "Loss against iteration",
             chart=charts["loss"],
@@ -78,7 +97,7 @@ def write_report(directory: RunDirectory) -> tuple[pl.DataFrame, float]:
         f"rates, {len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}.",
         sections=sections,
     )
-    return curves, optimum
+    return Results(curves, optimum, manifest["finished"])
 
 
 def package_versions() -> dict[str, str]:
@@ -172,7 +191,8 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
         [
             "Initialization",
             f"every factor entry N(0, {study.init_std:g}²), hidden width "
-            f"{study.width}; the rule starts at the product of such factors",
+            f"{study.width or 'min(outputs, features)'}; "
+            "the rule starts at the product of such factors",
         ],
         ["Seeds", ", ".join(map(str, study.seeds))],
         ["Arithmetic", study.dtype],

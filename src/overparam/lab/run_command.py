@@ -26,6 +26,8 @@ from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study, shards
 from overparam.lab.summary import iterations_to, targets, tuned
 
+_RECORD_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class RunCommand:
@@ -105,7 +107,18 @@ def run(command: RunCommand, console: Console) -> int:
 
     record(finished=False)
     total = len(shards(study)) * study.iterations
-    with _progress(console, total) as on_progress:
+    recorded = started
+
+    with _progress(console, total) as show:
+
+        def on_progress(steps: int) -> None:
+            nonlocal recorded
+            show(steps)
+            # So that a killed run knows nearly all of its time.
+            if time.monotonic() - recorded > _RECORD_SECONDS:
+                recorded = time.monotonic()
+                record(finished=False)
+
         finished = run_study(study, identity, data, directory, command.workers, on_progress)
     record(finished)
     if not finished:
@@ -127,7 +140,8 @@ def _load_data(command: RunCommand, console: Console) -> tuple[Study, Regression
     except DataUnavailable as error:
         if command.fallback is None:
             raise
-        console.print(f"{error} Using the embedded set {command.fallback!r} instead.", markup=False)
+        message = f"{error} Using the embedded set {command.fallback!r} instead."
+        console.print(message, markup=False, soft_wrap=True)
         study = dataclasses.replace(study, data=command.fallback)
         return study, load(study.data, download=False)
 
@@ -157,9 +171,10 @@ def _prepare(directory: RunDirectory, identity: str, overwrite: bool) -> float:
 
 
 def _finish(directory: RunDirectory, console: Console) -> None:
-    curves, optimum = write_report(directory)
-    console.print(_target_table(curves, optimum))
-    for sentence in findings(curves, optimum):
+    results = write_report(directory)
+    if results.finished:
+        console.print(_target_table(results.curves, results.optimum))
+    for sentence in findings(results.curves, results.optimum, results.finished):
         console.print(f"• {sentence}", markup=False, highlight=False)
     console.print(f"\nReport: {directory.path / 'report.html'}", markup=False, soft_wrap=True)
 

@@ -167,6 +167,9 @@ def _run_pool(todo: list[Job], workers: int, on_progress: Callable[[int], None])
             for future in futures:
                 future.cancel()
         try:
+            # A second ctrl-C must not cut off the saving that the first one asked for.
+            with _deaf_to_interrupts():
+                wait(futures)
             return all(not future.cancelled() and future.result() for future in futures)
         except BrokenProcessPool:
             raise RuntimeError(

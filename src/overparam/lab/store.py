@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 
 from overparam._files import write_whole
 from overparam.lab.study import Shard
+
+# Files of this class alone: finished shards, checkpoints, and what a killed writer left.
+_SHARD_FILE = re.compile(r"\.?\d{4,}\.(parquet|checkpoint)(\.\w+\.part)?")
 
 _MANIFEST_KEYS = (
     "study",
@@ -83,8 +87,9 @@ class RunDirectory:
 
     def clear_shards(self) -> None:
         """Delete the curves and checkpoints, to make room for another study."""
-        for path in (self.path / "shards").glob("*"):
-            path.unlink()
+        for path in (self.path / "shards").iterdir() if (self.path / "shards").is_dir() else ():
+            if _SHARD_FILE.fullmatch(path.name):
+                path.unlink()
 
     def write_table(self, path: Path, table: pl.DataFrame) -> None:
         """Store a table as Parquet: the same table gives the same bytes."""

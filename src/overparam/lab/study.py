@@ -50,7 +50,7 @@ class Study:
         seeds: one initialization each.
         dtype: float64 or float32, of weights and gradients.
         init_std: standard deviation of the initial entries of every factor.
-        width: hidden width of explicit factors.
+        width: hidden width of explicit factors; 0 for min(outputs, features), which limits nothing.
         points: recorded points of a curve, log-spaced over the iterations.
         shard_runs: runs that are trained together as one tensor program, and stored together.
     """
@@ -65,7 +65,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     dtype: str = "float32"
     init_std: float = 0.01
-    width: int = 1
+    width: int = 0
     points: int = 200
     shard_runs: int = 108  # the default study is four equal shards
 
@@ -85,8 +85,9 @@ class Study:
         _require(in_range, "seeds", self.seeds, "use integers of at most 63 bits")
         bounded = 2 <= self.power < math.inf
         _require(bounded, "power", self.power, "use a finite p >= 2: the optimum needs it")
-        for name in ("iterations", "rates_per_decade", "width", "points", "shard_runs"):
+        for name in ("iterations", "rates_per_decade", "points", "shard_runs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "use at least 1")
+        _require(self.width >= 0, "width", self.width, "use 0 for min(outputs, features)")
         _require(self.lowest_rate > 0, "lowest_rate", self.lowest_rate, "use a rate above 0")
         bounded = self.lowest_rate <= self.highest_rate < math.inf
         _require(bounded, "highest_rate", self.highest_rate, "use at least the lowest rate")
@@ -160,6 +161,8 @@ def read_study(path: Path) -> Study:
     """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}.") from None
     return study_from_settings(settings, str(path))
@@ -191,6 +194,9 @@ def study_from_settings(settings: Mapping[str, Any], origin: str) -> Study:
         raise ValueError(f"{origin}: {error}") from None
 
 
+_KINDS = {tuple: "list", float: "number", int: "whole number", str: "text"}
+
+
 def _typed(origin: str, name: str, value: Any, default: Any) -> Any:
     """The value in the type of the field's default, which every field has."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
@@ -199,8 +205,8 @@ def _typed(origin: str, name: str, value: Any, default: Any) -> Any:
         return float(value)
     if type(value) is not type(default):
         raise ValueError(
-            f"{origin}: {name} = {value!r} is a {type(value).__name__}; "
-            f"write a {type(default).__name__}, such as {default!r}."
+            f"{origin}: {name} = {value!r} is no {_KINDS[type(default)]}; "
+            f"write one, such as {list(default) if isinstance(default, tuple) else default!r}."
         )
     return value
 

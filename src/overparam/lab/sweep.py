@@ -200,7 +200,7 @@ def _start(method: Method, seed: int, objective: PowerLoss, study: Study) -> tup
     """Initial parameters of one run, in float64.
 
     Every method starts from draws of one generator: W_1 first, so the plain weight of a seed is
-    the first factor of its deeper networks (where the width is the number of outputs). The rule
+    the first factor of its deeper networks where the width is the number of outputs. The rule
     starts at the product of the factors of its depth; between two whole depths, in the direction
     of the shallower product with a size interpolated geometrically.
     """
@@ -220,7 +220,7 @@ def _factors(depth: int, seed: int, objective: PowerLoss, study: Study) -> tuple
         objective.outputs,
         objective.inputs,
         depth,
-        width=study.width,
+        width=study.width or None,
         std=study.init_std,
         generator=torch.Generator().manual_seed(seed),
         dtype=torch.float64,
