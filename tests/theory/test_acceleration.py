@@ -3,13 +3,15 @@ import math
 import pytest
 import torch
 
-from overparam.theory.acceleration import (
+from overparam.theory.acceleration import steady_counts, tuned_iterations
+from overparam.theory.two_points import (
     Lanes,
+    curvature,
     divergence_threshold,
     iterations_to_target,
+    late_rate,
     measured_threshold,
     power_gradient,
-    tuned_iterations,
 )
 
 _Y = torch.tensor([2.0, 1.0], dtype=torch.float64)
@@ -29,15 +31,16 @@ def test_threshold_found_is_the_formula(power: float, largest: float) -> None:
 
 
 def _by_torch(optimizer: torch.optim.Optimizer, weight: torch.Tensor, power: float) -> float:
-    bound = 0.5**power
-    for step in range(2000):
+    """First step of the last unbroken stay at the target, over one whole run."""
+    bound, arrived = 0.5**power, math.inf
+    for step in range(1000):
         with torch.no_grad():
-            if ((weight - _Y).abs() ** power).sum() <= bound:
-                return float(step)
+            inside = bool(((weight - _Y).abs() ** power).sum() <= bound)
+        arrived = min(arrived, float(step)) if inside else math.inf
         optimizer.zero_grad()
         ((weight - _Y).abs() ** power).sum().div(power).backward()
         optimizer.step()
-    return math.inf
+    return arrived
 
 
 @pytest.mark.parametrize("power", [2.0, 4.0])
@@ -55,8 +58,8 @@ def test_baselines_count_as_torch_does(power: float, method: float, lr: float, m
     one = torch.ones(1, dtype=torch.float64)
     start = torch.full((1, 2), 0.01, dtype=torch.float64)
     lanes = Lanes(method * one, one, lr * one, power * one, _Y[None], start)
-    assert iterations_to_target(lanes).item() == expected
-    assert 3 < expected < 2000
+    assert iterations_to_target(lanes, max_steps=700, hold=299).item() == expected
+    assert 3 < expected < 700
 
 
 def test_depth_two_counts_as_explicit_factors_do() -> None:
@@ -82,11 +85,79 @@ def test_a_diverging_lane_is_infinite_and_leaves_the_others_alone() -> None:
     assert counts[0] == counts[2] < math.inf
 
 
+def test_touching_the_target_and_leaving_is_no_arrival() -> None:
+    # Adam at a large rate passes through the target at its first steps, then overshoots for long.
+    weight = torch.full((2,), 0.01, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=0.5)
+    inside = []
+    for _ in range(400):
+        error = (weight - _Y).abs() ** 2
+        inside.append(bool(error.sum() <= 0.25))
+        optimizer.zero_grad()
+        error.sum().div(2).backward()
+        optimizer.step()
+    first_touch, stays_from = inside.index(True), 400 - inside[::-1].index(False)
+    assert first_touch < stays_from < 300  # the run does leave again
+    one, start = torch.ones(1, dtype=torch.float64), torch.full((1, 2), 0.01, dtype=torch.float64)
+    lanes = Lanes(2 * one, one, 0.5 * one, 2 * one, _Y[None], start)
+    assert iterations_to_target(lanes, hold=0).item() == first_touch
+    assert iterations_to_target(lanes, hold=100).item() == stays_from
+
+
+def test_touching_the_target_before_diverging_is_no_arrival() -> None:
+    # Adam at p = 8: at the target after a few steps of 5.62, then far outside it.
+    angles = torch.deg2rad(torch.arange(0, 360, 5, dtype=torch.float64))
+    one = torch.ones(len(angles), dtype=torch.float64)
+    start = 0.01 * torch.stack((angles.cos(), angles.sin()), -1)
+    targets = torch.tensor([2.5, 1.0], dtype=torch.float64).expand(len(angles), 2)
+    lanes = Lanes(2 * one, one, 10**0.75 * one, 8 * one, targets, start)
+    touched = iterations_to_target(lanes, hold=0)
+    assert touched.min() <= 2
+    held = iterations_to_target(lanes)
+    assert held[touched <= 2].min() > 2
+
+
+def test_the_last_step_to_arrive_is_the_cap_also_with_a_hold_beyond_it() -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    lanes = Lanes(0 * one, one, 0.1 * one, 2 * one, _Y[None], torch.zeros(1, 2).double())
+    count = int(iterations_to_target(lanes).item())
+    assert iterations_to_target(lanes, max_steps=count).item() == count
+    assert iterations_to_target(lanes, max_steps=count - 1).item() == math.inf
+
+
+def test_a_lucky_rate_does_not_count() -> None:
+    inf = math.inf
+    counts = torch.tensor([[8.0, 4.0, 2.0, inf, 1.0, inf], [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]])
+    assert steady_counts(counts).amin(-1).tolist() == [8.0, 6.0]
+
+
+@pytest.mark.parametrize("depth", [1.0, 1.5, 3.0])
+def test_late_rate_and_curvature_are_those_of_the_jacobian(depth: float) -> None:
+    length = _Y.norm().item()
+    assert curvature(depth, _Y) == pytest.approx(depth * length ** (2 - 2 / depth), rel=1e-12)
+    lr = 0.5 / curvature(depth, _Y)
+    # The slowest direction, across y, decides: its eigenvalue is |y|^(2-2/N). The faster one
+    # has not died out entirely between steps 5 and 15.
+    slowest = -2 * math.log(1 - lr * length ** (2 - 2 / depth))
+    assert late_rate(depth, lr, _Y) == pytest.approx(slowest, rel=0.05)
+
+
 def test_tuned_speed_up_absent_at_two_and_present_above() -> None:
     rates = torch.logspace(-2, 1, 19, dtype=torch.float64)
-    best = tuned_iterations(rates, (2.0, 6.0), (2.0,), max_steps=1500).amin(-1)[:, 0]
-    assert best[0, 1:7].min() >= best[0, 0]
+    curves = tuned_iterations(rates, (2.0, 6.0), (2.0,), max_steps=1000)
+    best = steady_counts(curves).amin(-1)[:, 0]
+    cautious = steady_counts(curves)[0, 0][:, rates <= 0.5].amin(-1)
+    assert cautious[1:7].min() >= cautious[0]
     assert best[1, 1:7].min() < 0.9 * best[1, 0]
+
+
+def test_at_two_small_common_rates_favour_depth_and_half_the_limit_does_not() -> None:
+    # |y|^(2-2/N) acts as another learning rate: a bound on the rate decides who is ahead.
+    rates = torch.logspace(-2, 0, 17, dtype=torch.float64)
+    steady = steady_counts(tuned_iterations(rates, (2.0,), (2.5,), max_steps=400))[0, 0]
+    for highest, ahead in ((0.1, True), (0.5, False)):
+        best = steady[:, rates <= highest].amin(-1)
+        assert bool(best[1:7].min() < best[0]) == ahead
 
 
 def test_bad_input_is_refused() -> None:

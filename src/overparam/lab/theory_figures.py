@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from overparam.theory.check import TheoryCheck
+from overparam.theory.two_points import MAX_STEPS
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
@@ -187,7 +188,7 @@ def _circulation(rows: list[dict[str, Any]]) -> alt.HConcatChart:
 def _acceleration(rows: list[dict[str, Any]]) -> alt.VConcatChart:
     order = list(dict.fromkeys(row["method"] for row in rows if row["panel"] == "map"))
     cells = [row for row in rows if row["panel"] == "map" and row["method"] != "GD"]
-    # A method that arrived at no rate has no speed-up: its cell stays grey.
+    # A method that arrived in time at no rate has no speed-up: its cell stays grey.
     arrived = alt.Data(values=[row for row in cells if row["value"] > 0])
     base = alt.Chart(arrived).encode(
         x=alt.X("method:N", title=None, sort=order, axis=alt.Axis(labelAngle=-45)),
@@ -224,7 +225,7 @@ def _acceleration(rows: list[dict[str, Any]]) -> alt.VConcatChart:
         ).properties(width=300, height=120, title=f"p = {power:g}")
         parts.append(part)
     top = alt.concat(*parts, columns=2).properties(
-        title="Speed-up over GD: none at p = 2, large at p = 8 (grey: never arrived)"
+        title=f"Speed-up over GD at tuned rates (grey: not within {MAX_STEPS} steps)"
     )
     curves = []
     shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
@@ -252,7 +253,7 @@ def _acceleration(rows: list[dict[str, Any]]) -> alt.VConcatChart:
             .properties(width=300, height=170, title=f"p = {power:g}")
         )
     bottom = alt.concat(*curves, columns=2).properties(
-        title="Iterations to the target at y1 / y2 = 2.5; a curve ends where a run fails"
+        title="Iterations to the target at y1 / y2 = 2.5; no dot where one start fails"
     )
     return alt.vconcat(top, bottom, spacing=40).resolve_scale(color="independent")
 
