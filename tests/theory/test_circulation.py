@@ -111,3 +111,36 @@ def test_check_holds_on_ethanol() -> None:
     (size,) = (m.value for m in result.measurements if m.what.startswith("smallest |A|"))
     assert math.isfinite(size)
     assert size > 1e-3
+
+
+def _loss_gradient(create_graph: bool):
+    features = torch.randn(9, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def gradient_of(points: torch.Tensor) -> torch.Tensor:
+        keep = create_graph and points.requires_grad
+        at = points if keep else points.detach().requires_grad_()
+        loss = ((at @ features.mT - 1) ** 2).sum()
+        return torch.autograd.grad(loss, at, create_graph=create_graph)[0]
+
+    return gradient_of
+
+
+def test_a_gradient_cut_out_of_the_graph_is_an_error_not_a_wrong_certificate() -> None:
+    point = torch.linspace(0.3, 1, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="pass create_graph=True"):
+        antisymmetric_jacobian(end_to_end_field(_loss_gradient(create_graph=False), 3), point)
+    field = end_to_end_field(_loss_gradient(create_graph=True), 3)
+    jacobian, _ = antisymmetric_jacobian(field, point)
+    torch.testing.assert_close(jacobian, _central_differences(field, point), atol=1e-6, rtol=1e-6)
+
+
+def test_a_constant_field_has_no_jacobian_to_speak_of() -> None:
+    jacobian, part = antisymmetric_jacobian(torch.ones_like, torch.ones(3, dtype=torch.float64))
+    assert not jacobian.any()
+    assert not part.any()
+
+
+def test_a_kink_is_an_error() -> None:
+    field = end_to_end_field(torch.ones_like, 3, shape=(2, 3))
+    with pytest.raises(ValueError, match="kink"):
+        antisymmetric_jacobian(field, torch.ones(6, dtype=torch.float64))
