@@ -14,7 +14,7 @@ from overparam.reparam import (
     overparameterize,
 )
 from overparam.reparam.attach import factors_of, places
-from reparam.layers import LAYERS, Layer, train, values
+from reparam.layers import LAYERS, Layer, Regression, train, values
 
 EACH = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 
@@ -200,6 +200,25 @@ def test_verification_failure_puts_everything_back() -> None:
 def test_names_of_peft() -> None:
     model = overparameterize(nn.Linear(3, 2), target_modules="all-linear")
     assert type(merge_and_unload(model)) is nn.Linear
+
+
+def test_a_vector_named_in_full_becomes_one_row() -> None:
+    """Against the paper's depth 2 with a scalar: w = w_1 * omega, balanced, one step by hand."""
+    torch.manual_seed(0)
+    model, x = Regression(), torch.randn(3, 5)
+    start = model.w.detach().clone()
+    overparameterize(model, targets=["w"])
+    torch.testing.assert_close(model.w.detach(), start)
+    omega = start.norm().sqrt()
+    gradient = x.T @ (2 * x @ start)
+    (x @ model.w).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    vector = start / omega - 0.01 * omega * gradient
+    scalar = omega - 0.01 * (start / omega) @ gradient
+    torch.testing.assert_close(model.w.detach(), scalar * vector)
+    collapse(model, example_inputs=x)
+    assert [name for name, _ in model.named_parameters()] == ["w"]
+    assert model.w.shape == (5,)
 
 
 class Shared(nn.Module):
