@@ -221,6 +221,49 @@ def test_a_vector_named_in_full_becomes_one_row() -> None:
     assert model.w.shape == (5,)
 
 
+def _reparameterize_as_timm_does(model: nn.Module) -> None:
+    """The protocol of timm's ``reparameterize_model``; the function itself is in test_timm.py."""
+    for name, child in model.named_children():
+        if hasattr(child, "fuse"):
+            setattr(model, name, child.fuse())
+        elif hasattr(child, "reparameterize"):
+            child.reparameterize()
+        elif hasattr(child, "switch_to_deploy"):
+            child.switch_to_deploy()
+        _reparameterize_as_timm_does(child)
+
+
+def test_timm_finds_what_to_collapse() -> None:
+    class Branches(nn.Module):
+        """Two branches that a method of its own makes one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(x) if self.two is None else self.one(x) + self.two(x)
+
+        def reparameterize(self) -> None:
+            with torch.no_grad():
+                weight, bias = self.one.weight + self.two.weight, self.one.bias + self.two.bias
+                self.one = nn.Linear(4, 4)
+                self.one.weight.copy_(weight)
+                self.one.bias.copy_(bias)
+            self.two = None
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Branches(), nn.Sequential(nn.Linear(4, 3))), torch.randn(2, 4)
+    overparameterize(model)
+    expected = values(model, x)
+    deployed = copy.deepcopy(model)
+    _reparameterize_as_timm_does(deployed)
+    assert list(deployed.state_dict()) == ["0.one.weight", "0.one.bias", "1.0.weight", "1.0.bias"]
+    torch.testing.assert_close(values(deployed, x), expected)
+    assert len(list(places(model))) == 3
+    assert not hasattr(nn.Linear, "reparameterize")
+
+
 class Shared(nn.Module):
     """One layer at two places, and parameters in a list."""
 
