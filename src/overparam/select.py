@@ -190,7 +190,7 @@ def parametrizations_of(module: nn.Module) -> dict[str, nn.Module]:
     ``parametrize.is_parametrized`` also says yes to wrappers that hand on the attributes of what
     they wrap (``torch.compile``, activation checkpointing, FullyShardedDataParallel).
     """
-    held = module._modules.get("parametrizations")
+    held = dict(module.named_children()).get("parametrizations")
     return dict(held.items()) if isinstance(held, nn.ModuleDict) else {}
 
 

@@ -112,6 +112,14 @@ def test_integer_and_complex_tensors_are_skipped() -> None:
     assert len(reasons) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripted_modules_are_skipped() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Linear(3, 2)))
+    selection = select_parameters(model, "all")
+    assert [entry.name for entry in selection.selected] == ["0.weight"]
+    assert any("before torch.jit.script" in skip.reason for skip in selection.skipped)
+
+
 def test_ties_are_chosen_as_one() -> None:
     (entry,) = select_parameters(Tied(), "all").selected
     assert [site.name for site in entry.sites] == ["embed.weight", "head.weight"]
