@@ -154,6 +154,16 @@ def test_verification_repeats_every_source_of_random_numbers() -> None:
     assert np.random.get_state()[2] == state[1][2]  # noqa: NPY002
 
 
+def test_verification_leaves_modes_and_statistics_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    model[2].eval()
+    overparameterize(model)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    collapse(model, example_inputs=torch.randn(5, 3))
+    assert [module.training for module in model] == [True, True, False]
+    assert all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
+
+
 def test_wrappers_that_hand_on_attributes_are_seen_through() -> None:
     plain = nn.Linear(4, 3)
     model = nn.Sequential(checkpoint_wrapper(overparameterize(copy.deepcopy(plain))))

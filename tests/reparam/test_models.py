@@ -56,12 +56,30 @@ def _convnext() -> nn.Module:
     return transformers.ConvNextForImageClassification(config)
 
 
+def _mixtral() -> nn.Module:
+    """Its experts are batches of matrices in one tensor each."""
+    config = transformers.MixtralConfig(
+        vocab_size=50, num_key_value_heads=2, num_local_experts=4, use_cache=False, **SMALL
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+def _t5() -> nn.Module:
+    """One embedding at three places, and a head of its own."""
+    config = transformers.T5Config(
+        vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, use_cache=False
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
 CASES = {
     "gpt2": (_gpt2, TOKENS),
     "bert": (_bert, TOKENS),
     "llama": (_llama, TOKENS),
     "vit": (_vit, IMAGES),
     "convnext": (_convnext, IMAGES),
+    "mixtral": (_mixtral, TOKENS),
+    "t5": (_t5, {**TOKENS, "decoder_input_ids": TOKENS["input_ids"]}),
 }
 
 

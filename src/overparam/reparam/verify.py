@@ -88,16 +88,13 @@ def _outputs(
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Seed torch, numpy and Python for a while; some models draw masks from the latter two."""
+    """Seed torch, and put back what was drawn, from numpy and Python too, where some models do."""
     numpy = sys.modules.get("numpy")
     python_state = random.getstate()
     numpy_state = numpy.random.get_state() if numpy is not None else None
     try:
         with torch.random.fork_rng():
             torch.manual_seed(_SEED)
-            random.seed(_SEED)
-            if numpy is not None:
-                numpy.random.seed(_SEED)
             yield
     finally:
         random.setstate(python_state)
