@@ -57,6 +57,11 @@ class Conv1D(nn.Module):
 
 
 LAYERS["experts"] = (Experts(), "weight", (3, 4, 5))
+LAYERS["gate"] = (
+    nn.ParameterDict({"w_g": torch.ones(4, 3), "w_v": torch.ones(4, 3)}),
+    "w_g",
+    (1, 4, 3),
+)
 LAYERS["transposed linear"] = (Conv1D(4, 6), "weight", (1, 4, 6))
 
 

@@ -252,7 +252,8 @@ def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
     shape = tuple(tensor.shape)
     if len(shape) < 2 or isinstance(module, _ELEMENTWISE) or "bias" in name:
         return None
-    if name.endswith("_g") and hasattr(module, f"{name[:-2]}_v"):
+    is_vector = math.prod(shape) == max(shape)
+    if is_vector and name.endswith("_g") and hasattr(module, f"{name[:-2]}_v"):
         return None  # the lengths of torch.nn.utils.weight_norm
     if is_transposed_linear(module):
         return transposed_linear_view(shape)

@@ -181,17 +181,19 @@ def test_foreign_parametrizations_are_left_alone() -> None:
         collapse(model)
 
 
-def test_verification_failure_puts_everything_back() -> None:
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_verification_failure_puts_everything_back(mode: str) -> None:
     class Spy(nn.Linear):
-        """Computes something else once its weight is a plain parameter."""
+        """Computes something else, in one mode, once its weight is a plain parameter."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) + ("weight" in self._parameters)
+            shifted = "weight" in self._parameters and self.training == (mode == "training")
+            return super().forward(x) + shifted
 
     model = Spy(3, 2)
     overparameterize(model)
     before = list(model.state_dict())
-    with pytest.raises(RuntimeError, match="output 0 in evaluation mode moved"):
+    with pytest.raises(RuntimeError, match=f"output 0 in {mode} mode moved"):
         collapse(model, example_inputs=[torch.ones(1, 3)])
     assert list(model.state_dict()) == before
     assert collapse(model, verify=False, example_inputs=[torch.ones(1, 3)]) is model

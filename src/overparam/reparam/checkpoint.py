@@ -46,7 +46,7 @@ def collapse_state_dict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """
     layouts, factors = _factor_entries(state_dict)
     plain: OrderedDict[str, Any] = OrderedDict()
-    made: dict[tuple[object, ...], Tensor] = {}
+    made: dict[tuple[int, ...], Tensor] = {}
     for key, value in state_dict.items():
         match = _FACTOR_KEY.fullmatch(key)
         name = match and match["owner"] + match["attribute"]
