@@ -48,7 +48,8 @@ def collapse(
             numbers. On a mismatch everything is put back.
         example_inputs: positional arguments of the model (a sequence, or one tensor) or keyword
             arguments (a dict).
-        optimizer: holding the factors; the weights take their places, with state.
+        optimizer: holding the factors; the weights take their places, with state. That takes a
+            singular value decomposition and a few dozen products of each weight in float64.
 
     Returns:
         The model.

@@ -14,9 +14,10 @@ from torch import Tensor
 from overparam.product import factor_product
 from overparam.reparam.layout import ChainLayout, Layout, MatrixLayout
 
-# Steps and relative residual of the conjugate gradient method, in float64.
+# Steps of the conjugate gradient method in float64, and the relative residual for factors of
+# float64 and for others, whose own rounding is larger.
 _CG_STEPS = 500
-_CG_RESIDUAL = 1e-12
+_CG_RESIDUALS = (1e-12, 1e-7)
 # Random signs to estimate second moments of chains of kernels.
 _SIGNS = 32
 
@@ -49,7 +50,8 @@ def gradient_from_factors(
     solution = torch.zeros_like(target)
     residual, direction = target.clone(), inverse(target)
     energy = (residual * direction).sum()
-    enough = _CG_RESIDUAL**2 * residual.square().sum()
+    relative = _CG_RESIDUALS[factors[0].dtype != torch.float64]
+    enough = relative**2 * residual.square().sum()
     for _ in range(_CG_STEPS):
         if residual.square().sum() <= enough:
             break
