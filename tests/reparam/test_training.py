@@ -376,6 +376,9 @@ def test_clipping_after_an_overflow_says_so() -> None:
     overparameterize(model)
     ((model(x) - y).square().mean() * torch.inf).backward()
     assert not clip_grad_norm_(model, 1.0).isfinite()
+    # A factor that is lost already has no singular values to ask for.
+    nn.init.constant_(model[0].parametrizations.weight.original0, torch.nan)
+    assert clip_grad_norm_(model, 1.0).isnan()
 
 
 def test_average_is_of_products_not_of_factors() -> None:
