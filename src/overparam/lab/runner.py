@@ -123,7 +123,9 @@ def curve_table(
 def _train(job: Job, stop: Callable[[], bool], on_steps: Callable[[int], None]) -> bool:
     """Train one shard to its end, or to a checkpoint when told to stop."""
     study, directory = job.study, RunDirectory(job.path)
-    objective = PowerLoss(job.data.features, job.data.targets, study.power, DTYPES[study.dtype])
+    objective = PowerLoss(
+        job.data.features, job.data.targets, study.power, DTYPES[study.dtype], study.device
+    )
     sweep = Sweep(objective, study, job.shard.runs)
     saved = directory.read_checkpoint(job.shard)
     if saved is not None and saved["identity"] == job.identity:
