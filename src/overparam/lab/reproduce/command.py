@@ -19,6 +19,7 @@ from overparam.lab.pool import Job, run_jobs
 from overparam.lab.prepare import PreparedStudy, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.controls import KINDS
 from overparam.lab.reproduce.experiments import EXPERIMENTS, Stored
 from overparam.lab.reproduce.floor import second_order_curves
 from overparam.lab.reproduce.page import write_reproduction
@@ -49,7 +50,7 @@ class ReproduceCommand:
     paper: bool = False
     """The paper's horizons and a grid of 10^(1/8)."""
     only: tuple[str, ...] = ()
-    """Experiments to work on, of: emulation tuned controls adam initialization map; default all.
+    """Experiments to work on, of: emulation tuned adaptive controls adam initialization map; default all.
     The page shows whatever is finished."""
     data: str = "ethanol"
     """Data set of the regression experiments, Ethanol in the paper."""
@@ -201,12 +202,13 @@ def _stored(prepared: Mapping[str, PreparedStudy], folder: Path) -> Stored:
             curves = load_curves(part.study, part.directory)
             results[name] = PartResult(part.study, curves, part.optimum.loss)
     for loss in ("l2", "l4"):
-        if {f"{loss}-tuned", f"{loss}-controls"} <= results.keys():
-            part, controls = prepared[f"{loss}-tuned"], prepared[f"{loss}-controls"]
+        kinds = [f"{loss}-{kind}" for kind in KINDS]
+        if set(kinds) <= results.keys():
+            part = prepared[kinds[0]]
             floors[loss], spent = second_order_curves(part.data, part.study.power)
             file = folder / f"seconds-{loss}.json"
             if not file.exists():
-                methods = [*part.study.methods, *controls.study.methods]
+                methods = [name for kind in kinds for name in prepared[kind].study.methods]
                 spent |= seconds_per_iteration(part.study, part.data, methods)
                 write_whole(file, json.dumps(spent, indent=2, sort_keys=True).encode())
             seconds[loss] = json.loads(file.read_text(encoding="utf-8"))

@@ -11,13 +11,13 @@ from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.floor import BFGS, NEWTON
 from overparam.lab.reproduce.measures import Interval, tuned_distances
-from overparam.lab.reproduce.parts import ADAPTIVE, CONTROLS, DEPTHS
-from overparam.lab.reproduce.tables import label_of
-from overparam.lab.reproduce.tuned import with_controls
+from overparam.lab.reproduce.parts import CONTROLS, DEPTHS
+from overparam.lab.reproduce.tables import joined, label_of
 from overparam.lab.reproduce.verdict import Claim, order
 from overparam.lab.summary import iterations_to, targets
 
-PARTS = ("l2-tuned", "l2-controls", "l4-tuned", "l4-controls")
+KINDS = ("tuned", "adaptive", "controls")
+PARTS = tuple(f"{loss}-{kind}" for loss in ("l2", "l4") for kind in KINDS)
 
 
 def chapter(
@@ -34,7 +34,7 @@ def chapter(
     """
     claims, sections = [], []
     for loss in ("l4", "l2"):
-        part = with_controls(results, loss, ADAPTIVE + CONTROLS)
+        part = joined(*(results[f"{loss}-{kind}"] for kind in KINDS))
         distances = tuned_distances(part.curves, part.optimum)
         depth = min(DEPTHS[1:], key=lambda method: distances[method].median)
         claims.append(_claim(loss, part, distances, depth))

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from overparam.lab.reproduce import adam, controls, depth_map, emulation, initialization, tuned
+from overparam.lab.reproduce import (
+    adam,
+    adaptive,
+    controls,
+    depth_map,
+    emulation,
+    initialization,
+    tuned,
+)
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 
 
@@ -51,6 +59,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "L2 and L4 with tuned learning rates",
         lambda part: part in tuned.PARTS,
         lambda stored: tuned.chapter(stored.results),
+    ),
+    "adaptive": Experiment(
+        "Depth against AdaGrad and AdaDelta",
+        lambda part: part in adaptive.PARTS,
+        lambda stored: adaptive.chapter(stored.results),
     ),
     "controls": Experiment(
         "Controls that the paper lacks",

@@ -21,6 +21,12 @@ def label_of(method: str) -> str:
     return parse_method(method).label
 
 
+def joined(*parts: PartResult) -> PartResult:
+    """Parts on the same loss that hold different methods, as one set of curves."""
+    curves = pl.concat([part.curves for part in parts])
+    return PartResult(parts[0].study, curves, parts[0].optimum)
+
+
 def series(part: PartResult, method: str, label: str) -> pl.DataFrame:
     """The distances of a method at its best rate, over seeds, as one line of a chart.
 

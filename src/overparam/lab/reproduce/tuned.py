@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import polars as pl
-
 from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import tuned_distances
-from overparam.lab.reproduce.parts import ADAPTIVE, DEPTHS
+from overparam.lab.reproduce.parts import DEPTHS
 from overparam.lab.reproduce.tables import (
     distances_against_authors,
     grid_table,
     horizon_table,
     label_of,
 )
-from overparam.lab.reproduce.verdict import Claim, chain, order
+from overparam.lab.reproduce.verdict import Claim, chain
 
-PARTS = ("l2-tuned", "l2-controls", "l4-tuned", "l4-controls")
+PARTS = ("l2-tuned", "l4-tuned")
 
-_AUTHORS_ITERATIONS = 1_000_000
+AUTHORS_ITERATIONS = 1_000_000
 _AUTHORS = {
     "l2": {"gd": "2.7e-3", "factors:2": "3.6e-3", "factors:3": "4.1e-3"},
     "l4": {
         "gd": "3.7e-2",
         "factors:2": "1.7e-2",
         "factors:3": "6e-3",
-        "adagrad": "5.8e-2",
-        "adadelta": "2.05e-2",
     },
 }
 _LAYERS = {"gd": "1 layer", "factors:2": "2 layers", "factors:3": "3 layers"}
@@ -50,55 +46,37 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
                 "On L2 depth makes gradient descent slower.",
                 "1, 2, 3 layers after 1,000,000 iterations: 2.7e-3, 3.6e-3, 4.1e-3.",
                 chain(layers, [distances["l2"][m] for m in layers], what, list(_LAYERS.values())),
-                _horizon(iterations),
+                horizon_remark(iterations),
             ),
             Claim(
                 "On L4 depth makes gradient descent faster, the more the deeper.",
                 "1, 2, 3 layers after 1,000,000 iterations: 3.7e-2, 1.7e-2, 6e-3; depth leads "
                 "after 200,000.",
                 chain(deeper, [l4[m] for m in deeper], what, [_LAYERS[m] for m in deeper]),
-                _horizon(iterations),
-            ),
-            Claim(
-                "On L4 three layers beat AdaGrad and AdaDelta on the plain weight.",
-                "AdaGrad 5.8e-2, AdaDelta 2.05e-2, 3 layers 6e-3.",
-                tuple(
-                    order("3 layers", l4["factors:3"], label_of(m), l4[m], what) for m in ADAPTIVE
-                ),
-                "AdaGrad here is PyTorch's, which starts its sums at 0; TensorFlow's starts at "
-                "0.1. " + _horizon(iterations),
+                horizon_remark(iterations),
             ),
         ),
-        tuple(section for loss, part in joined.items() for section in _sections(loss, part)),
+        tuple(section for loss, part in parts.items() for section in _sections(loss, part)),
     )
 
 
-def with_controls(
-    results: Mapping[str, PartResult], loss: str, methods: tuple[str, ...]
-) -> PartResult:
-    """The depths of a loss and some of its controls, as one set of curves."""
-    tuned, controls = results[f"{loss}-tuned"], results[f"{loss}-controls"]
-    chosen = controls.curves.filter(pl.col("method").is_in(list(methods)))
-    return PartResult(tuned.study, pl.concat([tuned.curves, chosen]), tuned.optimum)
-
-
-def _horizon(iterations: int) -> str:
-    if iterations == _AUTHORS_ITERATIONS:
+def horizon_remark(iterations: int) -> str:
+    if iterations == AUTHORS_ITERATIONS:
         return "At the authors' horizon."
     return (
-        f"After {iterations:,} iterations; the authors ran {_AUTHORS_ITERATIONS:,} "
+        f"After {iterations:,} iterations; the authors ran {AUTHORS_ITERATIONS:,} "
         "(overparam reproduce --paper)."
     )
 
 
 def _sections(loss: str, part: PartResult) -> tuple[Section, ...]:
-    name, methods = loss.upper(), [*DEPTHS, *ADAPTIVE]
+    name, methods = loss.upper(), DEPTHS
     distances = tuned_distances(part.curves, part.optimum)
     rows = [(label_of(m), distances[m], _AUTHORS[loss].get(m, "not shown")) for m in methods]
     return (
         Section(
             f"{name}, tuned",
-            distances_against_authors(rows, part.study.iterations, _AUTHORS_ITERATIONS),
+            distances_against_authors(rows, part.study.iterations, AUTHORS_ITERATIONS),
             loss_chart(part.curves, part.optimum),
             "Each method at the rate with the lowest median final loss among those at which no "
             "seed failed. Line = median, band = smallest to largest over seeds.",
