@@ -50,8 +50,8 @@ class ReproduceCommand:
     paper: bool = False
     """The paper's horizons and a grid of 10^(1/8)."""
     only: tuple[str, ...] = ()
-    """Experiments to work on, of: emulation tuned adaptive controls adam initialization map; default all.
-    The page shows whatever is finished."""
+    """Experiments to work on: emulation, tuned, adaptive, controls, adam, initialization, map. All
+    of them where none is named. The page shows whatever is finished."""
     data: str = "ethanol"
     """Data set of the regression experiments, Ethanol in the paper."""
     fallback: str | None = None
@@ -79,13 +79,16 @@ class ReproduceCommand:
 
 def reproduce(command: ReproduceCommand, console: Console) -> int:
     """Carry out `overparam reproduce`; returns the exit status."""
+    if command.workers < 1:
+        raise ValueError(f"workers is {command.workers}; use at least 1.")
     return reproduce_at(command.scale, command, console)
 
 
 def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> int:
-    """Carry out the command at a scale; returns the exit status, 130 after ctrl-C."""
-    if command.workers < 1:
-        raise ValueError(f"workers is {command.workers}; use at least 1.")
+    """Carry out the command at a scale; returns the exit status, 130 after ctrl-C.
+
+    No workers at all means to train in this process.
+    """
     _check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
