@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from overparam._files import write_whole
-from overparam.data._dataset import Dataset, DatasetStatus
-from overparam.data._download import fetch_url
+from overparam.data._dataset import DatasetStatus, RegressionDataset
+from overparam.data._download import fetch_content
 from overparam.data._files import (
-    CACHE_VARIABLE,
     FOLDER_VARIABLE,
     cache_folder,
-    data_folder,
+    file_in_data_folder,
+    keeping,
+    read_file,
     sha256_of,
 )
 from overparam.data.errors import ContentError, DataError, DataUnavailable
@@ -39,7 +39,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class FileDataset(Dataset):
+class FileDataset(RegressionDataset):
     """A data set in one text file.
 
     It is looked for in the folder ``OVERPARAM_DATA``, then in the cache, then on its server. A
@@ -100,22 +100,11 @@ class FileDataset(Dataset):
         return place.path
 
     def _locate(self) -> _Place | None:
-        folder = data_folder()
-        if folder is None:
+        path = file_in_data_folder(self.file)
+        if path is None:
             return self._cached()
-        path = folder / self.file
-        if not folder.is_dir():
-            problem = f"{FOLDER_VARIABLE} names {folder}, which is no folder"
-        elif not path.is_file():
-            problem = f"{FOLDER_VARIABLE} names {folder}, which has no file {self.file}"
-        else:
-            return _Place(
-                "folder",
-                path,
-                self.sha256,
-                f"Replace it by the original ({self.provenance}), or unset {FOLDER_VARIABLE}.",
-            )
-        raise DataError(f"{problem}; put the file there, or correct or unset {FOLDER_VARIABLE}.")
+        remedy = f"Replace it by the original ({self.provenance}), or unset {FOLDER_VARIABLE}."
+        return _Place("folder", path, self.sha256, remedy)
 
     def _cached(self) -> _Place | None:
         path = cache_folder() / Path(self.file).name
@@ -129,10 +118,7 @@ class FileDataset(Dataset):
         return _Place("cache", path, expected, remedy)
 
     def _read(self, place: _Place) -> RegressionData:
-        try:
-            content = place.path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{place.path} cannot be read: {error.strerror}.") from error
+        content = read_file(place.path)
         try:
             features, targets = self.parse(content)
         except ContentError as error:
@@ -148,34 +134,25 @@ class FileDataset(Dataset):
 
     def _download(self) -> _Place:
         path = cache_folder() / Path(self.file).name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with keeping(self.name, path.parent):
             content = self._checked_content(self._archive())
             # The checksum goes first: a kill in between leaves no file without one.
             line = f"{sha256_of(content)}  {path.name}\n"
             write_whole(_checksum_path(path), line.encode("ascii"))
             write_whole(path, content)
-        except OSError as error:
-            raise DataError(
-                f"{self.name} cannot be kept in {path.parent}: {error.strerror or error}; "
-                f"make room there or set {CACHE_VARIABLE} to a folder that can be written."
-            ) from error
         place = self._cached()
         if place is None:
             raise DataError(f"{path} was removed while {self.name} was fetched; try again.")
         return place
 
     def _archive(self) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="overparam-", ignore_cleanup_errors=True) as name:
-            archive = Path(name) / "archive.zip"
-            try:
-                fetch_url(self.url, archive)
-            except ConnectionError as error:
-                raise DataUnavailable(
-                    f"{self.name} is not on this machine and {error}; check the network, or set "
-                    f"{FOLDER_VARIABLE} to a folder that has {self.file}."
-                ) from error
-            return archive.read_bytes()
+        try:
+            return fetch_content(self.url)
+        except ConnectionError as error:
+            raise DataUnavailable(
+                f"{self.name} is not on this machine and {error}; check the network, or set "
+                f"{FOLDER_VARIABLE} to a folder that has {self.file}."
+            ) from error
 
     def _checked_content(self, archive: bytes) -> bytes:
         remedy = (
