@@ -6,7 +6,7 @@ import pytest
 
 from overparam import __main__ as entry
 from overparam.data import DataUnavailable, load
-from overparam.lab import run_command
+from overparam.lab import prepare, run_command
 from overparam.lab.cli import main
 from overparam.lab.store import RunDirectory
 
@@ -230,7 +230,7 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_command, "find_optimum", interrupted)
+    monkeypatch.setattr(prepare, "find_optimum", interrupted)
     assert command("run", *SMALL)[0] == 130
 
 
