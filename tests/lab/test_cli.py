@@ -157,7 +157,7 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
             raise DataUnavailable("ethanol: no network and no cache.")
         return load(name, download=download)
 
-    monkeypatch.setattr(run_command, "load", unavailable)
+    monkeypatch.setattr(prepare, "load", unavailable)
     status, _, errors = command("run", *SMALL[2:])
     assert status == 2
     assert errors.strip() == "overparam: ethanol: no network and no cache."

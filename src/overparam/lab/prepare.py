@@ -6,7 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from overparam.data import RegressionData, standardize
+from rich.console import Console
+
+from overparam.data import DataUnavailable, RegressionData, load, standardize
 from overparam.lab.optimum import Optimum, find_optimum
 from overparam.lab.report import package_versions
 from overparam.lab.store import RunDirectory
@@ -63,6 +65,23 @@ class PreparedStudy:
                 "versions": package_versions(),
             }
         )
+
+
+def load_or_fallback(name: str, fallback: str | None, console: Console) -> RegressionData:
+    """Load a data set, or another one where it can be neither found nor downloaded.
+
+    Raises:
+        DataUnavailable: it is not to be had, and there is no fallback.
+        DataError: the name is unknown, or its file is broken.
+    """
+    try:
+        return load(name)
+    except DataUnavailable as error:
+        if fallback is None:
+            raise
+        message = f"{error} Using the embedded set {fallback!r} instead."
+        console.print(message, markup=False, soft_wrap=True)
+        return load(fallback, download=False)
 
 
 def prepare_study(

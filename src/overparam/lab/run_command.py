@@ -14,9 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from overparam.data import DataUnavailable, RegressionData, load
 from overparam.lab.findings import findings, label
-from overparam.lab.prepare import prepare_study
+from overparam.lab.prepare import load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.report import write_report
 from overparam.lab.runner import run_study
@@ -74,7 +73,8 @@ def run(command: RunCommand, console: Console) -> int:
     """Carry out `overparam run`; returns the exit status."""
     if command.workers < 1:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
-    study, raw = _load_data(command, console)
+    raw = load_or_fallback(command.study.data, command.fallback, console)
+    study = dataclasses.replace(command.study, data=raw.name)
     directory = RunDirectory(command.output / command.name)
     prepared = prepare_study(study, raw, directory, command.overwrite)
     started = time.monotonic()
@@ -110,19 +110,6 @@ def report(command: ReportCommand, console: Console) -> int:
     """Carry out `overparam report`; returns the exit status."""
     _finish(RunDirectory(command.output / command.name), console)
     return 0
-
-
-def _load_data(command: RunCommand, console: Console) -> tuple[Study, RegressionData]:
-    study = command.study
-    try:
-        return study, load(study.data)
-    except DataUnavailable as error:
-        if command.fallback is None:
-            raise
-        message = f"{error} Using the embedded set {command.fallback!r} instead."
-        console.print(message, markup=False, soft_wrap=True)
-        study = dataclasses.replace(study, data=command.fallback)
-        return study, load(study.data, download=False)
 
 
 def _finish(directory: RunDirectory, console: Console) -> None:
