@@ -7,13 +7,12 @@ import io
 import math
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from overparam._files import write_whole
-from overparam.data._dataset import DatasetStatus, ImageDataset
+from overparam.data._dataset import ImageDataset
 from overparam.data._download import fetch_content
 from overparam.data._files import (
     FOLDER_VARIABLE,
@@ -24,6 +23,7 @@ from overparam.data._files import (
     read_file,
     sha256_of,
 )
+from overparam.data._located import LocatedDataset, Place
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.images import ImageData
 
@@ -125,7 +125,7 @@ def parse_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MnistDataset(ImageDataset):
+class MnistDataset(LocatedDataset[ImageData], ImageDataset):
     """Four IDX files: in ``OVERPARAM_DATA/mnist``, in the cache, or on one of several servers.
 
     Attributes:
@@ -136,62 +136,27 @@ class MnistDataset(ImageDataset):
     files: tuple[IdxFile, IdxFile, IdxFile, IdxFile]
     mirrors: tuple[str, ...]
 
-    def load(self, download: bool) -> ImageData:
-        """The images, downloaded only where ``download`` allows it."""
-        located = self._locate()
-        if located is not None:
-            return self._read(*located)
-        if not download:
-            raise DataUnavailable(
-                f"{self.name} is not on this machine; run `overparam data fetch {self.name}` or "
-                f"set {FOLDER_VARIABLE} to a folder that has {self._paths()}."
-            )
-        return self._read("download", self._download(force=False))
+    @property
+    def needed(self) -> str:
+        """Its files below ``OVERPARAM_DATA``."""
+        return ", ".join(f"{self.name}/{file.name}" for file in self.files)
 
-    def status(self) -> DatasetStatus:
-        """Where the files are, and whether they are right."""
-        try:
-            located = self._locate()
-        except DataError as error:
-            return self._status("not here", problem=str(error))
-        if located is None:
-            return self._status("not here", problem=f"run `overparam data fetch {self.name}`")
-        where, folder = located
-        try:
-            self._read(where, folder)
-        except DataError as error:
-            return self._status(where, folder, verified=False, problem=str(error))
-        return self._status(where, folder, verified=True)
-
-    def fetch(self, force: bool) -> Path:
-        """The folder of the files, downloaded to the cache if they are nowhere or by ``force``."""
-        located = None if force else self._locate()
-        where, folder = located or ("download", self._download(force))
-        self._read(where, folder)
-        return folder
-
-    def _locate(self) -> tuple[str, Path] | None:
+    def _locate(self) -> Place | None:
         paths = [file_in_data_folder(f"{self.name}/{file.name}") for file in self.files]
         if paths[0] is not None:
-            return "folder", paths[0].parent
+            return Place("folder", paths[0].parent)
         folder = cache_folder() / self.name
-        if all((folder / file.name).is_file() for file in self.files):
-            return "cache", folder
-        return None
+        here = all((folder / file.name).is_file() for file in self.files)
+        return Place("cache", folder) if here else None
 
-    def _read(self, where: str, folder: Path) -> ImageData:
-        remedy = (
-            f"Replace it by the original ({self.provenance}), or unset {FOLDER_VARIABLE}."
-            if where == "folder"
-            else f"Run `overparam data fetch {self.name} --force`."
-        )
+    def _read(self, place: Place) -> ImageData:
         arrays = []
         for file in self.files:
-            path = folder / file.name
+            path = place.path / file.name
             try:
                 arrays.append(file.read(read_file(path)))
             except ContentError as error:
-                raise DataError(f"{path}: {error}. {remedy}") from error
+                raise DataError(f"{path}: {error}. {self._remedy(place)}") from error
         images, labels, test_images, test_labels = arrays
         return ImageData(
             self.name,
@@ -202,18 +167,17 @@ class MnistDataset(ImageDataset):
             test_labels.to(torch.int64),
             self.outputs,
             self.source,
-            f"{where}: {folder}",
+            place.origin,
         )
 
-    def _download(self, force: bool) -> Path:
-        """Bring what the cache lacks to it, or everything by ``force``; returns its folder."""
+    def _download(self, force: bool) -> Place:
         folder = cache_folder() / self.name
         with keeping(self.name, folder):
             for file in self.files:
                 path = folder / file.name
                 if force or not path.is_file():
                     write_whole(path, self._checked_content(file))
-        return folder
+        return Place("cache", folder)
 
     def _checked_content(self, file: IdxFile) -> bytes:
         problems = []
@@ -232,11 +196,8 @@ class MnistDataset(ImageDataset):
                 return content
         raise kind(
             f"{self.name} is not on this machine and {'; '.join(problems)}. Check the network, or "
-            f"set {FOLDER_VARIABLE} to a folder that has {self._paths()}."
+            f"set {FOLDER_VARIABLE} to a folder that has {self.needed}."
         )
-
-    def _paths(self) -> str:
-        return ", ".join(f"{self.name}/{file.name}" for file in self.files)
 
 
 def _by(sizes: tuple[int, ...] | list[int]) -> str:
