@@ -133,6 +133,23 @@ def against_alone(curves: pl.DataFrame, alone: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def penalty_majority(curves: pl.DataFrame) -> pl.DataFrame:
+    """For how much of its steps a run's penalty is more than half of its loss.
+
+    A record stands for the steps since the record before.
+
+    Returns:
+        One row per run: ``variant, rate, seed, share``.
+    """
+    steps = pl.col("step").diff().fill_null(0)
+    return (
+        with_losses(curves)
+        .sort("step")
+        .group_by(_RUN, maintain_order=True)
+        .agg((steps.filter(pl.col("penalty_share") > 0.5).sum() / steps.sum()).alias("share"))
+    )
+
+
 def gap(curves: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
     """How much of the difference in loss between two variants is difference in penalty.
 

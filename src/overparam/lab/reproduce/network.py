@@ -13,6 +13,7 @@ from overparam.lab.cnn.study import AUTHORS_LOSS, AUTHORS_STEPS, SCALES, VARIANT
 from overparam.lab.cnn.summary import (
     against_alone,
     gap,
+    penalty_majority,
     seed_values,
     steps_to,
     tuned,
@@ -131,6 +132,7 @@ def _acceleration(result: CnnResult) -> Claim:
 def _is_penalty(result: CnnResult) -> Claim:
     findings = []
     ratios = against_alone(result.curves, result.alone)
+    majorities = penalty_majority(result.curves)
     for name in AUTHORS_LOSS:
         label = VARIANTS[name].label
         last = interval(ratios.filter(pl.col("variant") == name)["last"].to_list())
@@ -138,6 +140,9 @@ def _is_penalty(result: CnnResult) -> Claim:
         findings.append(within(text, last, 1 - _SAME, 1 + _SAME))
         share = _value(result, name, "penalty_share")
         findings.append(within(f"{label}: share of the penalty in the last loss", share, 0.5, 1))
+        steps = majorities.filter(pl.col("variant") == name)["share"].to_list()
+        text = f"{label}: share of the steps at which the penalty is most of the loss"
+        findings.append(within(text, interval(steps), 0.5, 1))
     gaps = gap(result.curves, "product", "plain")
     ends = gaps.filter(pl.col("step") == gaps["step"].max())
     share = interval((ends["penalty"] / ends["loss"]).to_list())
