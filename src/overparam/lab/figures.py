@@ -56,7 +56,7 @@ def distance_chart(
     distance = table.filter(shown)
     several_seeds = (distance["high"] > distance["low"]).any()
     highlight = _highlight()
-    base = alt.Chart(_trimmed(distance)).encode(
+    base = alt.Chart(trimmed(distance)).encode(
         x=alt.X(
             "step:Q",
             title="Iteration",
@@ -115,7 +115,7 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         alt.Tooltip("seeds:Q", title="Seeds"),
     ]
     lines = (
-        alt.Chart(_trimmed(_above_optimum(worked, optimum)))
+        alt.Chart(trimmed(_above_optimum(worked, optimum)))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
         .encode(
             x=alt.X("rate:Q", title=None, scale=rates, axis=log_axis()),
@@ -129,7 +129,7 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         .add_params(highlight)
     )
     crosses = (
-        alt.Chart(_trimmed(failed))
+        alt.Chart(trimmed(failed))
         .mark_point(shape="cross", angle=45, size=40, filled=True)
         .encode(
             x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=log_axis()),
@@ -145,7 +145,8 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
 
 
 def finish(
-    chart: alt.LayerChart | alt.VConcatChart | alt.FacetChart, description: str
+    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart,
+    description: str,
 ) -> alt.TopLevelMixin:
     """One look for all charts, large enough to read from the back of a room."""
     return (
@@ -188,7 +189,7 @@ def _above_optimum(table: pl.DataFrame, optimum: float) -> pl.DataFrame:
     )
 
 
-def _trimmed(table: pl.DataFrame) -> pl.DataFrame:
+def trimmed(table: pl.DataFrame) -> pl.DataFrame:
     """Five digits are more than a chart shows, and keep the page small."""
     floats = [name for name, kind in table.schema.items() if kind == pl.Float64]
     return table.with_columns(pl.col(floats).round_sig_figs(5))
