@@ -217,6 +217,18 @@ def test_several_outputs(wide_data, name, width):
     assert_same_as_one_by_one(study, runs, *wide_data)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_an_accelerator_gives_the_same_losses(small_data):
+    x, y = small_data.features, small_data.targets
+    runs = [Run(parse_method(name), 1e-4, 0) for name in RESUME_METHODS]
+    study = study_of(*RESUME_METHODS)
+    objective = PowerLoss(x, y, study.power, DTYPES[study.dtype], "cuda")
+    sweep = Sweep(objective, study, runs)
+    sweep.advance(STEPS + 1)
+    assert sweep.finished
+    torch.testing.assert_close(sweep.losses, trained(study, runs, x, y).losses, rtol=1e-9, atol=0)
+
+
 def test_methods_in_one_sweep_do_not_disturb_each_other(small_data):
     names = list(dict.fromkeys(name for name, width, _ in CASES if width == 1))
     runs = [Run(parse_method(name), rate, 0) for name in names for rate in (1e-5, 1e-4)]

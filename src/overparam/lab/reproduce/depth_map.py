@@ -15,6 +15,7 @@ from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import Interval, speed_up
 from overparam.lab.reproduce.parts import MAP_OPTIMIZERS, MAP_POWERS
 from overparam.lab.reproduce.verdict import Claim, Finding
+from overparam.lab.summary import tuned
 
 _FASTER, _SLOWER, _OPEN = "faster", "slower", "not decided"
 _COLOUR_BOUND = 8.0
@@ -52,10 +53,12 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
 def depth_table(parts: list[PartResult]) -> pl.DataFrame:
     """One row per data set, power, optimizer and depth.
 
-    Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``.
+    Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``, and
+    ``edge``: the best rate of the one or the other is the smallest or the largest that was tried.
     """
     rows = []
     for part in parts:
+        edges = {row["method"]: row["edge"] for row in tuned(part.curves).to_dicts()}
         for name in part.study.methods:
             method = parse_method(name)
             if method.engine == "plain":
@@ -71,6 +74,7 @@ def depth_table(parts: list[PartResult]) -> pl.DataFrame:
                     "low": found.low,
                     "high": found.high,
                     "outcome": _outcome(found),
+                    "edge": edges[name] or edges[method.optimizer],
                 }
             )
     return pl.DataFrame(rows)
@@ -128,6 +132,7 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             alt.Tooltip("speed_up:Q", title="Speed-up"),
             alt.Tooltip("low:Q", title="Lowest seed"),
             alt.Tooltip("high:Q", title="Highest seed"),
+            alt.Tooltip("edge:N", title="A best rate at the edge"),
         ],
     )
     ticks = [-3, -2, -1, 0, 1, 2, 3]
@@ -170,7 +175,11 @@ def _numbers(table: pl.DataFrame) -> str:
                 classes[len(rows), j] = "best"
         values = [_factor(found[depth]) for depth in depths]
         rows.append([str(data), str(optimizer), f"{power:g}", *values])
-    note = "<p class='note'>Median and range over seeds. Bold: faster for every seed.</p>"
+    note = (
+        "<p class='note'>Median and range over seeds. Bold: faster for every seed. In "
+        f"{table['edge'].sum()} of {len(table)} cells a best rate lies at the edge of the grid, so "
+        "that a wider grid might change them.</p>"
+    )
     return note + html_table(["Data", "Optimizer", "p", *depths], rows, classes)
 
 

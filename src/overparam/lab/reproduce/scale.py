@@ -67,4 +67,5 @@ STANDARD = Scale(
 PAPER = Scale(
     "paper", fixed=250_000, tuned=1_000_000, adam=200_000, deep=100_000, rates_per_decade=8,
     network="paper", map_iterations=50_000,
+    map_data=("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud", "digits"),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from overparam.lab.page import html_table
 from overparam.lab.reproduce.chapter import PartResult
 from overparam.lab.reproduce.measures import Interval, at_horizon, at_rates, tuned_distances
 from overparam.lab.reproduce.scale import PAPER_RATES
-from overparam.lab.summary import tuned_curves
+from overparam.lab.summary import tuned, tuned_curves
 
 
 def label_of(method: str) -> str:
@@ -105,10 +105,20 @@ def grid_table(part: PartResult, methods: Sequence[str]) -> str:
     """What the grid does to the result: all rates against the paper's half decades alone."""
     whole = tuned_distances(part.curves, part.optimum)
     coarse = tuned_distances(at_rates(part.curves, PAPER_RATES), part.optimum)
+    best = {row["method"]: row for row in tuned(part.curves).to_dicts()}
     rows = []
     for method in methods:
         factor = coarse[method].median / whole[method].median
-        rows.append([label_of(method), str(whole[method]), str(coarse[method]), f"{factor:.2f}"])
+        edge = " (edge of the grid)" if best[method]["edge"] else ""
+        rows.append(
+            [
+                label_of(method),
+                f"{best[method]['rate']:.3g}{edge}",
+                str(whole[method]),
+                str(coarse[method]),
+                f"{factor:.2f}",
+            ]
+        )
     count = len(part.study.rates)
-    header = ["Method", f"All {count} rates", "The paper's 10 rates", "Factor"]
+    header = ["Method", "Best rate", f"Distance, all {count} rates", "The paper's 10", "Factor"]
     return html_table(header, rows)
