@@ -25,6 +25,8 @@ _FORMAT = 1
 _CHUNK_STEPS = 5
 _CHECKPOINT_SECONDS = 30.0
 
+# The network whose penalty alone is integrated beside that of every study.
+PAPER = CnnStudy()
 TRAINING, PENALTY = "training", "penalty"
 
 _KEYS = {"variant": pl.String, "rate": pl.Float64, "seed": pl.Int64, "step": pl.Int64}
@@ -201,8 +203,7 @@ def penalty_jobs(study: CnnStudy, path: Path) -> list[CnnJob]:
 
 def paper_penalty_job(study: CnnStudy, path: Path) -> CnnJob:
     """The penalty alone at the paper's size, rate and horizon, for the first seed."""
-    paper = CnnStudy()
-    return CnnJob(paper, PENALTY, "", paper.rates[0], study.seeds[0], "", path)
+    return CnnJob(PAPER, PENALTY, "", PAPER.rates[0], study.seeds[0], "", path)
 
 
 def load_curves(jobs: Sequence[CnnJob]) -> pl.DataFrame:

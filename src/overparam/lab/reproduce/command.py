@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
@@ -14,14 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam._files import write_whole
-from overparam.data import DataUnavailable, RegressionData, load
+from overparam.data import DataUnavailable, ImageData, RegressionData, load, load_images
+from overparam.lab.cnn.jobs import cnn_jobs
+from overparam.lab.cnn.study import SCALES, CnnStudy, stand_in
 from overparam.lab.pool import Job, run_jobs
 from overparam.lab.prepare import PreparedStudy, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.controls import KINDS
-from overparam.lab.reproduce.experiments import EXPERIMENTS, Stored
+from overparam.lab.reproduce.experiments import EXPERIMENTS, NETWORK, Stored
 from overparam.lab.reproduce.floor import second_order_curves
+from overparam.lab.reproduce.network import load_result
 from overparam.lab.reproduce.page import write_reproduction
 from overparam.lab.reproduce.parts import map_parts, regression_parts
 from overparam.lab.reproduce.scale import PAPER, QUICK, STANDARD, Scale
@@ -50,8 +54,8 @@ class ReproduceCommand:
     paper: bool = False
     """The paper's horizons and a grid of 10^(1/8)."""
     only: tuple[str, ...] = ()
-    """Experiments to work on, of: emulation tuned adaptive controls adam initialization map; default all.
-    The page shows whatever is finished."""
+    """Experiments to work on: emulation, tuned, adaptive, controls, adam, initialization,
+    network, map. All of them where none is named. The page shows whatever is finished."""
     data: str = "ethanol"
     """Data set of the regression experiments, Ethanol in the paper."""
     fallback: str | None = None
@@ -79,13 +83,16 @@ class ReproduceCommand:
 
 def reproduce(command: ReproduceCommand, console: Console) -> int:
     """Carry out `overparam reproduce`; returns the exit status."""
+    if command.workers < 1:
+        raise ValueError(f"workers is {command.workers}; use at least 1.")
     return reproduce_at(command.scale, command, console)
 
 
 def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> int:
-    """Carry out the command at a scale; returns the exit status, 130 after ctrl-C."""
-    if command.workers < 1:
-        raise ValueError(f"workers is {command.workers}; use at least 1.")
+    """Carry out the command at a scale; returns the exit status, 130 after ctrl-C.
+
+    No workers at all means to train in this process.
+    """
     _check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
@@ -101,7 +108,11 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         for name, study in studies.items()
         if name in wanted or RunDirectory(folder / "parts" / name).manifest.exists()
     }
+    network, images = _network(scale, command.device, NETWORK in chosen, remarks)
+    network_jobs = cnn_jobs(network, images, folder / "network")
     jobs: list[Job] = [job for name in studies if name in wanted for job in _jobs(prepared[name])]
+    if NETWORK in chosen:
+        jobs += network_jobs
     # The longest first, so that no worker is left with a long one at the end.
     jobs.sort(key=lambda job: job.cost, reverse=True)
     with progress(console, sum(job.cost for job in jobs)) as show:
@@ -109,11 +120,11 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     if not finished:
         console.print("Interrupted. What was done is kept; the same command completes it.")
     stored = _stored(prepared, folder)
+    stored = dataclasses.replace(stored, network=load_result(network, network_jobs))
     chapters: dict[str, Chapter] = {}
     missing: dict[str, str] = {}
     for name, experiment in EXPERIMENTS.items():
-        needed = [part for part in studies if experiment.needs(part)]
-        if needed and all(part in stored.results for part in needed):
+        if experiment.finished(stored, studies):
             chapters[name] = experiment.chapter(stored)
         else:
             missing[name] = experiment.title
@@ -161,6 +172,20 @@ def _other_data(
         except DataUnavailable as error:
             remarks.append(f"The map lacks {name}: {error}")
     return data, remarks
+
+
+def _network(
+    scale: Scale, device: str, download: bool, remarks: list[str]
+) -> tuple[CnnStudy, ImageData]:
+    """The study of the network and its images; scikit-learn's digits where MNIST is not here."""
+    study = dataclasses.replace(SCALES[scale.network], device=device)
+    try:
+        return study, load_images(study.data, download=download)
+    except DataUnavailable as error:
+        study = stand_in(study)
+        if download:
+            remarks.append(f"The network is trained on {study.data}: {error}")
+        return study, load_images(study.data, download=False)
 
 
 def _standard_features(raw: RegressionData) -> int:

@@ -101,7 +101,7 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
             )
         )
     return Claim(
-        f"Depth helps {name} wherever it is tuned.",
+        f"With both tuned, depth makes {name} faster.",
         "Not asked; a question of ours.",
         tuple(findings),
         "A power agrees where depth is faster in more than half of its cells and slower in none, "
@@ -136,7 +136,11 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             "colour:Q",
             title="Speed-up",
             scale=alt.Scale(domain=[-3, 0, 3], range=["#d55e00", "#f7f7f7", "#0072b2"]),
+            # Squares and not a gradient, whose name in the SVG depends on what was drawn before.
             legend=alt.Legend(
+                type="symbol",
+                symbolType="square",
+                symbolStrokeWidth=0,
                 values=ticks,
                 labelExpr="pow(2, datum.value) < 1 ? '1/' + pow(2, -datum.value) : "
                 "pow(2, datum.value)",

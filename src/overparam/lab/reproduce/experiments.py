@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -14,6 +14,7 @@ from overparam.lab.reproduce import (
     depth_map,
     emulation,
     initialization,
+    network,
     tuned,
 )
 from overparam.lab.reproduce.chapter import Chapter, PartResult
@@ -27,11 +28,13 @@ class Stored:
         results: finished studies by part.
         floors: curves of second-order methods by loss, l2 and l4.
         seconds: per iteration by loss and method.
+        network: the convolutional network, where it is finished.
     """
 
     results: Mapping[str, PartResult]
     floors: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    network: network.CnnResult | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,33 @@ class Experiment:
     needs: Callable[[str], bool]
     chapter: Callable[[Stored], Chapter]
 
+    def finished(self, stored: Stored, parts: Collection[str]) -> bool:
+        """Whether everything that the experiment needs was measured.
 
+        Args:
+            stored: what was measured.
+            parts: the names of all parts at this scale.
+        """
+        needed = [part for part in parts if self.needs(part)]
+        return bool(needed) and all(part in stored.results for part in needed)
+
+
+@dataclass(frozen=True)
+class NetworkExperiment(Experiment):
+    """The one experiment that is made of no studies."""
+
+    def finished(self, stored: Stored, parts: Collection[str]) -> bool:
+        """Whether every run of the network is stored."""
+        return stored.network is not None
+
+
+def _known(result: network.CnnResult | None) -> network.CnnResult:
+    if result is None:
+        raise ValueError("the network is not finished; train it first.")
+    return result
+
+
+NETWORK = "network"
 EXPERIMENTS: dict[str, Experiment] = {
     "emulation": Experiment(
         "The rule against explicit layers, at one learning rate",
@@ -79,6 +108,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Four and eight layers by initialization",
         lambda part: part in initialization.PARTS + initialization.OPTIONAL_PARTS,
         lambda stored: initialization.chapter(stored.results),
+    ),
+    NETWORK: NetworkExperiment(
+        "The convolutional network on MNIST",
+        lambda part: False,
+        lambda stored: network.chapter(_known(stored.network)),
     ),
     "map": Experiment(
         "Where depth helps",

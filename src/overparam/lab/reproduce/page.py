@@ -40,7 +40,8 @@ def write_reproduction(
     """
     sections = [Section("Claims and verdicts", _overview(chapters, missing, remarks))]
     for name, chapter in chapters.items():
-        sections.append(Section(chapter.title, "".join(map(_claim_html, chapter.claims))))
+        details = "".join(map(_claim_html, chapter.claims))
+        sections.append(Section(chapter.title, details, anchor=name))
         sections += chapter.sections
         for section in chapter.sections:
             if section.chart is not None:
@@ -60,11 +61,12 @@ def _overview(
     chapters: Mapping[str, Chapter], missing: Mapping[str, str], remarks: Sequence[str]
 ) -> str:
     rows = "".join(
-        f"<tr><td>{escape(claim.statement)}</td><td>{escape(claim.authors)}</td>"
-        f"<td>{'<br>'.join(escape(finding.text) for finding in claim.findings)}</td>"
+        f"<tr><td><a href='#{name}'>{escape(claim.statement)}</a></td>"
+        f"<td>{escape(claim.authors)}</td>"
+        f"<td>{escape(claim.measured)}</td>"
         f"<td class='{_CLASSES.get(claim.verdict, 'part')}'>{escape(claim.verdict)}</td>"
         f"<td>{escape(claim.why)}</td></tr>"
-        for chapter in chapters.values()
+        for name, chapter in chapters.items()
         for claim in chapter.claims
     )
     rows += "".join(

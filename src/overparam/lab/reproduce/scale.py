@@ -23,6 +23,7 @@ class Scale:
         highest_rate: of that grid.
         seeds: one initialization each.
         full_identity: whether hidden layers as wide as the features are run too.
+        network: scale of the convolutional network, by :data:`overparam.lab.cnn.study.SCALES`.
         map_data: data sets of the map.
         map_iterations: iterations of every run of the map.
         map_rates_per_decade: grid of the map.
@@ -40,6 +41,7 @@ class Scale:
     highest_rate: float = 1.0
     seeds: tuple[int, ...] = (0, 1, 2)
     full_identity: bool = True
+    network: str = "quick"
     map_data: tuple[str, ...] = ("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud")
     map_iterations: int = 20_000
     map_rates_per_decade: int = 3
@@ -64,5 +66,5 @@ STANDARD = Scale(
 )
 PAPER = Scale(
     "paper", fixed=250_000, tuned=1_000_000, adam=200_000, deep=100_000, rates_per_decade=8,
-    map_iterations=50_000,
+    network="paper", map_iterations=50_000,
 )  # fmt: skip

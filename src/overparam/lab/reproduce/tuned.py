@@ -33,9 +33,9 @@ _LAYERS = {"gd": "1 layer", "factors:2": "2 layers", "factors:3": "3 layers"}
 
 def chapter(results: Mapping[str, PartResult]) -> Chapter:
     """The claims and sections of the tuned runs on L2 and L4."""
-    joined = {loss: with_controls(results, loss, ADAPTIVE) for loss in ("l2", "l4")}
-    distances = {loss: tuned_distances(part.curves, part.optimum) for loss, part in joined.items()}
-    iterations = joined["l4"].study.iterations
+    parts = {loss: results[f"{loss}-tuned"] for loss in ("l2", "l4")}
+    distances = {loss: tuned_distances(part.curves, part.optimum) for loss, part in parts.items()}
+    iterations = parts["l4"].study.iterations
     what = f"distance after {iterations:,} iterations, tuned"
     layers, l4 = tuple(_LAYERS), distances["l4"]
     deeper = layers[::-1]
@@ -61,6 +61,7 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
 
 
 def horizon_remark(iterations: int) -> str:
+    """Says how far the runs go beside those of the authors."""
     if iterations == AUTHORS_ITERATIONS:
         return "At the authors' horizon."
     return (

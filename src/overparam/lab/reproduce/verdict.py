@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from overparam.lab.reproduce.measures import Interval
 from overparam.theory.check import FAILS, HOLDS, IN_PART
 
-UNDECIDED, UNFINISHED = "not decided", "not finished"
+UNDECIDED = "not decided"
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,22 @@ class Claim:
     def verdict(self) -> str:
         """``holds`` where every finding that decides agrees, ``holds in part`` where some do."""
         decided = [finding.agrees for finding in self.findings if finding.agrees is not None]
-        if not self.findings:
-            return UNFINISHED
         if not decided:
             return UNDECIDED
         if all(decided):
             # One finding that decides nothing keeps the claim from holding as a whole.
             return HOLDS if len(decided) == len(self.findings) else IN_PART
         return IN_PART if any(decided) else FAILS
+
+    @property
+    def measured(self) -> str:
+        """The findings in short: all of them where they are few, else how they divide."""
+        if len(self.findings) <= _FEW:
+            return " ".join(finding.text for finding in self.findings)
+        counts = Counter(finding.agrees for finding in self.findings)
+        words = {True: "agree", False: "disagree", None: "decide nothing"}
+        parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
+        return f"Of {len(self.findings)} comparisons, listed below, {', '.join(parts)}."
 
 
 def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Finding:
@@ -98,4 +108,4 @@ def within(text: str, value: Interval, low: float, high: float) -> Finding:
     inside = low <= value.low and value.high <= high
     outside = value.high < low or value.low > high
     agrees = True if inside else False if outside else None
-    return Finding(f"{text}: {value}, within [{low:g}, {high:g}] would agree.", agrees)
+    return Finding(f"{text}: {value}, between {low:.3g} and {high:.3g} would agree.", agrees)
