@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import polars as pl
 
@@ -50,7 +48,7 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     order = [VARIANTS[name].label for name in names]
     scale = alt.Scale(domain=list(_PARTS.values()), range=list(_PART_COLOURS))
     base = alt.Chart(trimmed(table)).encode(
-        x=_step_axis(tickCount=4),
+        x=_step_axis(ticks=4),
         color=alt.Color(
             "part:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=3)
         ),
@@ -243,9 +241,12 @@ def _variant_colour(names: list[str]) -> alt.Color:
     return labelled_colour(labels, _VARIANT_TITLE, [_COLOURS[name] for name in names])
 
 
-def _step_axis(**options: Any) -> alt.X:
+def _step_axis(ticks: int = 6) -> alt.X:
     return alt.X(
-        "step:Q", title=_STEPS, scale=alt.Scale(nice=False), axis=alt.Axis(format=",d", **options)
+        "step:Q",
+        title=_STEPS,
+        scale=alt.Scale(nice=False),
+        axis=alt.Axis(format=",d", labelOverlap=True, tickCount=ticks),
     )
 
 
