@@ -115,6 +115,14 @@ def test_gap_of_two_curves():
     assert (back.low, back.high) == pytest.approx((0.8, 1.0))
 
 
+def test_curves_that_end_at_different_steps_are_infinitely_far():
+    whole = seed_distances(run("gd", 1.0, 0, power_law(1, 1)), OPTIMUM, "gd")
+    part = run("gd", 1.0, 0, power_law(1, 1), STEPS[:4], diverged_at=12)
+    short = seed_distances(part, OPTIMUM, "gd")
+    for pair in ((whole, short), (short, whole)):
+        assert curve_gap(*pair)[0].median == math.inf
+
+
 def test_a_curve_below_the_optimum_is_infinitely_far():
     good = seed_distances(run("gd", 1.0, 0, power_law(1, 1)), OPTIMUM, "gd")
     bad = seed_distances(run("gd", 1.0, 0, lambda step: -1e-9), OPTIMUM, "gd")

@@ -118,7 +118,10 @@ def _plateau(part: PartResult) -> tuple[Finding, ...]:
         fallen = curve.filter(pl.col("distance") < _STUCK * curve["distance"][0])
         waits.append(float(fallen["step"][0] if len(fallen) else part.study.iterations))
     wait, iterations = interval(waits), part.study.iterations
-    text = f"4 layers at their best rate lose less than a tenth for {wait} of {iterations:,} steps"
+    text = (
+        "4 layers at their best rate lose less than a tenth of the distance for "
+        f"{wait.low:,.0f} to {wait.high:,.0f} of {iterations:,} iterations"
+    )
     return (Finding(f"{text}.", wait.low > 0.1 * iterations),)
 
 

@@ -109,16 +109,16 @@ def curve_gap(
     """How far apart two methods are, seed by seed, as factors of the distance from the optimum.
 
     Returns:
-        The ratio first / second at the last common step, and the largest factor (at least 1, in
-        either direction) over all common steps; each over seeds. A seed with no common finite
-        step counts as infinitely far.
+        The ratio first / second at the last step, and the largest factor (at least 1, in either
+        direction) over all steps; each over seeds. A seed that stops earlier for the one than for
+        the other, or whose distance is not positive, counts as infinitely far.
     """
     ends, largest = [], []
     for seed, curve in first.items():
         both = curve.join(second[seed], on="step", suffix="_second", maintain_order="left")
         ratio = (both["distance"] / both["distance_second"]).to_list()
         usable = [value for value in ratio if math.isfinite(value) and value > 0]
-        complete = len(usable) == len(ratio) > 0
+        complete = len(usable) == len(curve) == len(second[seed]) > 0
         ends.append(usable[-1] if complete else math.inf)
         largest.append(max(max(v, 1 / v) for v in usable) if complete else math.inf)
     return interval(ends), interval(largest)

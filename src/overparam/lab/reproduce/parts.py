@@ -5,7 +5,9 @@ from __future__ import annotations
 from overparam.lab.reproduce.scale import PAPER_RATES, Scale
 from overparam.lab.study import Study
 
-FIXED_RATE = 1e-3
+# The paper's rate is 1e-3. On L4 two layers diverge there, so that the authors' loss was probably
+# scaled otherwise; a quarter is their rate if it was mean |error|^4 / 4.
+FIXED_RATES = {"l2": 1e-3, "l4": 2.5e-4}
 WIDE = 100
 DEPTHS = ("gd", "factors:2", "factors:3", "rule:2", "rule:3")
 ADAPTIVE = ("adagrad", "adadelta")
@@ -55,9 +57,10 @@ def regression_parts(scale: Scale, data: str, features: int, device: str) -> dic
             **(common | others),  # pyright: ignore[reportArgumentType]
         )
 
-    one_rate = {"lowest_rate": FIXED_RATE, "highest_rate": FIXED_RATE, "more_rates": ()}
     parts = {}
     for name, power in (("l2", 2.0), ("l4", 4.0)):
+        rate = FIXED_RATES[name]
+        one_rate = {"lowest_rate": rate, "highest_rate": rate, "more_rates": ()}
         parts[f"{name}-fixed"] = study(power, DEPTHS, scale.fixed, **one_rate)
         wide = ("factors:2", "factors:3")
         parts[f"{name}-fixed-wide"] = study(power, wide, scale.fixed, width=WIDE, **one_rate)

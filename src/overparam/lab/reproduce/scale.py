@@ -14,7 +14,7 @@ class Scale:
 
     Attributes:
         name: quick, standard or paper.
-        fixed: iterations at the one rate 1e-3; the paper's are 250,000.
+        fixed: iterations at one rate; the paper's are 250,000.
         tuned: iterations of the tuned runs; 1,000,000.
         adam: iterations of Adam on deeper weights; 200,000.
         deep: iterations of 4 and 8 layers; 100,000.
@@ -51,14 +51,14 @@ class Scale:
 
 QUICK = Scale(
     "quick",
-    fixed=30_000,
-    tuned=15_000,
-    adam=10_000,
-    deep=10_000,
+    fixed=15_000,
+    tuned=10_000,
+    adam=8_000,
+    deep=6_000,
     rates_per_decade=3,
     full_identity=False,
     map_data=("ethanol", "abalone", "diabetes"),
-    map_iterations=1_500,
+    map_iterations=1_000,
     map_rates_per_decade=2,
 )
 STANDARD = Scale(
