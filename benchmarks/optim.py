@@ -170,9 +170,8 @@ def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
             after = basis_error(rotated_gram(left, weight))
             errors = []
             for depth in (2, 3, 4):
-                inverse = torch.tensor(1 / depth, device=device)
                 truth = end_to_end_update(weight.double(), gradient.double(), depth)
-                update = update_in_basis(left, weight, gradient, inverse)
+                update = update_in_basis(left, weight, gradient, depth)
                 errors.append(f"{((update - truth).norm() / truth.norm()).item():.1e}")
             basis = [f"{before.item():.1e}", f"{after.item():.1e}"]
             moved = f"{move:.1%} per step" if move else "exact basis"

@@ -41,13 +41,15 @@ def exact_left_basis(weight: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    finite = weight.isfinite().all(dim=(-2, -1), keepdim=True)
-    clean = torch.where(finite, weight, 0.0)
     if weight.dtype == torch.float64:
-        left = torch.linalg.svd(clean, full_matrices=False).U
+        finite = weight.isfinite().all(dim=(-2, -1), keepdim=True)
+        left = torch.linalg.svd(torch.where(finite, weight, 0.0), full_matrices=False).U
     else:
-        wide = clean.double()
-        left = torch.linalg.eigh(wide @ wide.mT).eigenvectors.flip(-1)
+        wide = weight.double()
+        gram = wide @ wide.mT
+        # Squares of narrow numbers stay within the range of float64: no overflow.
+        finite = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].isfinite()
+        left = torch.linalg.eigh(torch.where(finite, gram, 0.0)).eigenvectors.flip(-1)
     return torch.where(finite, left, torch.nan).to(weight.dtype)
 
 
@@ -71,7 +73,7 @@ def basis_error(rotated: Tensor) -> Tensor:
 
 
 def rotated_gram(left: Tensor, weight: Tensor) -> Tensor:
-    """``T = (U^T W)(U^T W)^T`` up to a power of two per matrix that keeps it in range.
+    """``T = (U^T W)(U^T W)^T`` up to a factor per matrix that keeps it in range.
 
     Formed from ``U^T W``, never from the Gram matrix: its small entries stay accurate.
 
@@ -129,19 +131,19 @@ def jacobi_sweep(left: Tensor, rotated: Tensor) -> Tensor:
 
 
 def in_range(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each matrix times a power of two that brings its largest entry to [1/2, 1).
-
-    As ``_kernel.split_scale``, in the dtype of the tensor: squares of the result neither overflow
-    nor vanish.
+    """Each matrix over its largest entry: squares of the result neither overflow nor vanish.
 
     Returns:
-        The scaled matrices, and ``e`` with ``tensor = scaled * 2^e``, ``(..., 1, 1)``.
+        The scaled matrices, and ``size`` with ``tensor = scaled * size``, ``(..., 1, 1)``. The
+        size stays above the smallest normal numbers, for a zero matrix too, so that numbers can
+        be divided by it.
     """
     largest = tensor.abs().amax(dim=(-2, -1), keepdim=True)
-    # exp2(-e) itself must stay finite in float32.
-    exponent = torch.frexp(largest).exponent.clamp(-120, 120).to(tensor.dtype)
-    return tensor * torch.exp2(-exponent), exponent
+    size = largest.clamp_min(torch.finfo(tensor.dtype).tiny ** 0.8)
+    return tensor / size, size
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
-    return matrix - torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
+    off = matrix.clone()
+    off.diagonal(dim1=-2, dim2=-1).zero_()
+    return off

@@ -87,12 +87,11 @@ def direction(
     """
     if options.differentiable:
         return _reference(rule, weight, gradient, options)
-    inverse = torch.full((), 1 / options.depth, dtype=weight.dtype, device=weight.device)
-    floor, normalize = options.floor, options.normalize
+    depth, floor, normalize = options.depth, options.floor, options.normalize
     if rule == "matrix":
         assert left is not None
-        return update_in_basis(left, weight, gradient, inverse, floor=floor, normalize=normalize)
-    return update_of_rows(weight, gradient, inverse, floor=floor, normalize=normalize)
+        return update_in_basis(left, weight, gradient, depth, floor=floor, normalize=normalize)
+    return update_of_rows(weight, gradient, depth, floor=floor, normalize=normalize)
 
 
 def _reference(rule: str, weight: Tensor, gradient: Tensor, options: Options) -> Tensor:

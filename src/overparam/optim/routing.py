@@ -37,21 +37,21 @@ class Route:
     flip: bool
     reason: str
 
-    def split(self, tensor: Tensor) -> Tensor:
-        """The parameter (or its gradient) as ``(batch, rows, columns)``."""
+    def split(self, stack: Tensor) -> Tensor:
+        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
         if self.view is None:
-            return tensor.reshape(self.batch, self.rows, self.columns)
-        matrices = self.view.split(tensor)
+            return stack.reshape(-1, self.rows, self.columns)
+        matrices = self.view.split(stack)
         matrices = matrices.mT if self.flip else matrices
-        return matrices.reshape(self.batch, self.rows, self.columns)
+        return matrices.reshape(-1, self.rows, self.columns)
 
     def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of :meth:`split` for a parameter of the given shape."""
+        """The inverse of :meth:`split` for parameters of the given shape."""
         if self.view is None:
-            return matrices.reshape(shape)
-        if self.flip:
-            return self.view.join(matrices.mT)
-        return self.view.join(matrices.reshape(self.view.batch, self.view.rows, self.view.columns))
+            return matrices.reshape(-1, *shape)
+        matrices = matrices.mT if self.flip else matrices
+        view = self.view
+        return view.join(matrices.reshape(-1, view.batch, view.rows, view.columns))
 
 
 def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
