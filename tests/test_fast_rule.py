@@ -10,7 +10,8 @@ from oracles import sum_over_factors
 from torch import Tensor
 
 from overparam import end_to_end_update, preconditioner_spectrum, single_output_update
-from overparam.fast_rule import update_in_basis, update_of_rows
+from overparam._kernel import power_kernel
+from overparam.fast_rule import _kernel, update_in_basis, update_of_rows
 from overparam.spectrum import (
     basis_error,
     exact_left_basis,
@@ -84,6 +85,28 @@ def test_float32_at_any_scale(scale: float) -> None:
     assert relative(fast(scaled, gradient, 2), truth) < 2e-6
     rows = update_of_rows(scaled, gradient, 2)
     assert relative(rows, single_output_update(scaled, gradient, 2).double()) < 2e-6
+
+
+@pytest.mark.parametrize("depth", range(2, 10))
+def test_the_kernel_as_a_sum_is_the_kernel_by_logarithms(depth: int) -> None:
+    sizes = torch.tensor([1.0, 1.0, 0.999999, 0.3, 1e-5, 1e-200, 0.0]).double()[:, None]
+    inverse = torch.tensor(1 / depth, dtype=torch.float64)
+    expected = power_kernel(sizes, sizes.mT, inverse)
+    torch.testing.assert_close(_kernel(sizes, sizes.mT, depth), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e37])
+@pytest.mark.parametrize("floor", [0.0, 1e-3, 1e20])
+def test_no_scale_leaves_the_range_of_float32(scale: float, floor: float) -> None:
+    """Normalized, the update is no longer than the gradient, whatever the weight."""
+    weight, gradient = (draw(0, 6, 9) * scale).float(), draw(1, 6, 9).float()
+    options = {"floor": floor, "normalize": True}
+    for update in (
+        fast(weight, gradient, 2, **options),
+        update_of_rows(weight, gradient, 2, **options),
+    ):
+        assert 0 < update.norm() <= gradient.norm() * (1 + 1e-6)
+        assert (update * gradient).sum() > 0
 
 
 @check
@@ -170,9 +193,7 @@ def test_rows_are_the_single_output_rule(depth: float) -> None:
 
 def test_rows_share_one_normalization_per_matrix() -> None:
     weight = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 3.0]]])
-    update = update_of_rows(
-        weight, weight / weight.norm(dim=-1, keepdim=True), 2, normalize=True
-    )
+    update = update_of_rows(weight, weight / weight.norm(dim=-1, keepdim=True), 2, normalize=True)
     torch.testing.assert_close(update.norm(dim=-1), torch.tensor([[1.0, 0.5], [1.0, 1.0]]))
 
 

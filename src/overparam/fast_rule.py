@@ -59,12 +59,15 @@ def update_in_basis(
         tensor([[8., 5.],
                 [5., 2.]])
     """
-    rows, size = in_range(left.mT @ weight)
+    rows, unit = in_range(left.mT @ weight, floor)
     singular = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    sizes = _sizes(singular, size, floor, _ROUND_OFF * torch.finfo(weight.dtype).eps)
+    largest = _largest(singular)
+    round_off = _ROUND_OFF * torch.finfo(weight.dtype).eps
+    relative = torch.threshold(singular / largest, round_off, 0.0)
+    right = rows / singular.masked_fill(relative == 0, math.inf)
+    sizes = _sizes(relative, largest, unit, floor)
     kernel = _kernel(sizes.relative, sizes.relative.mT, depth)
     outside = _outside(sizes, depth)
-    right = rows / singular.masked_fill(sizes.null, math.inf)
     turned = left.mT @ gradient
     inside = ((kernel - outside) * (turned @ right.mT)) @ right
     update = torch.addcmul(inside, outside, turned)
@@ -103,17 +106,16 @@ def update_of_rows(
         >>> update_of_rows(weight, gradient, depth=2)
         tensor([[4., 2.]])
     """
-    rows, size = in_range(weight)
+    rows, unit = in_range(weight, floor)
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    sizes = _sizes(length, size, floor)
+    largest = _largest(length)
+    sizes = _sizes(length / largest, largest, unit, floor)
     factor = _factor(sizes, depth, normalize)
-    outside = _outside(sizes, depth)
-    along = _size_power(sizes.relative, depth) * (1.0 if math.isinf(depth) else depth)
     # Squares of lengths below this vanish; such a row takes the step across it.
-    shortest = torch.finfo(weight.dtype).tiny ** 0.5
-    stretch = torch.linalg.vecdot(rows, gradient).unsqueeze(-1) / length.clamp_min(shortest) ** 2
-    stretch = stretch * (along - outside)
-    return torch.addcmul(gradient * (outside * factor), rows, stretch * factor)
+    length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
+    along = torch.linalg.vecdot(rows, gradient).unsqueeze(-1) / (length * length)
+    along = along * _excess(sizes, depth, factor)
+    return torch.addcmul(gradient * (_outside(sizes, depth) * factor), rows, along)
 
 
 class _Sizes(NamedTuple):
@@ -121,30 +123,30 @@ class _Sizes(NamedTuple):
 
     Attributes:
         relative: ``s / s_max`` after the floor, ``(..., r, 1)``.
-        null: where s is zero or round-off before the floor.
         floor: over ``s_max``, ``(..., 1, 1)``; None where there is none.
         largest: ``s_max`` after the floor, in units of ``unit``, ``(..., 1, 1)``.
         unit: in units of the weight, ``(..., 1, 1)``.
     """
 
     relative: Tensor
-    null: Tensor
     floor: Tensor | None
     largest: Tensor
     unit: Tensor
 
 
-def _sizes(singular: Tensor, unit: Tensor, floor: float, round_off: float = 0.0) -> _Sizes:
-    """From singular values ``(..., r, 1)`` in units of ``unit``."""
-    largest = singular.amax(-2, keepdim=True).clamp_min(torch.finfo(singular.dtype).tiny)
-    relative = torch.threshold(singular / largest, round_off, 0.0)
-    null = relative == 0
+def _largest(lengths: Tensor) -> Tensor:
+    """The largest of ``(..., r, 1)``, ``(..., 1, 1)``, above zero."""
+    return lengths.amax(-2, keepdim=True).clamp_min(torch.finfo(lengths.dtype).tiny)
+
+
+def _sizes(relative: Tensor, largest: Tensor, unit: Tensor, floor: float) -> _Sizes:
+    """From ``s / s_max`` and ``s_max`` before the floor."""
     if floor == 0:
-        return _Sizes(relative, null, None, largest, unit)
+        return _Sizes(relative, None, largest, unit)
     least = floor / unit
     raised = torch.maximum(largest, least)
     relative = torch.maximum(relative * (largest / raised), least / raised)
-    return _Sizes(relative, null, least / raised, raised, unit)
+    return _Sizes(relative, least / raised, raised, unit)
 
 
 def _outside(sizes: _Sizes, depth: float) -> Tensor:
@@ -152,6 +154,15 @@ def _outside(sizes: _Sizes, depth: float) -> Tensor:
     if sizes.floor is not None:
         return _kernel(sizes.relative, sizes.floor, depth)
     return sizes.relative * 0 if math.isinf(depth) else _size_power(sizes.relative, depth)
+
+
+def _excess(sizes: _Sizes, depth: float, factor: Tensor | float) -> Tensor:
+    """``factor`` times ``K`` of each singular value with itself less :func:`_outside`."""
+    power = _size_power(sizes.relative, depth)
+    diagonal = 1.0 if math.isinf(depth) else depth
+    if sizes.floor is None:
+        return power * ((diagonal if math.isinf(depth) else diagonal - 1) * factor)
+    return (diagonal * power - _outside(sizes, depth)) * factor
 
 
 def _kernel(first: Tensor, second: Tensor, depth: float) -> Tensor:

@@ -64,37 +64,33 @@ class MatrixView:
     transposed: bool = False
 
     def split(self, tensor: Tensor) -> Tensor:
-        """The matrices ``(..., batch, rows, columns)`` of a tensor ``(..., *shape)``.
-
-        A view of it where possible.
+        """The matrices ``(batch, rows, columns)`` of ``tensor``; a view of it where possible.
 
         Raises:
             ValueError: the tensor has another shape than the view was made for.
         """
-        leading = tensor.shape[: max(0, tensor.ndim - len(self.shape))]
-        if tuple(tensor.shape[len(leading) :]) != self.shape:
+        if tuple(tensor.shape) != self.shape:
             raise ValueError(
                 f"tensor has shape {tuple(tensor.shape)}; this view ({self.kind}) was made for "
                 f"{self.shape}: make a view for the new shape."
             )
         if self.transposed:
-            return tensor.reshape(*leading, self.batch, self.columns, self.rows).mT
-        return tensor.reshape(*leading, self.batch, self.rows, self.columns)
+            return tensor.reshape(self.batch, self.columns, self.rows).mT
+        return tensor.reshape(self.batch, self.rows, self.columns)
 
     def join(self, matrices: Tensor) -> Tensor:
         """The tensor that :meth:`split` turns into ``matrices``; a view where possible.
 
         Raises:
-            ValueError: matrices is not of the shape ``(..., batch, rows, columns)``.
+            ValueError: matrices is not of the shape ``(batch, rows, columns)``.
         """
         expected = (self.batch, self.rows, self.columns)
-        if tuple(matrices.shape[-3:]) != expected:
+        if tuple(matrices.shape) != expected:
             raise ValueError(
                 f"matrices have shape {tuple(matrices.shape)}; this view ({self.kind}) joins "
                 f"{expected}."
             )
-        stored = matrices.mT if self.transposed else matrices
-        return stored.reshape(*matrices.shape[:-3], *self.shape)
+        return (matrices.mT if self.transposed else matrices).reshape(self.shape)
 
 
 def linear_view(shape: Sequence[int]) -> MatrixView:

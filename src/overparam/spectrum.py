@@ -130,16 +130,19 @@ def jacobi_sweep(left: Tensor, rotated: Tensor) -> Tensor:
     return 1.5 * left - 0.5 * (left @ (left.mT @ left))
 
 
-def in_range(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def in_range(tensor: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
     """Each matrix over its largest entry: squares of the result neither overflow nor vanish.
+
+    Args:
+        tensor: ``(..., m, n)``.
+        least: the matrix is divided by no less than this.
 
     Returns:
         The scaled matrices, and ``size`` with ``tensor = scaled * size``, ``(..., 1, 1)``. The
-        size stays above the smallest normal numbers, for a zero matrix too, so that numbers can
-        be divided by it.
+        size is a normal number for a zero matrix too: numbers can be divided by it.
     """
     largest = tensor.abs().amax(dim=(-2, -1), keepdim=True)
-    size = largest.clamp_min(torch.finfo(tensor.dtype).tiny ** 0.8)
+    size = largest.clamp_min(max(torch.finfo(tensor.dtype).tiny ** 0.8, least))
     return tensor / size, size
 
 

@@ -278,6 +278,8 @@ def test_refactor_takes_over_changed_weights() -> None:
         ({"weight_decay_on": "W"}, ValueError, "product, factors"),
         ({"init": "zeros"}, ValueError, "'balanced' or a function"),
         ({"lr": -1.0}, ValueError, "Invalid learning rate"),
+        ({"inner": torch.optim.LBFGS}, TypeError, "LBFGS calls the model by itself"),
+        ({"differentiable": True}, ValueError, "gradients do not flow"),
         ({"init": lambda w, d, k: [w, w]}, (ValueError), "cannot follow|product has shape"),
     ],
 )

@@ -81,6 +81,25 @@ def test_a_bad_gradient_leaves_everything_bit_equal(options: dict, bad: float) -
     assert not torch.equal(broken, value)
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_failures_are_counted_and_the_report_tells_them(capturable: bool) -> None:
+    p = drawn(3, 4)
+    optimizer = EndToEnd([p], 0.1, capturable=capturable)
+    assert "skipped" not in str(optimizer.routing())
+    for bad in (True, False, True):
+        p.grad = drawn(3, 4).grad
+        if bad:
+            p.grad[0, 0] = math.nan
+        optimizer.step()
+    assert optimizer.state[p]["step"] == 3
+    assert optimizer.state[p]["skipped"] == 2
+    optimizer.state[p]["basis_failures"] += 1
+    [entry] = optimizer.routing()
+    assert entry["reason"] == (
+        "by shape; 2 steps skipped for a non-finite gradient; 1 times the old basis was kept"
+    )
+
+
 def fail_for(monkeypatch: pytest.MonkeyPatch, dtypes: tuple[torch.dtype, ...]) -> list[torch.dtype]:
     """Let decompositions of these dtypes fail; the list shows what was tried."""
     tried: list[torch.dtype] = []

@@ -50,7 +50,7 @@ def exact_basis(old: Tensor, weight: Tensor) -> Basis:
     except LinAlgError:
         slots = [_with_fallback(basis, matrix) for basis, matrix in zip(old, weight, strict=True)]
         left = torch.stack(slots)
-    failed = ~left.isfinite().all(dim=-1).all(dim=-1)
+    failed = _broken(left)
     left = torch.where(failed[:, None, None], old, left)
     return Basis(left, torch.zeros_like(left[:, 0, 0]), failed)
 
@@ -82,8 +82,13 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
         gram = rotated_gram(left, weight)
         error = basis_error(gram)
         left = jacobi_sweep(left, gram)
-    failed = ~left.isfinite().all(dim=-1).all(dim=-1)
+    failed = _broken(left)
     return Basis(torch.where(failed[:, None, None], old, left), error, failed)
+
+
+def _broken(left: Tensor) -> Tensor:
+    """Which bases are not finite, ``(b,)``: entries of an orthonormal one are at most 1."""
+    return ~(left.abs().amax(dim=(-2, -1)) < 2)
 
 
 def _with_fallback(old: Tensor, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from overparam.rule import end_to_end_update, single_output_update
 _LOOK_EVERY = 100
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Options:
     """What a stack has in common besides its shape.
 
@@ -37,7 +37,7 @@ class Options:
     differentiable: bool
 
 
-@dataclass
+@dataclass(slots=True)
 class BasisState:
     """Tensors of the optimizer's state that belong to one stack of matrices.
 

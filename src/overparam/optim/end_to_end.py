@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -183,7 +184,7 @@ class EndToEnd(Optimizer):
         names = parameter_names(self.param_groups)
         return RoutingReport(
             [
-                entry(names[p], tuple(p.shape), group["depth"], chosen)
+                entry(names[p], tuple(p.shape), group["depth"], chosen, self.state[p])
                 for group in self.param_groups
                 for p, chosen in _routes(group)
             ]
@@ -232,6 +233,10 @@ def _check_options(options: dict[str, Any]) -> None:
     check_depth(options["depth"])
     for name in ("momentum", "weight_decay", "singular_value_floor"):
         check_nonnegative(name, options[name])
+    if math.isinf(options["singular_value_floor"]):
+        raise ValueError(
+            "singular_value_floor is inf; use a finite number, in units of the weight."
+        )
     if options["nesterov"] and options["momentum"] <= 0:
         raise ValueError("Nesterov momentum requires a momentum above 0")
     for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):

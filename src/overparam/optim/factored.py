@@ -101,6 +101,7 @@ class Factored(Optimizer):
         _check_options(own)
         # One throw-away parameter: the inner optimizer checks its options, and tells its defaults.
         self._inner = inner([torch.zeros(1, 1)], **inner_options)
+        _check_inner(self._inner)
         self._inner.param_groups.clear()
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
 
@@ -231,6 +232,9 @@ class Factored(Optimizer):
             self._write_products(group)
 
         load_exactly(self, super().load_state_dict, state_dict, restore)
+        # Where optimizers of torch complete state of older versions, a step as a number say.
+        inner = self._inner
+        inner.__setstate__({"state": inner.state, "param_groups": inner.param_groups})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inner": self._inner}
@@ -281,6 +285,20 @@ def _check_options(options: dict[str, Any]) -> None:
         )
     if not callable(options["init"]) and options["init"] != "balanced":
         raise ValueError(f"init is {options['init']!r}; use 'balanced' or a function.")
+
+
+def _check_inner(inner: Optimizer) -> None:
+    name = type(inner).__name__
+    if inspect.signature(type(inner).step).parameters["closure"].default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{name} calls the model by itself within a step, which the factors are no part of; "
+            "use an inner optimizer whose step needs no closure."
+        )
+    if inner.defaults.get("differentiable"):
+        raise ValueError(
+            "differentiable=True: gradients do not flow through a step of Factored; train explicit "
+            "factors, overparam.overparameterize, or use EndToEnd."
+        )
 
 
 def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:

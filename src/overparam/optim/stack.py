@@ -55,4 +55,4 @@ class Stack:
             value = torch.where(self._keep, value, self.value)
         elif self._in_place and value is self.value:
             return
-        torch._foreach_copy_(self._tensors, value.unbind())
+        torch._foreach_copy_(self._tensors, value.unbind())  # pyright: ignore[reportPrivateImportUsage]

@@ -23,7 +23,7 @@ _STACK_ENTRIES_CPU = 2**18
 _STACK_ENTRIES = 2**26
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """A parameter with its gradient on its way through a step.
 
@@ -55,7 +55,7 @@ def fresh_state(p: Tensor, group: dict[str, Any], route: Route) -> State:
             identity = torch.eye(route.rows, dtype=dtype, device=p.device)
             basis = identity.repeat(route.batch, 1, 1)
             if _basis_kind(p, group) == "tracked":
-                basis = exact_basis(basis, route.split(p[None]).to(dtype)).left
+                basis = exact_basis(basis, route.split(p.unsqueeze(0)).to(dtype)).left
         state["basis"] = basis
         state["basis_error"] = torch.zeros(route.batch, dtype=dtype, device=p.device)
         state["basis_failures"] = torch.zeros(route.batch, dtype=torch.int64, device=p.device)
@@ -81,6 +81,7 @@ def stacks(
         gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
         gradient = gradient.to(state_dtype(p))
         if _host_decides(p, group) and not _finite_on_host(gradient.detach()):
+            states[p]["step"] += 1
             states[p]["skipped"] += 1
             continue
         item = Item(p, -gradient if group["maximize"] else gradient, states[p], route)
@@ -100,7 +101,8 @@ def step_stack(items: list[Item], group: dict[str, Any]) -> None:
     if first.route.rule != "gradient":
         update = _direction(items, weights.value, averaged, group, finite)
     _apply(weights, update, first.route, group)
-    torch._foreach_add_([item.state["step"] for item in items], 1)
+    steps = Stack([item.state["step"] for item in items])
+    steps.write(steps.scratch().add_(1))
     if finite is not None:
         skipped = Stack([item.state["skipped"] for item in items])
         skipped.write(skipped.scratch().add_(~finite))
