@@ -253,6 +253,40 @@ def test_groups_override_options() -> None:
     assert run(model, optimizer, 10) < before
 
 
+@pytest.mark.parametrize("names", [True, False])
+def test_modules_go_with_groups_with_and_without_names(names: bool) -> None:
+    model = mixed()
+    rest = [(n, p) for n, p in model.named_parameters() if not n.startswith(("conv", "words"))]
+    others = iter(rest) if names else (p for _, p in rest)
+    optimizer = EndToEnd([{"params": model.conv, "depth": 3}, {"params": others}], 0.1)
+    optimizer.add_param_group({"params": model.words, "depth": 1})
+    first, *middle, last = optimizer.routing()
+    assert (first["matrices"], first["depth"]) == ("2 x (2, 6)", "3")
+    assert len(middle) == 1 + len(rest)
+    assert (last["rule"], last["depth"]) == ("gradient", "1")
+    assert first["parameter"] == ("weight" if names else "group 0, parameter 0")
+    run(model, optimizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "before", "after"),
+    [("depth", 1, 3), ("granularity", "row", "matrix"), ("momentum", 0, 0.9)],
+)
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+def test_options_may_change_during_a_run(option: str, before, after, basis: str) -> None:
+    p, twin = drawn(3, 4), drawn(3, 4)
+    start = {"basis": basis, "normalize": False, "depth": 2, option: before}
+    optimizer = EndToEnd([p], 0.1, **start)
+    optimizer.step()
+    with torch.no_grad():
+        twin.copy_(p)
+    optimizer.param_groups[0][option] = after
+    optimizer.step()
+    EndToEnd([twin], 0.1, **{**start, option: after}).step()
+    close = 1e-12 if basis == "exact" else 1e-5
+    torch.testing.assert_close(p, twin, atol=close, rtol=close)
+
+
 def test_routing_says_for_each_parameter_which_rule_and_why() -> None:
     model = mixed()
     report = EndToEnd(model).routing()

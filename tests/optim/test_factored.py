@@ -182,6 +182,21 @@ def test_expand_and_collapse_in_the_middle_of_a_run(inner: str) -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def test_expand_reads_the_layers_of_a_model() -> None:
+    model = mixed()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    run(model, plain, 2)
+    by_shape, by_layer = Factored.expand(plain), Factored.expand(plain, model=model)
+    shapes = [
+        [tuple(f.shape) for f in each.state[model.conv.weight]["factors"]]
+        for each in (by_shape, by_layer)
+    ]
+    assert shapes == [[(4, 6), (4, 4)], [(2, 2, 6), (2, 2, 2)]]
+    velocity = plain.state[model.conv.weight]["momentum_buffer"]
+    back = by_layer.collapse().state[model.conv.weight]["momentum_buffer"]
+    torch.testing.assert_close(back, velocity)
+
+
 def test_collapse_undoes_expand_with_its_momentum() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
     plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from overparam._checks import check_depth
 from overparam.optim.groups import (
     Params,
+    accepts_names,
     check_lr,
     check_nonnegative,
     complete_options,
@@ -152,7 +153,7 @@ class EndToEnd(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its ``"params"`` may be a module. State is created here."""
-        super().add_param_group(expand_module(param_group))
+        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
         group = self.param_groups[-1]
         try:
             _check_options(group)

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam.matrices import MatrixView
 from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
 from overparam.optim.groups import (
     Params,
+    accepts_names,
     complete_options,
     complete_views,
     expand_module,
     group_views,
+    views_of,
     with_modules,
 )
 from overparam.optim.loading import load_exactly
@@ -107,7 +109,7 @@ class Factored(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its ``"params"`` may be a module. Factors are made here."""
-        super().add_param_group(expand_module(param_group))
+        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
         group = self.param_groups[-1]
         try:
             _check_options(group)
@@ -192,7 +194,13 @@ class Factored(Optimizer):
         return plain
 
     @classmethod
-    def expand(cls, optimizer: Optimizer, depth: int = 2, **options: Any) -> Factored:
+    def expand(
+        cls,
+        optimizer: Optimizer,
+        depth: int = 2,
+        model: nn.Module | None = None,
+        **options: Any,
+    ) -> Factored:
         """Go on from a plain optimizer with factors, keeping the velocity of every weight.
 
         Undoes :meth:`collapse`: first moments become the smallest velocities of balanced factors
@@ -201,12 +209,17 @@ class Factored(Optimizer):
         Args:
             optimizer: whose class, options and state the inner optimizer takes over.
             depth: ``N``.
+            model: tells grouped convolutions and packed projections, which the shapes of bare
+                parameters do not.
             **options: of this class or of the inner optimizer, to replace those taken over.
 
         Raises:
             NotImplementedError: the optimizer has state of an unknown kind.
         """
         groups = [{**group, **_named(group)} for group in optimizer.param_groups]
+        if model is not None:
+            for group, plain in zip(groups, optimizer.param_groups, strict=True):
+                group["views"] = views_of(model, plain["params"])
         options = {**_arguments(optimizer), **options}
         factored = cls(groups, type(optimizer), depth, **options)
         with torch.no_grad():

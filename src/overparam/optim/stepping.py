@@ -49,7 +49,8 @@ def fresh_state(p: Tensor, group: dict[str, Any], route: Route) -> State:
         "skipped": torch.zeros((), dtype=torch.int64, device=p.device),
     }
     if group["momentum"] != 0:
-        state["momentum_buffer"] = _empty_momentum(p)
+        layout = torch.preserve_format
+        state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, memory_format=layout)
     if route.rule == "matrix":
         with torch.no_grad():
             identity = torch.eye(route.rows, dtype=dtype, device=p.device)
@@ -93,6 +94,8 @@ def stacks(
 def step_stack(items: list[Item], group: dict[str, Any]) -> None:
     """Update the parameters of one stack, and their state."""
     first = items[0]
+    for item in items:
+        _complete_state(item, group)
     gradients = Stack([item.gradient for item in items]).value
     finite = None if _host_decides(first.p, group) else _finite(gradients)
     weights = Stack([item.p for item in items], state_dtype(first.p), finite)
@@ -156,10 +159,6 @@ def _momentum(
     momentum = group["momentum"]
     if momentum == 0:
         return gradients
-    for item in items:
-        if "momentum_buffer" not in item.state:
-            # A scheduler has turned momentum on.
-            item.state["momentum_buffer"] = _empty_momentum(item.p)
     buffers = Stack([item.state["momentum_buffer"] for item in items], keep=finite)
     averaged = buffers.scratch().mul_(momentum).add_(gradients)
     buffers.write(averaged)
@@ -191,8 +190,11 @@ def _basis_kind(p: Tensor, group: dict[str, Any]) -> str:
     return "exact" if p.device.type == "cpu" else "tracked"
 
 
-def _empty_momentum(p: Tensor) -> Tensor:
-    return torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
+def _complete_state(item: Item, group: dict[str, Any]) -> None:
+    """Add what options ask for that were changed on the way: momentum by a scheduler, depth."""
+    momentum = group["momentum"] != 0 and "momentum_buffer" not in item.state
+    if momentum or (item.route.rule == "matrix" and "basis" not in item.state):
+        item.state.update({**fresh_state(item.p, group, item.route), **item.state})
 
 
 def _host_decides(p: Tensor, group: dict[str, Any]) -> bool:
