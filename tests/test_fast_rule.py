@@ -253,3 +253,17 @@ def test_round_off_of_orthonormality_is_repaired() -> None:
     after = torch.linalg.matrix_norm(turned.mT @ turned - torch.eye(16).double(), ord=2)
     assert before > 0.02
     assert after < before**2
+
+
+def test_sweeps_from_a_basis_far_away_stay_orthonormal() -> None:
+    """Turns beyond the reach of the series are shortened."""
+    weight, left = draw(0, 128, 128), orthonormal(1, 128)
+    errors = []
+    for _ in range(30):
+        gram = rotated_gram(left, weight)
+        errors.append(basis_error(gram).item())
+        left = jacobi_sweep(left, gram)
+        gap = torch.linalg.matrix_norm(left.mT @ left - torch.eye(128).double(), ord=2)
+        assert gap < 1e-5
+    assert errors[0] > 0.5
+    assert errors[-1] < 1e-3

@@ -113,9 +113,10 @@ def update_of_rows(
     factor = _factor(sizes, depth, normalize)
     # Squares of lengths below this vanish; such a row takes the step across it.
     length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
-    along = torch.linalg.vecdot(rows, gradient).unsqueeze(-1) / (length * length)
+    along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
     along = along * _excess(sizes, depth, factor)
-    return torch.addcmul(gradient * (_outside(sizes, depth) * factor), rows, along)
+    # In place: for large weights a fresh tensor costs more than the arithmetic.
+    return rows.mul_(along).addcmul_(gradient, _outside(sizes, depth) * factor)
 
 
 class _Sizes(NamedTuple):

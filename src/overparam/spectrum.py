@@ -141,7 +141,8 @@ def in_range(tensor: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
         The scaled matrices, and ``size`` with ``tensor = scaled * size``, ``(..., 1, 1)``. The
         size is a normal number for a zero matrix too: numbers can be divided by it.
     """
-    largest = tensor.abs().amax(dim=(-2, -1), keepdim=True)
+    both = (-2, -1)
+    largest = torch.maximum(tensor.amax(both, keepdim=True), -tensor.amin(both, keepdim=True))
     size = largest.clamp_min(max(torch.finfo(tensor.dtype).tiny ** 0.8, least))
     return tensor / size, size
 

@@ -333,6 +333,20 @@ def test_stacking_changes_nothing(foreach: bool | None) -> None:
         torch.testing.assert_close(one, p)
 
 
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+def test_parameters_of_one_shape_take_one_batched_call(basis: str) -> None:
+    products = {}
+    for count, foreach in ((1, None), (5, None), (5, False)):
+        params = [drawn(3, 4, seed=seed) for seed in range(count)]
+        optimizer = EndToEnd(params, 1e-3, basis=basis, foreach=foreach)
+        with torch.profiler.profile() as profile:
+            optimizer.step()
+        calls = [event.count for event in profile.key_averages() if event.key == "aten::bmm"]
+        products[count, foreach] = sum(calls)
+    assert products[5, None] == products[1, None] > 0
+    assert products[5, False] == 5 * products[1, None]
+
+
 def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
     p = nn.Parameter(torch.zeros(3, 4))
     with pytest.warns(UserWarning, match="group 0, parameter 0.*singular_value_floor"):

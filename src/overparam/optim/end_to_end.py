@@ -96,7 +96,9 @@ class EndToEnd(Optimizer):
         foreach: whether to update same-shape parameters in one batched call; by default yes, in
             stacks of bounded size.
         capturable: never let the host wait for the device or read a value back: for CUDA graphs
-            and ``torch.compile``. A tracked basis is then never decomposed anew.
+            and ``torch.compile``. Give ``lr`` as a tensor on the device to change it between
+            replays. A tracked basis is then never decomposed anew; sweeps alone bring it back
+            within tens of steps after a jump of the weight.
         differentiable: let autograd follow the step, through the float64 reference.
 
     Raises:

@@ -40,7 +40,7 @@ class Stack:
         first = self._tensors[0]
         alone = len(self._tensors) == 1
         value = first.unsqueeze(0) if alone else torch.stack(self._tensors)
-        self.value = value if dtype is None else value.to(dtype)
+        self.value = value if dtype in (None, value.dtype) else value.to(dtype)
         # Whether a change of the value is a change of the tensor.
         self._in_place = alone and self.value.dtype == first.dtype
         self._keep = None if keep is None else keep.reshape(-1, *(1,) * first.ndim)

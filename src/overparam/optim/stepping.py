@@ -80,8 +80,9 @@ def stacks(
         if p.grad is None or p.numel() == 0:
             continue
         gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
-        gradient = gradient.to(state_dtype(p))
-        if _host_decides(p, group) and not _finite_on_host(gradient.detach()):
+        if gradient.dtype != state_dtype(p):
+            gradient = gradient.to(state_dtype(p))
+        if _host_decides(p, group) and not _finite_on_host(gradient):
             states[p]["step"] += 1
             states[p]["skipped"] += 1
             continue
@@ -209,7 +210,7 @@ def _finite_on_host(tensor: Tensor) -> bool:
 
 def _finite(stack: Tensor) -> Tensor:
     """Which tensors of a stack are finite, ``(k,)``, on their device."""
-    flat = stack.detach().flatten(1) if stack.ndim > 1 else stack.detach()[:, None]
+    flat = stack.flatten(1) if stack.ndim > 1 else stack.unsqueeze(1)
     return (flat.amin(1) > -math.inf) & (flat.amax(1) < math.inf)
 
 
