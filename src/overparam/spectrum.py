@@ -9,6 +9,8 @@ All functions take matrices ``(..., m, n)`` with ``m <= n``: transpose others.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,15 +44,16 @@ def exact_left_basis(weight: Tensor) -> Tensor:
                 [0., 1.]])
     """
     if weight.dtype == torch.float64:
-        finite = weight.isfinite().all(dim=(-2, -1), keepdim=True)
-        left = torch.linalg.svd(torch.where(finite, weight, 0.0), full_matrices=False).U
+        broken = ~weight.isfinite().all(dim=(-2, -1), keepdim=True)
+        left = torch.linalg.svd(weight.masked_fill(broken, 0.0), full_matrices=False).U
     else:
         wide = weight.double()
         gram = wide @ wide.mT
         # Squares of narrow numbers stay within the range of float64: no overflow.
-        finite = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].isfinite()
-        left = torch.linalg.eigh(torch.where(finite, gram, 0.0)).eigenvectors.flip(-1)
-    return torch.where(finite, left, torch.nan).to(weight.dtype)
+        trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        broken = ~(trace < math.inf)[..., None, None]
+        left = torch.linalg.eigh(gram.masked_fill_(broken, 0.0)).eigenvectors.flip(-1)
+    return left.masked_fill(broken, math.nan).to(weight.dtype)
 
 
 def basis_error(rotated: Tensor) -> Tensor:

@@ -54,6 +54,22 @@ def test_a_large_move_is_met_by_more_sweeps_or_a_new_decomposition() -> None:
         assert seen < 0.3
 
 
+def test_a_restless_neighbour_in_the_stack_does_not_spoil_a_basis() -> None:
+    """Decomposing one basis anew leaves the others their sweep."""
+    generator = torch.Generator().manual_seed(0)
+    restless, calm = (nn.Parameter(torch.randn(32, 48, generator=generator)) for _ in range(2))
+    optimizer = EndToEnd([restless, calm], 0.0, basis="tracked")
+    for _ in range(20):
+        with torch.no_grad():
+            restless.copy_(torch.randn(32, 48, generator=generator))
+            calm.add_(torch.randn(32, 48, generator=generator), alpha=0.01)
+        for p in (restless, calm):
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert optimizer.state[calm]["basis_error"] < 0.02
+        assert optimizer.state[restless]["basis_error"] < 1e-5
+
+
 def test_tracked_and_exact_runs_end_at_the_same_place() -> None:
     ends = []
     for basis in ("exact", "tracked"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from overparam.optim.bases import exact_basis
-from overparam.optim.directions import BasisState, Options, direction, next_bases
+from overparam.optim.directions import Options, direction, next_bases
 from overparam.optim.routing import Route
 from overparam.optim.stack import Stack
 
@@ -143,13 +143,15 @@ def _turn_bases(
     items: list[Item], weight: Tensor, options: Options, finite: Tensor | None
 ) -> Tensor:
     """The bases for this step, also written to the state of parameters with finite gradients."""
-    names = ("basis", "basis_error", "basis_failures")
-    state = [Stack([item.state[name] for item in items], keep=finite) for name in names]
-    old = BasisState(*(each.value.flatten(0, 1) for each in state))
+    bases, errors, failures = (
+        Stack([item.state[name] for item in items], keep=finite)
+        for name in ("basis", "basis_error", "basis_failures")
+    )
     step = None if options.capturable else int(items[0].state["step"])
-    new = next_bases(old, weight, options, step)
-    for each, value in zip(state, (new.left, new.error, new.failures), strict=True):
-        each.write(value.reshape(each.value.shape))
+    new = next_bases(bases.value.flatten(0, 1), weight, options, step)
+    bases.write(new.left.view_as(bases.value))
+    errors.write(new.error.view_as(errors.value))
+    failures.write(failures.scratch().add_(new.failed.view_as(failures.value)))
     return new.left
 
 
