@@ -113,6 +113,15 @@ def test_decay_on_the_product_shrinks_the_product(depth: int) -> None:
     torch.testing.assert_close(p.detach(), before * 0.95)
 
 
+def test_decay_by_more_than_the_whole_is_refused_before_anything_changes() -> None:
+    params = [weight_with_gradient(3, 5), weight_with_gradient(5)]
+    optimizer = Factored(params, torch.optim.SGD, lr=1.0, weight_decay=2.0)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=r"lr \* weight_decay is 2.0.*weight_decay_on"):
+        optimizer.step()
+    assert_same_bits(before, [p.detach() for p in params])
+
+
 def test_decay_on_two_balanced_factors_is_the_nuclear_norm() -> None:
     """-d/dt W under decay of the factors is W itself at depth 2: 2 lr wd per step to first order,
 

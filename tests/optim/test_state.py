@@ -220,6 +220,34 @@ def test_the_basis_of_a_checkpoint_with_other_groups_of_a_kernel_starts_anew() -
     resumed.step()
 
 
+def test_state_for_a_new_option_leaves_the_rest() -> None:
+    p = drawn(3, 4)
+    optimizer = EndToEnd([p], 0.1, depth=1, momentum=0.5)
+    optimizer.step()
+    buffer = optimizer.state[p]["momentum_buffer"].clone()
+    optimizer.param_groups[0]["depth"] = 3
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], 0.5 * buffer + p.grad)
+
+
+@pytest.mark.parametrize("kind", [EndToEnd, Factored])
+def test_a_state_dict_that_does_not_fit_changes_nothing(kind) -> None:
+    model = mixed()
+    optimizer = kind(model, lr=0.1)
+    run(model, optimizer, 1)
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    for spoil in (lambda views: views[:-1], lambda views: views[::-1]):
+        bad = copy.deepcopy(saved)
+        bad["param_groups"][0]["lr"] = 0.5
+        bad["param_groups"][0]["views"] = spoil(bad["param_groups"][0]["views"])
+        with pytest.raises(ValueError, match=r"views lists|its view is for"):
+            optimizer.load_state_dict(bad)
+    assert optimizer.state_dict()["param_groups"] == before["param_groups"]
+    run(model, optimizer, 1)
+
+
 # Bugs that other optimizers had.
 
 

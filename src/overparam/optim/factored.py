@@ -140,11 +140,16 @@ class Factored(Optimizer):
 
         Returns:
             The loss of the closure, or None.
+
+        Raises:
+            ValueError: ``lr * weight_decay`` above 1 with decay of the product.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            _check_decay(group)
         with torch.no_grad():
             for number, group in enumerate(self.param_groups):
                 self._share_options(number, group)
@@ -298,6 +303,15 @@ def _check_options(options: dict[str, Any]) -> None:
         )
     if not callable(options["init"]) and options["init"] != "balanced":
         raise ValueError(f"init is {options['init']!r}; use 'balanced' or a function.")
+
+
+def _check_decay(group: dict[str, Any]) -> None:
+    lr, decay = group.get("lr", 0), group.get("weight_decay", 0)
+    if group["weight_decay_on"] == "product" and not isinstance(lr, Tensor) and lr * decay > 1:
+        raise ValueError(
+            f"lr * weight_decay is {lr * decay}: the product cannot decay by more than the whole; "
+            'lower one of them, or use weight_decay_on="factors".'
+        )
 
 
 def _check_inner(inner: Optimizer) -> None:
