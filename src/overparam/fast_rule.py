@@ -160,10 +160,10 @@ def _outside(sizes: _Sizes, depth: float) -> Tensor:
 def _excess(sizes: _Sizes, depth: float, factor: Tensor | float) -> Tensor:
     """``factor`` times ``K`` of each singular value with itself less :func:`_outside`."""
     power = _size_power(sizes.relative, depth)
-    diagonal = 1.0 if math.isinf(depth) else depth
     if sizes.floor is None:
-        return power * ((diagonal if math.isinf(depth) else diagonal - 1) * factor)
-    return (diagonal * power - _outside(sizes, depth)) * factor
+        return power * ((1.0 if math.isinf(depth) else depth - 1) * factor)
+    diagonal = power if math.isinf(depth) else depth * power
+    return (diagonal - _outside(sizes, depth)) * factor
 
 
 def _kernel(first: Tensor, second: Tensor, depth: float) -> Tensor:

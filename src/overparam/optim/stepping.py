@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -223,4 +222,4 @@ def _bounded(items: list[Item], group: dict[str, Any]) -> Iterator[list[Item]]:
         limit = 0
     count = max(1, limit // items[0].p.numel())
     for start in range(0, len(items), count):
-        yield list(itertools.islice(items, start, start + count))
+        yield items[start : start + count]
