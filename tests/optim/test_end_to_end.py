@@ -56,6 +56,46 @@ def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis
     torch.testing.assert_close(before - p.detach(), expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_row_granularity_is_the_single_output_rule_of_each_row(layer: str) -> None:
+    torch.manual_seed(0)
+    make, name = MATRIX_LAYERS[layer]
+    module = make().double()
+    p = getattr(module, name)
+    p.grad = torch.randn_like(p)
+    view = parameter_view(module, name)
+    assert view is not None
+    expected = view.join(single_output_update(view.split(p.detach()), view.split(p.grad), 3))
+    before = p.detach().clone()
+    EndToEnd(module, 1.0, 3, normalize=False, granularity="row").step()
+    torch.testing.assert_close(before - p.detach(), expected)
+
+
+@pytest.mark.parametrize("granularity", ["auto", "row"])
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_each_matrix_has_a_normalization_of_its_own(layer: str, granularity: str) -> None:
+    """The step does not change when one of the matrices of a weight is scaled."""
+    torch.manual_seed(0)
+    make, name = MATRIX_LAYERS[layer]
+    module = make().double()
+    p = getattr(module, name)
+    p.grad = torch.randn_like(p)
+    view = parameter_view(module, name)
+    assert view is not None
+    moves = []
+    for scale in (1.0, 10.0):
+        with torch.no_grad():
+            matrices = view.split(p).clone()
+            matrices[0] *= scale
+            p.copy_(view.join(matrices))
+        before = p.detach().clone()
+        EndToEnd(module, 1.0, 3, granularity=granularity).step()
+        moves.append(before - p.detach())
+        with torch.no_grad():
+            p.copy_(before)
+    torch.testing.assert_close(*moves)
+
+
 @pytest.mark.parametrize("granularity", ["row", "tensor"])
 def test_coarser_granularities_are_the_single_output_rule(granularity: str) -> None:
     p = drawn(4, 3, 2)
