@@ -104,6 +104,17 @@ def test_depth_one_is_the_inner_optimizer() -> None:
     assert_same_bits(parameters_of(plain), parameters_of(wrapped))
 
 
+def test_a_changed_lr_reaches_factors_and_vectors() -> None:
+    params = [weight_with_gradient(3, 5), weight_with_gradient(5)]
+    optimizer = Factored(params, torch.optim.SGD, lr=0.1)
+    for lr, still in ((0.1, False), (0.0, True), (torch.tensor(0.2), False)):
+        optimizer.param_groups[0]["lr"] = lr
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        for old, p in zip(before, params, strict=True):
+            assert torch.equal(old, p) == still
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_decay_on_the_product_shrinks_the_product(depth: int) -> None:
     p = weight_with_gradient(3, 5)

@@ -210,12 +210,17 @@ def test_loading_keeps_the_dtype_of_state_of_half_precision_parameters(kind) -> 
         assert torch.equal(before, after)
 
 
-def test_the_basis_of_a_checkpoint_with_other_groups_of_a_kernel_starts_anew() -> None:
+@pytest.mark.parametrize("granularity", ["row", "auto"])
+def test_the_basis_of_a_checkpoint_with_other_matrices_starts_anew(granularity: str) -> None:
+    """Saved without a basis, or with that of the kernel as one matrix, before views existed."""
     conv = nn.Conv1d(4, 6, 3, groups=2)
-    old = EndToEnd(conv, 0.1, granularity="row").state_dict()
+    old = EndToEnd(conv.parameters(), 0.1, granularity=granularity).state_dict()
+    for option in ("views", "granularity"):
+        del old["param_groups"][0][option]
     resumed = EndToEnd(conv, 0.1)
+    fresh = state_of(resumed, conv.weight)
     resumed.load_state_dict(old)
-    assert resumed.param_groups[0]["granularity"] == "row"
+    assert torch.equal(resumed.state[conv.weight]["basis"], fresh["basis"])
     conv.weight.grad = torch.randn_like(conv.weight)
     resumed.step()
 
