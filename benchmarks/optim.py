@@ -123,25 +123,34 @@ def linear(shape: tuple[int, int], device: str) -> nn.Module:
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """Wall time of one call, the device waited for."""
+    """Time of one call: on a GPU with the device waited for, on one CPU thread the thread's own.
+
+    The thread's own time leaves out what other work on the machine takes of the core.
+    """
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def rounds(calls: Calls, device: str, budget: float, slow: bool) -> Times:
     """Times of each optimizer, round by round; of a slow Muon in the first round only."""
-    warm = {name: seconds(call, device) for name, call in calls.items() if name != MUON or not slow}
-    count = max(3, min(200, int(budget / sum(warm.values()))))
+    if not slow:
+        for call in calls.values():
+            call()
     times: Times = {name: [] for name in calls}
-    for number in range(count):
+    number, spent = 0, 0.0
+    while number < 3 or (spent < budget and number < 200):
         for name, call in calls.items():
             if name != MUON or not slow or number == 0:
                 times[name].append(seconds(call, device))
+                spent += times[name][-1]
+        number += 1
     return times
 
 
@@ -322,6 +331,8 @@ def main() -> None:
         return [(int(m), int(n)) for m, n in pairs]
 
     print(f"torch {torch.__version__}, {device}, {options.threads} CPU thread(s)")
+    if device == "cuda":
+        print(torch.cuda.get_device_name())
     print_load()
     print_accuracy(sizes(options.accuracy), device)
     expected = muon_seconds(device)
