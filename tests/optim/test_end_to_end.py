@@ -14,7 +14,7 @@ from overparam import (
     end_to_end_update,
     single_output_update,
 )
-from overparam.matrices import parameter_view
+from overparam.matrices import MatrixView, parameter_view
 from overparam.optim import EndToEnd
 
 check = settings(deadline=None, max_examples=20, derandomize=True)
@@ -39,10 +39,8 @@ MATRIX_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("basis", ["exact", "tracked"])
-@pytest.mark.parametrize("depth", [1.5, 2, 3, math.inf])
-@pytest.mark.parametrize("layer", MATRIX_LAYERS)
-def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis: str) -> None:
+def layer_with_gradient(layer: str) -> tuple[nn.Module, nn.Parameter, MatrixView]:
+    """One of the layers, its weight with a gradient, and the matrices of the weight."""
     torch.manual_seed(0)
     make, name = MATRIX_LAYERS[layer]
     module = make().double()
@@ -50,6 +48,14 @@ def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis
     p.grad = torch.randn_like(p)
     view = parameter_view(module, name)
     assert view is not None
+    return module, p, view
+
+
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+@pytest.mark.parametrize("depth", [1.5, 2, 3, math.inf])
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis: str) -> None:
+    module, p, view = layer_with_gradient(layer)
     expected = view.join(end_to_end_update(view.split(p.detach()), view.split(p.grad), depth))
     before = p.detach().clone()
     EndToEnd(module, 1.0, depth, normalize=False, basis=basis).step()
@@ -58,13 +64,7 @@ def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis
 
 @pytest.mark.parametrize("layer", MATRIX_LAYERS)
 def test_row_granularity_is_the_single_output_rule_of_each_row(layer: str) -> None:
-    torch.manual_seed(0)
-    make, name = MATRIX_LAYERS[layer]
-    module = make().double()
-    p = getattr(module, name)
-    p.grad = torch.randn_like(p)
-    view = parameter_view(module, name)
-    assert view is not None
+    module, p, view = layer_with_gradient(layer)
     expected = view.join(single_output_update(view.split(p.detach()), view.split(p.grad), 3))
     before = p.detach().clone()
     EndToEnd(module, 1.0, 3, normalize=False, granularity="row").step()
@@ -75,13 +75,7 @@ def test_row_granularity_is_the_single_output_rule_of_each_row(layer: str) -> No
 @pytest.mark.parametrize("layer", MATRIX_LAYERS)
 def test_each_matrix_has_a_normalization_of_its_own(layer: str, granularity: str) -> None:
     """The step does not change when one of the matrices of a weight is scaled."""
-    torch.manual_seed(0)
-    make, name = MATRIX_LAYERS[layer]
-    module = make().double()
-    p = getattr(module, name)
-    p.grad = torch.randn_like(p)
-    view = parameter_view(module, name)
-    assert view is not None
+    module, p, view = layer_with_gradient(layer)
     moves = []
     for scale in (1.0, 10.0):
         with torch.no_grad():
