@@ -10,6 +10,7 @@ and a training step of GPT-2 small to hold all of them against.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -27,9 +28,9 @@ from overparam.spectrum import basis_error, exact_left_basis, jacobi_sweep, rota
 SHAPES = (
     "64x64,128x128,256x256,512x512,768x768,768x2304,768x3072,3072x768,1024x1024,2048x2048,3072x3072"
 )
-# An optimizer whose step takes longer than this many seconds is timed in the first round only,
-# without a step to warm up.
-SLOW = 5.0
+# A Muon whose step is expected to take longer than SLOW seconds is timed in the first round only,
+# and nobody has a step to warm up; above MOST seconds it is left out.
+SLOW, MOST = 5.0, 300.0
 MUON, FAIR = "Muon", "Newton-Schulz, float32"
 EXACT, TRACKED, FACTORED = "EndToEnd, exact", "EndToEnd, tracked", "Factored(SGD, N=2)"
 ROW, TENSOR, GRAPH = "EndToEnd, row", "EndToEnd, tensor", "EndToEnd, tracked, CUDA graph"
@@ -138,8 +139,11 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return clock() - start
 
 
-def rounds(calls: Calls, device: str, budget: float, slow: bool) -> Times:
-    """Times of each optimizer, round by round; of a slow Muon in the first round only."""
+def rounds(calls: Calls, device: str, budget: float, muon: float) -> Times:
+    """Times of each optimizer, round by round, where Muon is expected to take ``muon`` seconds."""
+    slow = muon > SLOW
+    if muon > MOST:
+        calls = {name: call for name, call in calls.items() if name != MUON}
     if not slow:
         for call in calls.values():
             call()
@@ -161,7 +165,7 @@ def muon_seconds(device: str) -> Callable[[tuple[int, int]], float]:
         m, n = sorted(shape)
         return 5 * (4 * m * m * n + 2 * m**3)
 
-    step = contestants(lambda: linear((256, 256), device), device)[MUON]
+    step = torch.optim.Muon(linear((256, 256), device).parameters(), 1e-6).step
     step()
     rate = flops((256, 256)) / seconds(step, device)
     return lambda shape: flops(shape) / rate
@@ -169,7 +173,7 @@ def muon_seconds(device: str) -> Callable[[tuple[int, int]], float]:
 
 def ratio(times: Times, name: str, against: str) -> str:
     """Median and quartiles of the ratios within rounds."""
-    if name not in times:
+    if name not in times or against not in times:
         return ""
     ratios = sorted(a / b for a, b in zip(times[name], times[against], strict=False))
     if len(ratios) == 1:
@@ -194,12 +198,13 @@ def print_times(measured: dict[str, Times], device: str) -> None:
     """Steps of all optimizers, and the ratios that the project aims at."""
     compared = [*COMPARED, (GRAPH, MUON)] if device == "cuda" else COMPARED
     medians, ratios = [], []
+    names = list(dict.fromkeys(name for times in measured.values() for name in times))
     for size, times in measured.items():
         counts = sorted({len(each) for each in times.values()})
-        rounded = [f"{1e3 * statistics.median(each):.3g}" for each in times.values()]
+        cells = [times.get(name) for name in names]
+        rounded = [f"{1e3 * statistics.median(each):.3g}" if each else "" for each in cells]
         medians.append([size, "; ".join(map(str, counts)), *rounded])
         ratios.append([size, *(ratio(times, a, b) for a, b in compared)])
-    names = list(next(iter(measured.values())))
     print("\nMedian milliseconds per step (rounds: of a slow Muon; of all others)\n")
     print_table(["weights", "rounds", *names], medians)
     print("\nRatios within a round: median [quartiles]\n")
@@ -239,19 +244,22 @@ def print_rates(measured: dict[tuple[int, int], Times], device: str) -> None:
     print_table(header, lines)
 
 
-def gpt2_rounds(layers: int, device: str, budget: float) -> Times:
-    """Steps over all parameters of GPT-2 small; a slow Muon on one block, times their number."""
+def gpt2_rounds(
+    layers: int, device: str, budget: float, measured: dict[tuple[int, int], Times]
+) -> Times:
+    """Steps over all parameters of GPT-2 small; on the CPU Muon's is the sum of single ones."""
     model = GPT2(layers).to(device)
     for p in model.parameters():
         p.grad = 1e-3 * torch.randn_like(p)
     calls = contestants(lambda: model, device)
-    slow = device == "cpu"
-    if slow:
-        block = model.blocks[0]
-        calls[MUON] = contestants(lambda: block, device)[MUON]
-    times = rounds(calls, device, budget, slow)
-    if slow:
-        times[MUON] = [layers * each for each in times[MUON]]
+    if device != "cpu":
+        return rounds(calls, device, budget, 0.0)
+    times = rounds(calls, device, budget, math.inf)
+    block = [tuple(p.shape) for p in model.blocks[0].parameters() if p.ndim > 1]
+    # 2304 x 768 costs what 768 x 2304 does.
+    single = [measured.get(shape) or measured.get(shape[::-1]) or {} for shape in block]
+    if all(MUON in each for each in single):
+        times[MUON] = [layers * sum(statistics.median(each[MUON]) for each in single)]
     return times
 
 
@@ -339,13 +347,15 @@ def main() -> None:
     measured: dict[tuple[int, int], Times] = {}
     for shape in sizes(options.shapes):
         calls = contestants(lambda shape=shape: linear(shape, device), device)
-        measured[shape] = rounds(calls, device, budget, expected(shape) > SLOW)
+        measured[shape] = rounds(calls, device, budget, expected(shape))
         print_times({f"{shape[0]} x {shape[1]}": measured[shape]}, device)
         print_load()
     print_rates(measured, device)
     tables = {f"{m} x {n}": times for (m, n), times in measured.items()}
     if options.layers:
-        tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(options.layers, device, budget)
+        tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(
+            options.layers, device, budget, measured
+        )
     print_times(tables, device)
     tokens = options.tokens or (32768 if device == "cuda" else 0)
     if tokens and options.layers:
