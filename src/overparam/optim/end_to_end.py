@@ -73,7 +73,8 @@ class EndToEnd(Optimizer):
     **Safety.** A parameter whose gradient has a non-finite entry keeps its value, momentum and
     basis bit for bit, and the step is counted in ``state[p]["skipped"]``. A decomposition that
     fails is tried in float64, then the old basis is kept and counted in
-    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
+    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction. The report of
+    :meth:`routing` tells both counts where they are not zero.
 
     Half-precision parameters are updated in float32, where their state lives too.
 

@@ -69,8 +69,10 @@ class Factored(Optimizer):
         **inner_options: of the inner optimizer: ``lr``, ``momentum``, ``weight_decay``, ...
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, or depth no integer.
-        ValueError: an option out of range, or a width too small for a weight.
+        TypeError: a parameter is not of a real floating-point dtype, depth is no integer, or the
+            inner optimizer calls the model by itself (LBFGS).
+        ValueError: an option out of range, a width too small for a weight, or
+            ``differentiable=True`` for the inner optimizer.
 
     Example:
         >>> import torch
