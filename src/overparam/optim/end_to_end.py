@@ -25,6 +25,7 @@ from overparam.optim.groups import (
     with_modules,
 )
 from overparam.optim.loading import load_exactly, merge
+from overparam.optim.precision import without_autocast
 from overparam.optim.routing import (
     GRANULARITIES,
     Route,
@@ -210,7 +211,8 @@ class EndToEnd(Optimizer):
                     loss = closure()
             for group in self.param_groups:
                 for items in stacks(_routes(group), group, self.state):
-                    step_stack(items, group)
+                    with without_autocast(items[0].p.device):
+                        step_stack(items, group)
         return loss
 
     def _warn_of_zeros(self, group: dict[str, Any]) -> None:
