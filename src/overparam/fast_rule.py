@@ -110,13 +110,13 @@ def update_of_rows(
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     largest = _largest(length)
     sizes = _sizes(length / largest, largest, unit, floor)
-    factor = _factor(sizes, depth, normalize)
+    across = _outside(sizes, depth) * _factor(sizes, depth, normalize)
     # Squares of lengths below this vanish; such a row takes the step across it.
     length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
     along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
-    along = along * _excess(sizes, depth, factor)
+    along = along * _excess(sizes, across, depth, normalize)
     # In place: for large weights a fresh tensor costs more than the arithmetic.
-    return rows.mul_(along).addcmul_(gradient, _outside(sizes, depth) * factor)
+    return rows.mul_(along).addcmul_(gradient, across)
 
 
 class _Sizes(NamedTuple):
@@ -157,13 +157,13 @@ def _outside(sizes: _Sizes, depth: float) -> Tensor:
     return sizes.relative * 0 if math.isinf(depth) else _size_power(sizes.relative, depth)
 
 
-def _excess(sizes: _Sizes, depth: float, factor: Tensor | float) -> Tensor:
-    """``factor`` times ``K`` of each singular value with itself less :func:`_outside`."""
+def _excess(sizes: _Sizes, across: Tensor, depth: float, normalize: bool) -> Tensor:
+    """How much more a row moves along itself than ``across``, ``(..., r, 1)``."""
+    if sizes.floor is None and math.isfinite(depth):
+        return across if depth == 2 else across * (depth - 1)
     power = _size_power(sizes.relative, depth)
-    if sizes.floor is None:
-        return power * ((1.0 if math.isinf(depth) else depth - 1) * factor)
-    diagonal = power if math.isinf(depth) else depth * power
-    return (diagonal - _outside(sizes, depth)) * factor
+    along = power if math.isinf(depth) else depth * power
+    return along * _factor(sizes, depth, normalize) - across
 
 
 def _kernel(first: Tensor, second: Tensor, depth: float) -> Tensor:
