@@ -295,9 +295,8 @@ def test_uncoalesced_sparse_gradients_on_the_rosenbrock_function(schedulers) -> 
             value = slope(p, coordinate)
             if sparse:
                 parts = torch.stack([value / 4, value - value / 4])
-                p.grad = torch.sparse_coo_tensor(
-                    [[coordinate] * 2], parts, (2,), check_invariants=True
-                )
+                with torch.sparse.check_sparse_tensor_invariants():
+                    p.grad = torch.sparse_coo_tensor([[coordinate] * 2], parts, (2,))
             else:
                 p.grad = torch.zeros_like(p)
                 p.grad[coordinate] = value

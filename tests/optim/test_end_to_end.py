@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import assert_same_bits, mixed, mixed_loss, parameters_of, run
+from optim_cases import Count, assert_same_bits, mixed, mixed_loss, parameters_of, run
 from optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
@@ -314,10 +314,9 @@ def test_parameters_of_one_shape_take_one_batched_call(basis: str) -> None:
     for count, foreach in ((1, None), (5, None), (5, False)):
         params = [drawn(3, 4, seed=seed) for seed in range(count)]
         optimizer = EndToEnd(params, 1e-3, basis=basis, foreach=foreach)
-        with torch.profiler.profile() as profile:
+        with Count(torch.ops.aten.bmm.default) as counted:
             optimizer.step()
-        calls = [event.count for event in profile.key_averages() if event.key == "aten::bmm"]
-        products[count, foreach] = sum(calls)
+        products[count, foreach] = counted.calls
     assert products[5, None] == products[1, None] > 0
     assert products[5, False] == 5 * products[1, None]
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from optim_cases import Forbid
 from optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
@@ -94,19 +95,6 @@ def test_a_capturable_basis_finds_its_way_by_sweeps_alone() -> None:
         errors.append(optimizer.state[p]["basis_error"].item())
     assert errors[0] > 0.3
     assert errors[-1] < 1e-4
-
-
-class Forbid(torch.utils._python_dispatch.TorchDispatchMode):
-    """Fails where one of some operations is called."""
-
-    def __init__(self, *operations) -> None:
-        super().__init__()
-        self.operations = operations
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in self.operations:
-            raise AssertionError(f"a step calls {func}")
-        return func(*args, **(kwargs or {}))
 
 
 aten = torch.ops.aten
