@@ -86,6 +86,21 @@ def test_a_hundred_steps_are_those_of_explicit_factors(inner, dtype, depth) -> N
     assert max((a - b).abs().max() for a, b in zip(before, parameters_of(model), strict=True)) > 0.1
 
 
+def test_an_inner_optimizer_of_ones_own() -> None:
+    class Signs(torch.optim.Optimizer):
+        def __init__(self, params, lr: float = 0.5) -> None:
+            super().__init__(params, {"lr": lr})
+
+        def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(group["lr"] * p.grad.sign())
+
+    model = mixed()
+    before = mixed_loss(model)
+    assert run(model, Factored(model, Signs, lr=1e-3), 20) < before
+
+
 def test_construction_keeps_the_function() -> None:
     model = mixed()
     before = parameters_of(model)

@@ -317,10 +317,10 @@ def _check_decay(group: dict[str, Any]) -> None:
 
 
 def _check_inner(inner: Optimizer) -> None:
-    name = type(inner).__name__
-    if inspect.signature(type(inner).step).parameters["closure"].default is inspect.Parameter.empty:
+    closure = inspect.signature(type(inner).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
-            f"{name} calls the model by itself within a step, which the factors are no part of; "
+            f"{type(inner).__name__} calls the model by itself within a step, which the factors are no part of; "
             "use an inner optimizer whose step needs no closure."
         )
     if inner.defaults.get("differentiable"):
