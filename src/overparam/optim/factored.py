@@ -320,8 +320,8 @@ def _check_inner(inner: Optimizer) -> None:
     closure = inspect.signature(type(inner).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
-            f"{type(inner).__name__} calls the model by itself within a step, which the factors are no part of; "
-            "use an inner optimizer whose step needs no closure."
+            f"{type(inner).__name__} calls the model by itself within a step, which the factors "
+            "are no part of; use an inner optimizer whose step needs no closure."
         )
     if inner.defaults.get("differentiable"):
         raise ValueError(
