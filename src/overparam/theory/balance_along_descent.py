@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from overparam._checks import check_factors
 from overparam.balance import imbalance, near_zero_initialization
@@ -16,41 +16,6 @@ from overparam.theory._table import Row, columns
 from overparam.theory.check import Measurement, TheoryCheck
 from overparam.theory.descent import descend_factors, fit_to
 from overparam.theory.emulation import rescaled_factors
-
-
-def layers_imbalance(model: nn.Module) -> Tensor:
-    """Imbalance of consecutive bias-free ``nn.Linear`` layers, with nothing else between them.
-
-    Source: Arora, Cohen, Hazan (2018), Theorem 1; see :func:`overparam.imbalance`.
-
-    Args:
-        model: a module whose leaf modules, in order of registration, are linear layers that
-            apply one after the other, such as ``nn.Sequential``.
-
-    Returns:
-        ``(N - 1,)``, one number per pair of neighbours.
-
-    Raises:
-        ValueError: no layers, another kind of layer, a bias, or shapes that do not follow.
-
-    Example:
-        >>> import torch
-        >>> layers = [torch.nn.Linear(2, 2, bias=False) for _ in range(3)]
-        >>> tuple(layers_imbalance(torch.nn.Sequential(*layers)).shape)
-        (2,)
-    """
-    leaves = [(name, part) for name, part in model.named_modules() if not any(part.children())]
-    factors = []
-    for name, leaf in leaves:
-        if not isinstance(leaf, nn.Linear):
-            raise ValueError(
-                f"layer {name!r} is a {type(leaf).__name__}; balance is defined for consecutive "
-                "nn.Linear layers alone: pass the linear part of the model."
-            )
-        if leaf.bias is not None:
-            raise ValueError(f"layer {name!r} has a bias; build it with bias=False.")
-        factors.append(leaf.weight.detach())
-    return imbalance(factors)
 
 
 def balance_gaps(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
