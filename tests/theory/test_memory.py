@@ -2,7 +2,6 @@ import torch
 
 from overparam.theory.memory import (
     adaptive_rates,
-    check,
     memory_weights,
     run_with_scalar,
     shrink_rates,
@@ -62,7 +61,3 @@ def test_the_trajectory_comes_back_from_gradients_alone() -> None:
     # One step misses by lr^2, a run of fixed time by lr.
     assert 1.8 < errors[0] / errors[1] < 2.2
     assert 1.8 < errors[1] / errors[2] < 2.2
-
-
-def test_check_holds() -> None:
-    assert check().verdict == "holds"
