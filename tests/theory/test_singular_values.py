@@ -58,4 +58,4 @@ def test_error_along_a_run_is_the_distance_written_out() -> None:
         gaps.append((change / lr - velocity).abs().max().item())
         sizes.append(velocity.abs().max().item())
         weight = after
-    assert error == pytest.approx(max(gaps) / max(sizes), rel=1e-8)
+    assert error.item() == pytest.approx(max(gaps) / max(sizes), rel=1e-8)
