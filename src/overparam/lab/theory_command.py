@@ -115,7 +115,7 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
             "losses use scikit-learn's diabetes data instead."
         )
     data = standardize(data)
-    return data.features, data.targets.flatten(), data.title, remark
+    return data.features, data.targets.flatten(), f"the {data.name} data", remark
 
 
 def _verdict_table(results: list[TheoryCheck]) -> Table:

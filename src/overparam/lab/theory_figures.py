@@ -191,10 +191,10 @@ def _circulation(rows: list[Row]) -> alt.ConcatChart:
     parts = []
     for panel, title, label in panels:
         lines = _lines(chosen(rows, panel=panel), title).encode(
-            x=depth,
-            y=alt.Y("value:Q", title=label),
-            color=colour("series", "Loss"),
+            x=depth, y=alt.Y("value:Q", title=label)
         )
+        if panel != "circulation":
+            lines = lines.encode(color=colour("series", "Loss"))
         parts.append(alt.layer(zero, lines))
     return alt.concat(*parts, columns=2, spacing=40)
 
