@@ -104,6 +104,10 @@ def test_touching_the_target_and_leaving_is_no_arrival() -> None:
     lanes = Lanes(2 * one, one, 0.5 * one, 2 * one, _Y[None], start)
     assert iterations_to_target(lanes, hold=0).item() == first_touch
     assert iterations_to_target(lanes, hold=100).item() == stays_from
+    visit = inside[first_touch:].index(False)
+    assert visit > 1
+    assert iterations_to_target(lanes, hold=visit).item() == first_touch
+    assert iterations_to_target(lanes, hold=visit + 1).item() > first_touch
 
 
 def test_touching_the_target_before_diverging_is_no_arrival() -> None:

@@ -21,6 +21,13 @@ def test_gaps_after_a_step_are_those_of_the_step(weight_decay: float) -> None:
     torch.testing.assert_close(predicted, balance_gaps(after))
 
 
+def test_gaps_are_the_written_difference() -> None:
+    factors = near_zero_initialization(2, 3, 3, width=4, std=1.0, dtype=torch.float64)
+    for gap, low, high in zip(balance_gaps(factors), factors, factors[1:], strict=False):
+        above = torch.einsum("oa,ob->ab", high, high)
+        torch.testing.assert_close(gap, above - torch.einsum("ai,bi->ab", low, low))
+
+
 def test_gaps_have_the_size_that_the_core_reports() -> None:
     factors = near_zero_initialization(2, 3, 4, width=4, std=1.0, dtype=torch.float64)
     sizes = torch.stack([torch.linalg.matrix_norm(gap) for gap in balance_gaps(factors)])

@@ -41,6 +41,7 @@ def test_error_halves_with_the_learning_rate(depth: int) -> None:
 def test_error_is_the_distance_written_out() -> None:
     """Autograd and SGD on the factors, Theorem 1 term by term for the rule."""
     start, target = _problem()
+    target = target + 3 * start  # so that the weight grows, and the largest size comes late
     factors = rescaled_factors(balanced_factors(start, 3), 0.2)
     leaves = [factor.clone().requires_grad_() for factor in factors]
     sgd = torch.optim.SGD(leaves, lr=0.02)
@@ -52,7 +53,8 @@ def test_error_is_the_distance_written_out() -> None:
         rule = rule - 0.02 * sum_over_factors(rule, 0.5 * (rule - target), 3, rank=2)
         distances.append((leaves[2] @ leaves[1] @ leaves[0] - rule).norm().item())
         sizes.append(rule.norm().item())
-    expected = max(distances) / max(*sizes, start.norm().item())
+    assert max(sizes) > start.norm().item()
+    expected = max(distances) / max(sizes)
     error = emulation_error(factors, fit_to(target, 0.5), 0.02, 12)
     assert error.item() == pytest.approx(expected, rel=1e-10)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import sum_over_factors
 
 from overparam.theory.asymmetry import antisymmetric_jacobian
 from overparam.theory.losses import power_loss_gradient
@@ -75,6 +76,15 @@ def test_a_small_circle_measures_the_antisymmetric_part() -> None:
 
         turning = circulation(field, [circle]).item() / (2 * math.pi * radius**2)
         assert turning == pytest.approx(part[i, j].item(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2)])
+def test_the_field_of_a_matrix_is_the_rule_row_by_row(shape: tuple[int, int]) -> None:
+    points, slopes = torch.randn(2, 4, 6, dtype=torch.float64)
+    moved = end_to_end_field(lambda _: slopes, 3, shape)(points)
+    for point, slope, move in zip(points, slopes, moved, strict=True):
+        expected = sum_over_factors(point.reshape(shape), slope.reshape(shape), 3, rank=2)
+        torch.testing.assert_close(move.reshape(shape), expected)
 
 
 def test_a_gradient_field_has_no_circulation() -> None:

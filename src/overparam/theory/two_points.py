@@ -135,7 +135,8 @@ def iterations_to_target(
         lanes: the runs.
         goal: share of the smallest target.
         max_steps: the last step at which a run may arrive.
-        hold: for how many more steps a run must stay; those may lie beyond ``max_steps``.
+        hold: for how many steps a run must stay, the first included; they may lie beyond
+            ``max_steps``. At least one counts.
 
     Returns:
         ``(k,)`` float64; ``inf`` for a run that diverged or was not there to stay by ``max_steps``.
