@@ -37,6 +37,12 @@ def test_a_sequential_of_linear_layers_is_one_product() -> None:
     assert not gaps.requires_grad
 
 
+def test_factors_in_a_parameter_list_are_factors() -> None:
+    layers = [linear(4, 3), linear(2, 4)]
+    found = imbalance(nn.ParameterList([layer.weight for layer in layers]))
+    torch.testing.assert_close(found.detach(), pairs_of(layers))
+
+
 def test_a_repeated_layer_counts_wherever_it_acts() -> None:
     shared, last = linear(3, 3), linear(2, 3)
     found = imbalance(nn.Sequential(shared, shared, last))
@@ -64,7 +70,7 @@ class Residual(nn.Sequential):
 
 def test_only_what_is_known_to_follow_each_other_is_a_product() -> None:
     model = nn.Sequential(
-        nn.Sequential(linear(3, 3), nn.Identity()),  # nested: 0.0
+        nn.Sequential(linear(3, 3), nn.Identity(), linear(3, 3)),  # nested: 0.0, 0.2
         linear(3, 3, bias=True),  # 1: the bias comes after it, and ends the run
         linear(3, 3),  # 2: alone
         nn.ReLU(),
@@ -76,7 +82,7 @@ def test_only_what_is_known_to_follow_each_other_is_a_product() -> None:
         linear(3, 3),
     )
     assert list(imbalance(model)) == [
-        "0.0.weight -> 1.weight",
+        "0.0.weight -> 0.2.weight -> 1.weight",
         "5.inner.0.weight -> 5.inner.1.weight",
     ]
 

@@ -20,8 +20,8 @@ Pairs = list[tuple[Tensor, Tensor]]
 """Neighbouring factors ``(W_j, W_{j+1})`` of a product as matrices that share hidden units."""
 
 
-@overload
-def imbalance(of: Sequence[Tensor]) -> Tensor: ...
+@overload  # a ParameterList is a Module, and the first signature that fits counts
+def imbalance(of: Sequence[Tensor] | nn.ParameterList) -> Tensor: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
 def imbalance(of: nn.Module | Factored) -> dict[str, Tensor]: ...
 def imbalance(of: Sequence[Tensor] | nn.Module | Factored) -> Tensor | dict[str, Tensor]:
@@ -45,8 +45,8 @@ def imbalance(of: Sequence[Tensor] | nn.Module | Factored) -> Tensor | dict[str,
     - a :class:`overparam.Factored` optimizer: every weight that it factors, under its name.
 
     Args:
-        of: factors ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``; or a model; or a
-            ``Factored`` optimizer.
+        of: factors ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``, in a sequence or
+            an ``nn.ParameterList``; or a model; or a ``Factored`` optimizer.
 
     Returns:
         For factors ``(..., N - 1)``, in their dtype. For a model or an optimizer one such tensor
@@ -70,6 +70,8 @@ def imbalance(of: Sequence[Tensor] | nn.Module | Factored) -> Tensor | dict[str,
         >>> bool(imbalance(model)["weight"].max() < 1e-6)
         True
     """
+    if isinstance(of, nn.ParameterList):
+        of = list(of)
     if isinstance(of, nn.Module):
         products = _products_in_model(of)
     elif isinstance(of, Factored):
