@@ -44,8 +44,8 @@ def main() -> None:
             per_device_train_batch_size=16,
             learning_rate=1e-2,
             logging_steps=20,
-            # To save on the way, save model.state_dict() (the factors, which resume exactly)
-            # or, as below, the plain model.
+            # Checkpoints on the way would hold the factors, and resume exactly;
+            # overparam.collapse_state_dict makes a plain one of such a file.
             save_strategy="no",
             report_to=[],
             use_cpu=True,

@@ -47,7 +47,22 @@ class Experts(nn.Module):
         self.weight = nn.Parameter(torch.randn(3, 4, 5))
 
 
+class Conv1D(nn.Module):
+    """As in transformers: a linear layer that stores its weight as (in, out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf = nf
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+
+
 LAYERS["experts"] = (Experts(), "weight", (3, 4, 5))
+LAYERS["gate"] = (
+    nn.ParameterDict({"w_g": torch.ones(4, 3), "w_v": torch.ones(4, 3)}),
+    "w_g",
+    (1, 4, 3),
+)
+LAYERS["transposed linear"] = (Conv1D(4, 6), "weight", (1, 4, 6))
 
 
 @pytest.mark.parametrize("case", LAYERS)
@@ -86,10 +101,28 @@ def test_transposed_convolution_matrices_act_on_positions() -> None:
     torch.testing.assert_close(folded, functional.conv_transpose2d(image, kernel, groups=2))
 
 
+def test_transposed_linear_matrix_maps_inputs_to_outputs() -> None:
+    layer, x = Conv1D(4, 6), torch.randn(6)
+    view = parameter_view(layer, "weight")
+    assert view is not None
+    (matrix,) = view.split(layer.weight)
+    torch.testing.assert_close(matrix @ x, x @ layer.weight)
+
+
 def test_packed_matrices_are_the_projections() -> None:
     weight, x = torch.randn(12, 4), torch.randn(4)
     matrices = packed_view(weight.shape, 3).split(weight)
     torch.testing.assert_close((matrices @ x).flatten(), functional.linear(x, weight))
+
+
+class Lengths(nn.Module):
+    """What the older ``torch.nn.utils.weight_norm`` leaves in a layer, and a scale by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(4, 1))
+        self.weight_v = nn.Parameter(torch.ones(4, 3))
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +132,8 @@ def test_packed_matrices_are_the_projections() -> None:
         (nn.LayerNorm((3, 4)), "weight"),
         (nn.BatchNorm2d(3), "weight"),
         (nn.MultiheadAttention(4, 2, add_bias_kv=True), "bias_k"),
+        (Lengths(), "weight_g"),
+        (Lengths(), "scale"),
     ],
 )
 def test_entrywise_parameters_are_no_matrices(module: nn.Module, name: str) -> None:

@@ -7,12 +7,14 @@ and columns for inputs. A layer's weight is one or several of them, laid out in 
 weight              tensor                         matrices
 ==================  =============================  ==================================
 linear              (out, in)                      (1, out, in)
+transposed linear   (in, out)                      (1, out, in)
 convolution         (out, in / g, k...)            (g, out / g, in / g * k...)
 transposed conv.    (in, out / g, k...)            (g, out / g * k..., in / g)
 embedding           (entries, features)            (1, entries, features)
 packed projections  (blocks * out, in)             (blocks, out, in)
 experts             (experts..., out, in)          (experts, out, in)
 bilinear            (out, in1, in2)                (1, out, in1 * in2)
+vector              (in,)                          (1, 1, in)
 ==================  =============================  ==================================
 
 Every view is one reshape to three dimensions, for some followed by a transposition: no entry is
@@ -101,6 +103,26 @@ def linear_view(shape: Sequence[int]) -> MatrixView:
     """
     rows, columns = _dimensions("a linear weight", shape, 2)
     return MatrixView("linear", tuple(shape), 1, rows, columns)
+
+
+def transposed_linear_view(shape: Sequence[int]) -> MatrixView:
+    """One matrix, stored as ``(in, out)``: the linear layer of transformers' GPT-2.
+
+    Raises:
+        ValueError: the shape has not two dimensions.
+    """
+    columns, rows = _dimensions("a linear weight", shape, 2)
+    return MatrixView("transposed linear", tuple(shape), 1, rows, columns, transposed=True)
+
+
+def vector_view(shape: Sequence[int]) -> MatrixView:
+    """One row of all entries: a vector as a linear map to one number.
+
+    Example:
+        >>> vector_view((5,)).columns
+        5
+    """
+    return MatrixView("vector", tuple(shape), 1, 1, math.prod(shape))
 
 
 def embedding_view(shape: Sequence[int]) -> MatrixView:
@@ -230,6 +252,11 @@ def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
     shape = tuple(tensor.shape)
     if len(shape) < 2 or isinstance(module, _ELEMENTWISE) or "bias" in name:
         return None
+    is_vector = math.prod(shape) == max(shape)
+    if is_vector and name.endswith("_g") and hasattr(module, f"{name[:-2]}_v"):
+        return None  # the lengths of torch.nn.utils.weight_norm
+    if is_transposed_linear(module):
+        return transposed_linear_view(shape)
     if isinstance(module, _CONVOLUTIONS):
         return convolution_view(shape, module.groups)
     if isinstance(module, _TRANSPOSED_CONVOLUTIONS):
@@ -245,9 +272,15 @@ def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
     if isinstance(module, nn.Bilinear):
         return flat_view(shape, "bilinear")
     if len(shape) == 3:
-        return expert_view(shape)
+        # One number for each channel is a scale.
+        return expert_view(shape) if shape[1:] != (1, 1) else None
     # An unknown layer: four dimensions or more are most often a kernel.
     return linear_view(shape) if len(shape) == 2 else flat_view(shape)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is the ``Conv1D`` of transformers, which stores its weight as (in, out)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def model_views(model: nn.Module) -> dict[str, MatrixView | None]:

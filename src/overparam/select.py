@@ -13,9 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
-from overparam.matrices import MatrixView, parameter_view
+from overparam.matrices import (
+    MatrixView,
+    flat_view,
+    is_transposed_linear,
+    parameter_view,
+    vector_view,
+)
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
@@ -89,7 +94,9 @@ def select_parameters(
             recurrent weights), another string (a regular expression that must match the whole
             name of a module or parameter), a list of names (a whole name, or its last parts, as
             in PEFT's ``target_modules``), or a function of parameter name and module. The two
-            words skip frozen parameters; the others take what they name.
+            words skip frozen parameters; the others take what they name. A tensor that acts entry
+            by entry (a vector, a bias, a scale) is chosen by its full name in a list alone: it
+            becomes one row.
         exclude: parameters to leave out, in the same forms but for the two words.
 
     Returns:
@@ -108,19 +115,22 @@ def select_parameters(
         [('2.weight', 'excluded'), ('2.bias', 'it acts entry by entry')]
     """
     places = _places(model)
+    if not isinstance(targets, str) and not callable(targets):
+        targets = tuple(targets)
     wanted = _matcher("targets", targets, places)
     unwanted = _matcher("exclude", exclude, places) if exclude is not None else _nothing
     by_word = targets in _WORDS if isinstance(targets, str) else False
+    in_full = targets if isinstance(targets, tuple) else ()
     selected: list[Selected] = []
     skipped: list[Skipped] = [
         Skipped(name, shape, _PARAMETRIZED) for name, shape in _parametrized(model)
     ]
     for sites, parameter in places:
-        reason = _reason_to_skip(sites, parameter, wanted, unwanted, by_word)
+        views = [] if is_lazy(parameter) else [_reading(site, in_full) for site in sites]
+        reason = _reason_to_skip(sites, parameter, views, wanted, unwanted, by_word)
         if reason is None:
-            view = parameter_view(sites[0].module, sites[0].attribute)
-            assert view is not None  # a parameter without a reading has a reason
-            selected.append(Selected(sites, parameter, view))
+            assert views[0] is not None  # a parameter without a reading has a reason
+            selected.append(Selected(sites, parameter, views[0]))
         else:
             shape = () if is_lazy(parameter) else tuple(parameter.shape)
             skipped.append(Skipped(sites[0].name, shape, reason))
@@ -168,10 +178,29 @@ def _places(model: nn.Module) -> list[tuple[tuple[Site, ...], nn.Parameter]]:
 def _parametrized(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the tensors that a parametrization already computes."""
     for path, module in model.named_modules():
-        if parametrize.is_parametrized(module) and not _inside_parametrization(path):
-            for attribute in module.parametrizations:  # pyright: ignore[reportGeneralTypeIssues]
+        if not _inside_parametrization(path):
+            for attribute in parametrizations_of(module):
                 tensor: Tensor = getattr(module, attribute)
                 yield Site(path, module, attribute).name, tuple(tensor.shape)
+
+
+def parametrizations_of(module: nn.Module) -> dict[str, nn.Module]:
+    """What computes the tensors of a module itself, by attribute.
+
+    ``parametrize.is_parametrized`` also says yes to wrappers that hand on the attributes of what
+    they wrap (``torch.compile``, activation checkpointing, FullyShardedDataParallel).
+    """
+    held = dict(module.named_children()).get("parametrizations")
+    return dict(held.items()) if isinstance(held, nn.ModuleDict) else {}
+
+
+def _reading(site: Site, in_full: tuple[str, ...]) -> MatrixView | None:
+    """How a tensor is read as matrices; one that acts entry by entry only where named in full."""
+    view = parameter_view(site.module, site.attribute)
+    if view is not None or site.name not in in_full:
+        return view
+    shape = tuple(getattr(site.module, site.attribute).shape)
+    return flat_view(shape) if len(shape) > 1 else vector_view(shape)
 
 
 def _inside_parametrization(path: str) -> bool:
@@ -181,12 +210,13 @@ def _inside_parametrization(path: str) -> bool:
 def _reason_to_skip(
     sites: tuple[Site, ...],
     parameter: nn.Parameter,
+    views: list[MatrixView | None],
     wanted: _Matcher,
     unwanted: _Matcher,
     by_word: bool,
 ) -> str | None:
     """Why a parameter is not chosen, or None."""
-    impossible = _impossible(sites, parameter)
+    impossible = _impossible(sites, parameter, views)
     if impossible is not None:
         return impossible
     if any(unwanted(site) for site in sites):
@@ -201,16 +231,17 @@ def _reason_to_skip(
         )
     if by_word and not parameter.requires_grad:
         return "it is frozen; name it to choose it all the same"
-    if by_word and _additive(sites[0]):
+    if by_word and _additive(views[0]):
         return "it looks like a token or a position that is added; name it to choose it"
     return None
 
 
-def _impossible(sites: tuple[Site, ...], parameter: nn.Parameter) -> str | None:
+def _impossible(
+    sites: tuple[Site, ...], parameter: nn.Parameter, views: list[MatrixView | None]
+) -> str | None:
     """Why a parameter cannot be a product, or None."""
     if is_lazy(parameter):
         return "it has no shape yet; run the model once on an example input"
-    views = [parameter_view(site.module, site.attribute) for site in sites]
     if any(view is None for view in views):
         return "it acts entry by entry"
     if not parameter.is_floating_point():
@@ -229,17 +260,14 @@ def _impossible(sites: tuple[Site, ...], parameter: nn.Parameter) -> str | None:
     return None
 
 
-def _additive(site: Site) -> bool:
+def _additive(view: MatrixView | None) -> bool:
     """Whether a tensor of an unknown layer has a leading dimension of one: (1, length, width)."""
-    view = parameter_view(site.module, site.attribute)
     return view is not None and view.kind == "experts" and view.shape[0] == 1
 
 
 def _is_linear(site: Site) -> bool:
-    if isinstance(site.module, (nn.Linear, nn.MultiheadAttention)):
-        return True
-    # The linear layer of transformers' GPT-2, whose weight is stored as (in, out).
-    return type(site.module).__name__ == "Conv1D" and hasattr(site.module, "nf")
+    linear = isinstance(site.module, (nn.Linear, nn.MultiheadAttention))
+    return linear or is_transposed_linear(site.module)
 
 
 def _matcher(

@@ -19,6 +19,17 @@ class Experts(nn.Module):
         return torch.einsum("eoi,bi->beo", self.weight, x)
 
 
+class Regression(nn.Module):
+    """The paper's example: one vector of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w
+
+
 class SelfAttention(nn.MultiheadAttention):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x, x, x)

@@ -8,7 +8,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from overparam.reparam import collapse_state_dict, overparameterize
+from overparam.reparam import (
+    clip_grad_norm_,
+    collapse_state_dict,
+    overparameterize,
+    set_weight_decay_on,
+)
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
@@ -27,10 +32,13 @@ def make_batch() -> tuple[Tensor, Tensor]:
 
 
 def train_on(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(4):
+    """Momentum, with decay and clipping that need whole products."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
+    set_weight_decay_on(model, optimizer, "product")
+    for _ in range(2):
         optimizer.zero_grad()
         (model(x) - y).square().mean().backward()
+        clip_grad_norm_(model, 0.5)
         optimizer.step()
 
 

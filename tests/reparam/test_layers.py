@@ -14,7 +14,7 @@ from overparam.reparam import (
     overparameterize,
 )
 from overparam.reparam.attach import factors_of, places
-from reparam.layers import LAYERS, Layer, train, values
+from reparam.layers import LAYERS, Layer, Regression, train, values
 
 EACH = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 
@@ -181,17 +181,19 @@ def test_foreign_parametrizations_are_left_alone() -> None:
         collapse(model)
 
 
-def test_verification_failure_puts_everything_back() -> None:
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_verification_failure_puts_everything_back(mode: str) -> None:
     class Spy(nn.Linear):
-        """Computes something else once its weight is a plain parameter."""
+        """Computes something else, in one mode, once its weight is a plain parameter."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) + ("weight" in self._parameters)
+            shifted = "weight" in self._parameters and self.training == (mode == "training")
+            return super().forward(x) + shifted
 
     model = Spy(3, 2)
     overparameterize(model)
     before = list(model.state_dict())
-    with pytest.raises(RuntimeError, match="output 0 in evaluation mode moved"):
+    with pytest.raises(RuntimeError, match=f"output 0 in {mode} mode moved"):
         collapse(model, example_inputs=[torch.ones(1, 3)])
     assert list(model.state_dict()) == before
     assert collapse(model, verify=False, example_inputs=[torch.ones(1, 3)]) is model
@@ -200,6 +202,68 @@ def test_verification_failure_puts_everything_back() -> None:
 def test_names_of_peft() -> None:
     model = overparameterize(nn.Linear(3, 2), target_modules="all-linear")
     assert type(merge_and_unload(model)) is nn.Linear
+
+
+def test_a_vector_named_in_full_becomes_one_row() -> None:
+    """Against the paper's depth 2 with a scalar: w = w_1 * omega, balanced, one step by hand."""
+    torch.manual_seed(0)
+    model, x = Regression(), torch.randn(3, 5)
+    start = model.w.detach().clone()
+    overparameterize(model, targets=["w"])
+    torch.testing.assert_close(model.w.detach(), start)
+    omega = start.norm().sqrt()
+    gradient = x.T @ (2 * x @ start)
+    (x @ model.w).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    vector = start / omega - 0.01 * omega * gradient
+    scalar = omega - 0.01 * (start / omega) @ gradient
+    torch.testing.assert_close(model.w.detach(), scalar * vector)
+    collapse(model, example_inputs=x)
+    assert [name for name, _ in model.named_parameters()] == ["w"]
+    assert model.w.shape == (5,)
+
+
+def _reparameterize_as_timm_does(model: nn.Module) -> None:
+    """The protocol of timm's ``reparameterize_model``; the function itself is in test_timm.py."""
+    for name, child in model.named_children():
+        if hasattr(child, "fuse"):
+            setattr(model, name, child.fuse())
+        elif hasattr(child, "reparameterize"):
+            child.reparameterize()
+        elif hasattr(child, "switch_to_deploy"):
+            child.switch_to_deploy()
+        _reparameterize_as_timm_does(child)
+
+
+def test_timm_finds_what_to_collapse() -> None:
+    class Branches(nn.Module):
+        """Two branches that a method of its own makes one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(x) if self.two is None else self.one(x) + self.two(x)
+
+        def reparameterize(self) -> None:
+            with torch.no_grad():
+                weight, bias = self.one.weight + self.two.weight, self.one.bias + self.two.bias
+                self.one = nn.Linear(4, 4)
+                self.one.weight.copy_(weight)
+                self.one.bias.copy_(bias)
+            self.two = None
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Branches(), nn.Sequential(nn.Linear(4, 3))), torch.randn(2, 4)
+    overparameterize(model)
+    expected = values(model, x)
+    deployed = copy.deepcopy(model)
+    _reparameterize_as_timm_does(deployed)
+    assert list(deployed.state_dict()) == ["0.one.weight", "0.one.bias", "1.0.weight", "1.0.bias"]
+    torch.testing.assert_close(values(deployed, x), expected)
+    assert len(list(places(model))) == 3
+    assert not hasattr(nn.Linear, "reparameterize")
 
 
 class Shared(nn.Module):

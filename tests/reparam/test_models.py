@@ -1,18 +1,19 @@
 """Models that nobody here wrote: same logits, a training step, all keys as before."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from overparam.reparam import collapse, collapse_state_dict, overparameterize
-from overparam.reparam.attach import places
+from reparam.there_and_back import there_and_back
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed; install the extra 'models'"
 )
+safetensors = pytest.importorskip("safetensors.torch", reason="comes with transformers")
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -55,12 +56,30 @@ def _convnext() -> nn.Module:
     return transformers.ConvNextForImageClassification(config)
 
 
+def _mixtral() -> nn.Module:
+    """Its experts are batches of matrices in one tensor each."""
+    config = transformers.MixtralConfig(
+        vocab_size=50, num_key_value_heads=2, num_local_experts=4, use_cache=False, **SMALL
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+def _t5() -> nn.Module:
+    """One embedding at three places, and a head of its own."""
+    config = transformers.T5Config(
+        vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, use_cache=False
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
 CASES = {
     "gpt2": (_gpt2, TOKENS),
     "bert": (_bert, TOKENS),
     "llama": (_llama, TOKENS),
     "vit": (_vit, IMAGES),
     "convnext": (_convnext, IMAGES),
+    "mixtral": (_mixtral, TOKENS),
+    "t5": (_t5, {**TOKENS, "decoder_input_ids": TOKENS["input_ids"]}),
 }
 
 
@@ -68,65 +87,48 @@ CASES = {
 @pytest.mark.parametrize("targets", ["all", "all-linear"])
 def test_transformers(case: str, targets: str) -> None:
     make, inputs = CASES[case]
-    _there_and_back(make, lambda model: model(**inputs).logits, targets)
+    there_and_back(make, lambda model: model(**inputs).logits, targets)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
-def test_timm(name: str) -> None:
-    timm = _timm()
-    images = IMAGES["pixel_values"]
-    _there_and_back(lambda: timm.create_model(name, num_classes=5), lambda m: m(images), "all")
+class Counting(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = (torch.arange(8) + index) % 50
+        return {"input_ids": tokens, "labels": tokens}
 
 
-def test_reparameterize_model_of_timm_collapses() -> None:
-    timm = _timm()
+def _trainer(folder: Path) -> Any:
+    """Training of a GPT-2 whose head is tied to its embedding, with a checkpoint on the way."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 2, 1))).eval()
-    plain = list(model.state_dict())
-    overparameterize(model, targets="all")
-    deployed = timm.utils.model.reparameterize_model(model)
-    assert list(deployed.state_dict()) == plain
-    assert len(list(places(model))) == 2
-    images = IMAGES["pixel_values"]
-    torch.testing.assert_close(deployed(images), model(images))
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=4,
+        save_steps=2,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    model = overparameterize(_gpt2(), targets="all")
+    return transformers.Trainer(model=model, args=arguments, train_dataset=Counting())
 
 
-def _timm() -> Any:
-    """timm, where it and the torchvision that it imports work with the torch that is installed."""
-    try:
-        import timm
-        import timm.utils.model
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    return timm
-
-
-def _there_and_back(
-    make: Callable[[], nn.Module], forward: Callable[[nn.Module], Tensor], targets: str
-) -> None:
-    torch.manual_seed(0)
-    model = make().eval()
-    keys = list(model.state_dict())
-    names = [(name, p.requires_grad) for name, p in model.named_parameters()]
-    types = [type(module) for module in model.modules()]
-    before = forward(model).detach()
-    scale = float(before.abs().max())
-
-    overparameterize(model, targets=targets)
-    assert sum(1 for _ in places(model)) >= 5
-    torch.testing.assert_close(forward(model).detach(), before, rtol=0, atol=1e-5 * scale)
-
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    forward(model).square().mean().backward()
-    optimizer.step()
-    model.eval()
-    trained = forward(model).detach()
-    assert float((trained - before).abs().max()) > 1e-4 * scale
-
-    assert sorted(collapse_state_dict(model.state_dict())) == sorted(keys)
-    collapse(model)
-    assert list(model.state_dict()) == keys
-    assert [(name, p.requires_grad) for name, p in model.named_parameters()] == names
-    assert [type(module) for module in model.modules()] == types
-    torch.testing.assert_close(forward(model).detach(), trained, rtol=0, atol=1e-5 * scale)
+def test_trainer_saves_tied_products_and_resumes_exactly(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed; install 'models'")
+    whole = _trainer(tmp_path)
+    whole.train()
+    saved = safetensors.load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    plain = collapse_state_dict(saved)
+    resumed = _trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for first, second in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+    # transformers' own file of the plain model has the same keys: the head is left out.
+    collapse(whole.model).save_pretrained(tmp_path / "plain")
+    expected = safetensors.load_file(tmp_path / "plain" / "model.safetensors")
+    assert sorted(plain) == sorted(expected)
+    for key, value in expected.items():
+        assert torch.equal(plain[key], value), key

@@ -92,6 +92,17 @@ def test_frozen_weights_can_be_named() -> None:
     assert len(select_parameters(_frozen(), ["weight"]).selected) == 1
 
 
+def test_entrywise_tensors_are_chosen_by_their_full_name_alone() -> None:
+    model = _model()
+    (entry,) = select_parameters(model, ["out.bias"]).selected
+    assert (entry.view.batch, entry.view.rows, entry.view.columns) == (1, 1, 2)
+    (entry,) = select_parameters(nn.LayerNorm((3, 4)), ["weight"]).selected
+    assert (entry.view.rows, entry.view.columns) == (3, 4)
+    for targets in (["bias"], ["out"], "out|out.bias", lambda name, module: True):
+        names = [entry.name for entry in select_parameters(model, targets).selected]
+        assert "out.bias" not in names
+
+
 def test_integer_and_complex_tensors_are_skipped() -> None:
     module = nn.Module()
     module.complex = nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))
@@ -99,6 +110,14 @@ def test_integer_and_complex_tensors_are_skipped() -> None:
     reasons = [skip.reason for skip in select_parameters(module, "all").skipped]
     assert all("not a real floating-point one" in reason for reason in reasons)
     assert len(reasons) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_scripted_modules_are_skipped() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Linear(3, 2)))
+    selection = select_parameters(model, "all")
+    assert [entry.name for entry in selection.selected] == ["0.weight"]
+    assert any("before torch.jit.script" in skip.reason for skip in selection.skipped)
 
 
 def test_ties_are_chosen_as_one() -> None:

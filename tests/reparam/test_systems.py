@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -162,5 +163,15 @@ def test_wrapped_models_are_refused() -> None:
         torch.distributed.fsdp.fully_shard(right)
         with pytest.raises(RuntimeError, match="take its full state_dict"):
             collapse(right)
+        with pytest.raises(RuntimeError, match="take its full state_dict"), collapsed(right):
+            pass
+        with pytest.raises(RuntimeError, match=r"sharded; pass .* through .*expand_state_dict"):
+            right.load_state_dict(_model().state_dict())
+        with warnings.catch_warnings(action="ignore"):  # of one process, which shards nothing
+            older = torch.distributed.fsdp.FullyShardedDataParallel(
+                _model(), device_id=torch.device("cpu")
+            )
+        with pytest.raises(RuntimeError, match="FullyShardedDataParallel; overparameterize the"):
+            overparameterize(older)
     finally:
         dist.destroy_process_group()

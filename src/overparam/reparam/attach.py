@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from overparam.reparam.initialize import initial_factors
 from overparam.reparam.layout import Layout, decode_layout, encode_layout
-from overparam.select import Site
+from overparam.select import Site, parametrizations_of
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 # Where such a module keeps its products while its forward pass runs.
@@ -29,12 +30,21 @@ class Product(nn.Module):
     Args:
         layout: shapes of the factors.
         factors: their first values; without them, balanced factors of the weight.
+        attributes: that users set on the parameter, for the one that takes its place again.
     """
 
-    def __init__(self, layout: Layout, factors: tuple[Tensor, ...] | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        factors: tuple[Tensor, ...] | None = None,
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.layout = layout
+        self.attributes = attributes or {}
         self._first = factors
+        # One tensor, so that the entries of tied places share memory in a state_dict.
+        self._encoded = encode_layout(layout)
 
     def forward(self, *factors: Tensor) -> Tensor:
         """The weight, in the dtype of the factors."""
@@ -46,15 +56,19 @@ class Product(nn.Module):
             return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """Factors for a weight that is assigned to the module."""
+        """Factors for a weight that is assigned to the module.
+
+        Raises:
+            ValueError: the weight has no balanced factors that can be trained.
+        """
         if self._first is not None:
             factors, self._first = self._first, None
             return factors
-        return self.layout.balanced(weight)
+        return initial_factors(self.layout, weight)
 
     def get_extra_state(self) -> Tensor:
         """The layout, so that a checkpoint can be collapsed without the model."""
-        return encode_layout(self.layout)
+        return self._encoded
 
     def set_extra_state(self, state: Tensor) -> None:
         """Check that a checkpoint was made with the same factors."""
@@ -84,10 +98,8 @@ class Place(Site):
 def places(model: nn.Module) -> Iterator[Place]:
     """Every place of a model whose tensor is a product of this package, tied ones each."""
     for path, module in model.named_modules():
-        if not parametrize.is_parametrized(module):
-            continue
-        for attribute, held in module.parametrizations.items():  # pyright: ignore
-            if len(held) and isinstance(held[0], Product):
+        for attribute, held in parametrizations_of(module).items():
+            if isinstance(held, nn.ModuleList) and len(held) and isinstance(held[0], Product):
                 yield Place(path, module, attribute)
 
 
@@ -97,9 +109,14 @@ def held_at(owner: nn.Module, attribute: str) -> parametrize.ParametrizationList
     return cast("parametrize.ParametrizationList", held)
 
 
+def product_of(held: parametrize.ParametrizationList) -> Product:
+    """The product that a parametrization list computes."""
+    return cast("Product", held[0])
+
+
 def layout_of(held: parametrize.ParametrizationList) -> Layout:
     """The layout of the factors that a parametrization list holds."""
-    return cast("Product", held[0]).layout
+    return product_of(held).layout
 
 
 def factors_of(held: parametrize.ParametrizationList) -> list[nn.Parameter]:
@@ -108,8 +125,8 @@ def factors_of(held: parametrize.ParametrizationList) -> list[nn.Parameter]:
 
 
 def current_weight(held: parametrize.ParametrizationList) -> Tensor:
-    """The product as it is now, without a graph."""
-    with torch.no_grad():
+    """The product as it is now, without a graph; a tensor that can be trained on."""
+    with torch.inference_mode(False), torch.no_grad():
         return held().detach()
 
 
@@ -117,7 +134,11 @@ def attach(owner: nn.Module, attribute: str, layout: Layout, factors: tuple[Tens
     """Replace one parameter by a product of factors, which become parameters."""
     _own_class(owner)
     order = tuple(owner._parameters)
-    parametrize.register_parametrization(owner, attribute, Product(layout, factors))
+    attributes = dict(vars(owner._parameters[attribute]))
+    product = Product(layout, factors, attributes)
+    parametrize.register_parametrization(owner, attribute, product)
+    for factor in factors_of(held_at(owner, attribute)):
+        vars(factor).update(attributes)
     if not hasattr(owner.parametrizations, "original_order"):
         # Lives and dies with the parametrization, and is copied with it.
         owner.parametrizations.original_order = order  # pyright: ignore
@@ -131,14 +152,23 @@ def attach_tied(owner: nn.Module, attribute: str, held: parametrize.Parametrizat
     owner.parametrizations[attribute] = held  # pyright: ignore
 
 
+def check_detachable(found: list[Place]) -> None:
+    """Raise where another parametrization was put on top of a product.
+
+    Raises:
+        RuntimeError: it was; nothing has changed.
+    """
+    for place in found:
+        if len(place.factors) > 1:
+            raise RuntimeError(
+                f"{place.name} has a further parametrization on top of the product; remove that "
+                "one first (torch.nn.utils.parametrize.remove_parametrizations)."
+            )
+
+
 def detach(place: Place, parameter: nn.Parameter) -> None:
     """Put a plain parameter back in the place of a product: type, name and order as before."""
     owner, attribute = place.module, place.attribute
-    if len(place.factors) > 1:
-        raise RuntimeError(
-            f"{place.name} has a further parametrization on top of the product; remove that one "
-            "first (torch.nn.utils.parametrize.remove_parametrizations)."
-        )
     _own_class(owner)
     order = getattr(owner.parametrizations, "original_order", ())
     parametrize.remove_parametrizations(owner, attribute)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from overparam.reparam.attach import Product, places
+from overparam.reparam.initialize import initial_factors
 from overparam.reparam.layout import Layout, decode_layout, encode_layout
 
 _FACTOR_KEY = re.compile(
@@ -53,7 +54,8 @@ def collapse_state_dict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
             plain[key] = value
         elif name not in plain:
             held = _in_order(name, factors.get(name, {}), layouts[name])
-            storage = tuple(factor.data_ptr() for factor in held)
+            # Tensors without memory (of the meta device) have no address.
+            storage = tuple(factor.data_ptr() or id(factor) for factor in held)
             if storage not in made:
                 made[storage] = Product(layouts[name])(*held).detach()
             plain[name] = made[storage]
@@ -76,7 +78,7 @@ def expand_state_dict(
         A new dictionary. Entries that are factors already are handed on.
 
     Raises:
-        ValueError: a weight of another shape than its layout, or not finite.
+        ValueError: a weight of another shape than its layout, not finite, or all zeros.
 
     Example:
         >>> from torch import nn
@@ -92,13 +94,14 @@ def expand_state_dict(
         if layout is None:
             expanded[key] = value
             continue
-        owner, _, attribute = key.rpartition(".")
-        prefix = f"{owner}.parametrizations.{attribute}." if owner else f"parametrizations.{key}."
         if tuple(value.shape) != layout.shape:
             raise ValueError(
                 f"{key} has shape {tuple(value.shape)}; the factors are for {layout.shape}."
             )
-        expanded.update(_expanded_entries(prefix, value, layout))
+        try:
+            expanded.update(_expanded_entries(key, value, layout))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
     _copy_metadata(state_dict, expanded)
     return expanded
 
@@ -146,15 +149,25 @@ def _load_plain(
             )
             continue
         like = place.factors.original0
-        value = value.to(device=like.device, dtype=like.dtype)
+        if hasattr(like, "placements"):
+            raise RuntimeError(
+                f"{key} is a plain weight and the model's factors are sharded; pass the "
+                "checkpoint through overparam.expand_state_dict first."
+            )
+        try:
+            entries = _expanded_entries(key, value.to(like), layout)
+        except ValueError as error:
+            error_messages.append(f"{key}: {error}")
+            continue
         del state_dict[key]
-        state_dict.update(
-            _expanded_entries(f"{prefix}parametrizations.{place.attribute}.", value, layout)
-        )
+        state_dict.update(entries)
 
 
-def _expanded_entries(prefix: str, weight: Tensor, layout: Layout) -> dict[str, Tensor]:
-    entries = {f"{prefix}original{j}": f for j, f in enumerate(layout.balanced(weight))}
+def _expanded_entries(key: str, weight: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Factors and their layout, under the names that they have instead of ``key``."""
+    owner, _, attribute = key.rpartition(".")
+    prefix = f"{owner}.parametrizations.{attribute}." if owner else f"parametrizations.{key}."
+    entries = {f"{prefix}original{j}": f for j, f in enumerate(initial_factors(layout, weight))}
     entries[f"{prefix}0._extra_state"] = encode_layout(layout)
     return entries
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,18 @@ from torch.nn.utils import parametrize
 from overparam.reparam.attach import (
     Place,
     attach_tied,
+    check_detachable,
     current_weight,
     detach,
     factors_of,
     layout_of,
     places,
+    product_of,
 )
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
-from overparam.reparam.optimizer_state import check_collapse, weight_into_optimizer
-from overparam.reparam.plan import already_wrapped
+from overparam.reparam.initialize import initial_factors
+from overparam.reparam.optimizer_state import GroupOrder, check_collapse, weight_into_optimizer
+from overparam.reparam.plan import already_sharded, already_wrapped
 from overparam.reparam.verify import record
 
 
@@ -30,7 +33,7 @@ def collapse(
     model: nn.Module,
     *,
     verify: bool = True,
-    example_inputs: Sequence[Any] | dict[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> nn.Module:
     """Replace every product by its value: the model is plain again, and computes the same.
@@ -43,8 +46,8 @@ def collapse(
         verify: compare each weight with its product, and, given example inputs, the outputs of
             the model before and after, in training and in evaluation mode with the same random
             numbers. On a mismatch everything is put back.
-        example_inputs: positional arguments of the model (a sequence) or keyword arguments (a
-            dict).
+        example_inputs: positional arguments of the model (a sequence, or one tensor) or keyword
+            arguments (a dict).
         optimizer: holding the factors; the weights take their places, with state.
 
     Returns:
@@ -72,21 +75,28 @@ def collapse(
             f"{wrapped}; take its full state_dict and pass that through "
             "overparam.collapse_state_dict, or collapse the module inside DistributedDataParallel."
         )
+    check_detachable(found)
     held_lists = {id(place.factors): place.factors for place in found}
+    order = None
     if optimizer is not None:
         check_collapse(optimizer, [factors_of(held) for held in held_lists.values()])
+        order = GroupOrder.of(optimizer, model)
     before = record(model, found, example_inputs) if verify else None
     swap = _Swap.plain(found)
     if before is not None:
-        difference = before.difference(record(model, found, example_inputs))
-        if difference is not None:
+        try:
+            difference = before.difference(record(model, found, example_inputs))
+            if difference is not None:
+                raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
+        except BaseException:
             swap.undo()
-            raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
-    if optimizer is not None:
+            raise
+    if optimizer is not None and order is not None:
         for key, held in held_lists.items():
             weight_into_optimizer(
                 optimizer, factors_of(held), swap.parameters[key], layout_of(held)
             )
+        order.restore(optimizer, model)
     return model
 
 
@@ -96,10 +106,14 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
 
 
 def equip(owner: nn.Module) -> None:
-    """Give a module with products what others look for: plain checkpoints, timm's method."""
+    """Give a module with products what others look for: plain checkpoints, timm, transformers."""
     accept_plain_checkpoints(owner)
+    kind: Any = type(owner)
     if not hasattr(owner, "reparameterize"):
-        type(owner).reparameterize = _reparameterize  # pyright: ignore
+        kind.reparameterize = _reparameterize
+    if not hasattr(owner, "_tied_weights_keys"):
+        # transformers saves one of several tensors that share memory, where this names them.
+        kind._tied_weights_keys = {r"parametrizations\.": r"parametrizations\."}
 
 
 def _reparameterize(self: nn.Module) -> None:
@@ -112,7 +126,13 @@ def collapsed(model: nn.Module) -> Iterator[nn.Module]:
     """The plain model for a while, for evaluation, export or saving; factors come back after.
 
     The factors stay the same objects, so that an optimizer keeps them. A weight that is changed
-    meanwhile (by loading a checkpoint, for example) is factored again, balanced.
+    meanwhile (by loading a checkpoint, for example) is factored again, balanced; where the model
+    moves to another device or dtype, the factors follow.
+
+    Raises:
+        RuntimeError: the model is sharded, or a further parametrization sits on top of a product.
+        ValueError: on leaving, a weight was changed to one that the factors cannot hold (all
+            zeros, another shape); the model then stays plain.
 
     Example:
         >>> from torch import nn
@@ -124,7 +144,15 @@ def collapsed(model: nn.Module) -> Iterator[nn.Module]:
         >>> len(model.state_dict())
         4
     """
-    swap = _Swap.plain(list(places(model)))
+    found = list(places(model))
+    sharded = already_sharded(model) if found else None
+    if sharded is not None:
+        raise RuntimeError(
+            f"{sharded}; take its full state_dict and pass that through "
+            "overparam.collapse_state_dict."
+        )
+    check_detachable(found)
+    swap = _Swap.plain(found)
     try:
         yield model
     finally:
@@ -153,10 +181,16 @@ class _Swap:
 
     def undo(self) -> None:
         """Put the products back; a weight that was changed is factored again first."""
+        owners = {id(held): (place, held) for place, held in reversed(self.taken)}
+        # All or none: what cannot be factored is found before anything is put back.
+        changed = [(held, *_changed(place, held)) for place, held in owners.values()]
+        for held, now, values in changed:
+            held.to(device=now.device, dtype=now.dtype)
+            with torch.no_grad():
+                for factor, value in zip(factors_of(held), values, strict=False):
+                    factor.copy_(value)
         for place, held in self.taken:
-            if held.__dict__.pop("plain", None) is not None:
-                _refactor_if_changed(place, held)
-        for place, held in self.taken:
+            held.__dict__.pop("plain", None)
             attach_tied(place.module, place.attribute, held)
             equip(place.module)
 
@@ -169,15 +203,27 @@ def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
         return earlier
     trained = any(factor.requires_grad for factor in factors_of(held))
     parameter = nn.Parameter(weight.contiguous(), requires_grad=trained)
+    vars(parameter).update(product_of(held).attributes)
     # In __dict__, so that it does not count as a parameter of the list.
     held.__dict__["plain"] = parameter
     return parameter
 
 
-def _refactor_if_changed(place: Place, held: parametrize.ParametrizationList) -> None:
+def _changed(
+    place: Place, held: parametrize.ParametrizationList
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The weight as it is now, and its factors where it is no longer their product."""
     now: Tensor = getattr(place.module, place.attribute).detach()
-    same = torch.allclose(now, current_weight(held), rtol=0, atol=0, equal_nan=True)
-    if not same:
-        with torch.no_grad():
-            for factor, value in zip(factors_of(held), layout_of(held).balanced(now), strict=True):
-                factor.copy_(value)
+    layout = layout_of(held)
+    if tuple(now.shape) != layout.shape:
+        raise ValueError(
+            f"{place.name} has the shape {tuple(now.shape)} now, its factors are for "
+            f"{layout.shape}. The model stays plain; change shapes before you overparameterize."
+        )
+    before = current_weight(held).to(now)
+    if not now.is_meta and torch.allclose(before, now, rtol=0, atol=0, equal_nan=True):
+        return now, ()
+    try:
+        return now, initial_factors(layout, now)
+    except ValueError as error:
+        raise ValueError(f"{place.name}: {error} The model stays plain.") from None

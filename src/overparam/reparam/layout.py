@@ -226,7 +226,7 @@ def encode_layout(layout: Layout) -> Tensor:
     """
     name = "matrix" if isinstance(layout, MatrixLayout) else "chain"
     text = json.dumps({name: dataclasses.asdict(layout)}, sort_keys=True)
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
 def decode_layout(encoded: Tensor) -> Layout:

@@ -6,19 +6,18 @@ to gradients at the factors. Optimizer states and gradients travel along these t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from overparam.product import factor_product
-from overparam.reparam.layout import Layout, MatrixLayout
+from overparam.reparam.layout import ChainLayout, Layout, MatrixLayout
 
 # Steps and relative residual of the conjugate gradient method, in float64.
 _CG_STEPS = 500
 _CG_RESIDUAL = 1e-12
-# Multiplicative steps to recover second moments, and random signs to estimate them.
-_MULTIPLICATIVE_STEPS = 100
+# Random signs to estimate second moments of chains of kernels.
 _SIGNS = 32
 
 
@@ -38,16 +37,21 @@ def gradient_from_factors(
 
     ``min_G sum_j || (J^T G)_j - g_j ||^2`` by the conjugate gradient method on ``J J^T`` (which is
     the end-to-end rule's preconditioner), in float64. Exact for gradients that came from one G,
-    where W has full rank; else the least-squares solution of least norm.
+    where W has full rank; for balanced factors of a W of low rank the solution of least norm. The
+    nearer the factors are to balance,
+    the fewer steps it takes: one where they are balanced.
     """
     wide = [factor.detach().double() for factor in factors]
     target = _push(layout, wide, [gradient.double() for gradient in gradients])
+    if not bool(target.isfinite().all()):
+        return torch.full_like(target, torch.nan).to(factors[0].dtype)
+    inverse = _inverse_at_balance(layout, wide)
     solution = torch.zeros_like(target)
-    residual, direction = target.clone(), target.clone()
-    energy = residual.square().sum()
-    enough = _CG_RESIDUAL**2 * energy
+    residual, direction = target.clone(), inverse(target)
+    energy = (residual * direction).sum()
+    enough = _CG_RESIDUAL**2 * residual.square().sum()
     for _ in range(_CG_STEPS):
-        if energy <= enough:
+        if residual.square().sum() <= enough:
             break
         image = _push(layout, wide, gradient_to_factors(layout, wide, direction))
         curvature = (direction * image).sum()
@@ -56,8 +60,9 @@ def gradient_from_factors(
         step = energy / curvature
         solution = solution + step * direction
         residual = residual - step * image
-        previous, energy = energy, residual.square().sum()
-        direction = residual + energy / previous * direction
+        corrected = inverse(residual)
+        previous, energy = energy, (residual * corrected).sum()
+        direction = corrected + energy / previous * direction
     return solution.to(factors[0].dtype)
 
 
@@ -80,27 +85,64 @@ def variance_to_factors(
 def variance_from_factors(
     layout: Layout, factors: Sequence[Tensor], variances: Sequence[Tensor]
 ) -> Tensor:
-    """Mean squares at the weight that would spread to those at the factors.
+    """Mean squares at the weight, estimated from those at the factors.
 
-    Positive by construction: multiplicative steps (Richardson, Lucy) towards the given values for
-    matrices; for chains of kernels one number for all entries.
+    For matrices ``v_ik = r_i c_k / t``: sums over hidden units give ``r = v rho`` (from the last
+    factor) and ``c = lambda^T v`` (from the first), where lambda and rho are the row sums of
+    ``L_1 o L_1`` and the column sums of ``R_N o R_N``, and ``t = lambda^T v rho``. Exact where v
+    has rank one, as in Adafactor (Shazeer, Stern 2018, section 3). Undoing the spread entry by
+    entry would give some entries far too small mean squares, and Adam far too large steps. For
+    chains of kernels the same over channels, all taps alike, from the spread of ones.
     """
     wide = [factor.detach().double() for factor in factors]
     given = [variance.double() for variance in variances]
-    ones = torch.ones(layout.shape, dtype=torch.float64, device=wide[0].device)
-    spread = _spread(layout, wide, ones)
-    total = sum(float(part.sum()) for part in spread)
-    level = sum(float(part.sum()) for part in given) / total if total else 0.0
-    estimate = level * ones
+    if layout.depth == 1:
+        return variances[0]
     if isinstance(layout, MatrixLayout):
-        sides = [(a.square(), b.square()) for a, b in _sides(layout, wide)]
-        weights = _gather(layout, sides, [torch.ones_like(part) for part in given])
-        for _ in range(_MULTIPLICATIVE_STEPS):
-            now = _spread_through(layout, sides, estimate)
-            ratios = [torch.where(n > 0, g / n, 0.0) for g, n in zip(given, now, strict=True)]
-            gathered = _gather(layout, sides, ratios)
-            estimate = estimate * torch.where(weights > 0, gathered / weights, 1.0)
+        estimate = _of_rank_one(layout, wide, given)
+    else:
+        estimate = _of_rank_one_over_channels(layout, wide, given)
     return estimate.to(factors[0].dtype)
+
+
+def _of_rank_one(
+    layout: MatrixLayout, factors: Sequence[Tensor], variances: Sequence[Tensor]
+) -> Tensor:
+    """See :func:`variance_from_factors`."""
+    view, sides = layout.view, _squared_sides(layout, factors)
+    after_first, before_last = sides[0][0], sides[-1][1]
+    assert after_first is not None
+    assert before_last is not None
+    row_sums, column_sums = after_first.sum(-1), before_last.sum(-2)
+    rows = variances[-1].reshape(view.batch, view.rows, -1).sum(-1)
+    columns = variances[0].reshape(view.batch, -1, view.columns).sum(-2)
+    total = ((row_sums * rows).sum(-1) + (column_sums * columns).sum(-1)) / 2
+    return view.join(_outer(rows, columns, total))
+
+
+def _of_rank_one_over_channels(
+    layout: ChainLayout, factors: Sequence[Tensor], variances: Sequence[Tensor]
+) -> Tensor:
+    """See :func:`variance_from_factors`; means over channels, weighted by the spread of ones."""
+    ones = torch.ones(layout.shape, dtype=torch.float64, device=factors[0].device)
+    spread = _spread(layout, factors, ones)
+    dims = len(layout.shape)
+
+    def sums(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        first, last = (p.reshape(layout.groups, *p.shape[-dims:]) for p in (parts[0], parts[-1]))
+        return last.flatten(2).sum(-1), first.transpose(1, 2).flatten(2).sum(-1)
+
+    (rows, columns), (row_weights, column_weights) = sums(variances), sums(spread)
+    total = (rows.sum(-1) / row_weights.sum(-1) + columns.sum(-1) / column_weights.sum(-1)) / 2
+    channels = _outer(rows / row_weights, columns / column_weights, total)
+    taps = (1,) * (dims - 2)
+    return channels.reshape(layout.shape[:2] + taps).expand(layout.shape)
+
+
+def _outer(rows: Tensor, columns: Tensor, total: Tensor) -> Tensor:
+    """``rows columns^T / total``; zero where the total is."""
+    total = torch.where(total > 0, total, 1.0)
+    return rows[..., :, None] * columns[..., None, :] / total[..., None, None]
 
 
 def _push(layout: Layout, factors: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:
@@ -117,8 +159,7 @@ def _push(layout: Layout, factors: Sequence[Tensor], changes: Sequence[Tensor]) 
 
 def _spread(layout: Layout, factors: Sequence[Tensor], variance: Tensor) -> tuple[Tensor, ...]:
     if isinstance(layout, MatrixLayout):
-        sides = [(a.square(), b.square()) for a, b in _sides(layout, factors)]
-        return _spread_through(layout, sides, variance)
+        return _spread_through(layout, _squared_sides(layout, factors), variance)
     generator = torch.Generator().manual_seed(0)
     root = variance.sqrt()
     total = [torch.zeros_like(factor) for factor in factors]
@@ -129,36 +170,83 @@ def _spread(layout: Layout, factors: Sequence[Tensor], variance: Tensor) -> tupl
     return tuple(total)
 
 
-def _sides(layout: MatrixLayout, factors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """For each factor, the products ``L_j`` of those after it and ``R_j`` of those before it."""
-    view = layout.view
-    matrices = [factor.reshape(view.batch, *factor.shape[-2:]) for factor in factors]
-    eye_out = torch.eye(view.rows, dtype=factors[0].dtype, device=factors[0].device)
-    eye_in = torch.eye(view.columns, dtype=factors[0].dtype, device=factors[0].device)
+def _inverse_at_balance(layout: Layout, factors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """The inverse of ``J J^T`` for balanced factors, and near it for others.
+
+    ``J J^T G = sum_j L_j L_j^T G R_j^T R_j``. In the singular bases ``W = U diag(s) V^T`` its
+    diagonal is ``K_ik = sum_j |L_j^T u_i|^2 |R_j v_k|^2``, and balanced factors leave nothing
+    beside it. Directions where K is zero are left out. Bases are not completed on the longer side
+    of W: outside of them only the term without a factor on that side is left. For chains of
+    kernels the identity.
+    """
+    if not isinstance(layout, MatrixLayout):
+        return lambda gradient: gradient
+    view, sides = layout.view, _sides(layout, factors)
+    u, s, vt = torch.linalg.svd(view.split(layout.product(factors)), full_matrices=False)
+    ones = torch.ones_like(s)
+    left = [ones if a is None else (u.mT @ a).square().sum(-1) for a, _ in sides]
+    right = [ones if b is None else (b @ vt.mT).square().sum(-2) for _, b in sides]
+    inside = torch.stack(
+        [a[..., :, None] * b[..., None, :] for a, b in zip(left, right, strict=True)]
+    ).sum(dim=0)
+    round_off = torch.finfo(s.dtype).eps * max(view.rows, view.columns)
+    floor = round_off * inside.amax((-2, -1), keepdim=True)
+
+    def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+        # What the product cannot move has no gradient in the factors, but round-off.
+        return torch.where(denominator > floor, numerator / denominator, 0.0)
+
+    def inverse(gradient: Tensor) -> Tensor:
+        matrices = view.split(gradient)
+        core = u.mT @ matrices @ vt.mT
+        result = u @ divide(core, inside) @ vt
+        if view.rows > view.columns:  # the last factor has none after it
+            beside = divide(matrices @ vt.mT - u @ core, right[-1][..., None, :])
+            result = result + beside @ vt
+        elif view.rows < view.columns:  # the first has none before it
+            beside = divide(u.mT @ matrices - core @ vt, left[0][..., :, None])
+            result = result + u @ beside
+        return view.join(result)
+
+    return inverse
+
+
+_Sides = list[tuple[Tensor | None, Tensor | None]]
+
+
+def _sides(layout: MatrixLayout, factors: Sequence[Tensor]) -> _Sides:
+    """For each factor, the products ``L_j`` of those after it and ``R_j`` of those before it.
+
+    None stands for the identity, which would be as large as an embedding's vocabulary squared.
+    """
+    batch = layout.view.batch
+    matrices = [factor.reshape(batch, *factor.shape[-2:]) for factor in factors]
+    last = len(matrices) - 1
     return [
         (
-            factor_product(matrices[j + 1 :]) if j + 1 < len(matrices) else eye_out[None],
-            factor_product(matrices[:j]) if j else eye_in[None],
+            factor_product(matrices[j + 1 :]) if j < last else None,
+            factor_product(matrices[:j]) if j else None,
         )
         for j in range(len(matrices))
     ]
 
 
-def _spread_through(
-    layout: MatrixLayout, sides: Sequence[tuple[Tensor, Tensor]], variance: Tensor
-) -> tuple[Tensor, ...]:
+def _squared_sides(layout: MatrixLayout, factors: Sequence[Tensor]) -> _Sides:
+    return [
+        (None if a is None else a.square(), None if b is None else b.square())
+        for a, b in _sides(layout, factors)
+    ]
+
+
+def _spread_through(layout: MatrixLayout, sides: _Sides, variance: Tensor) -> tuple[Tensor, ...]:
     matrices = layout.view.split(variance)
-    parts = [left.mT @ matrices @ right.mT for left, right in sides]
+    parts = [
+        _times(None if a is None else a.mT, matrices, None if b is None else b.mT) for a, b in sides
+    ]
     return tuple(part.reshape(shape) for part, shape in zip(parts, layout.shapes, strict=True))
 
 
-def _gather(
-    layout: MatrixLayout, sides: Sequence[tuple[Tensor, Tensor]], parts: Sequence[Tensor]
-) -> Tensor:
-    """The adjoint of :func:`_spread_through`."""
-    batch = layout.view.batch
-    gathered = [
-        left @ part.reshape(batch, *part.shape[-2:]) @ right
-        for (left, right), part in zip(sides, parts, strict=True)
-    ]
-    return layout.view.join(torch.stack(gathered).sum(dim=0))
+def _times(left: Tensor | None, middle: Tensor, right: Tensor | None) -> Tensor:
+    """``left @ middle @ right``, where None is the identity."""
+    middle = middle if left is None else left @ middle
+    return middle if right is None else middle @ right

@@ -1,13 +1,15 @@
 """Optimizer states carried from a weight to its factors and back.
 
 Running means of gradients travel as gradients do. Running means of squared gradients travel as if
-the entries of the gradient were uncorrelated, which is an estimate. Counters are copied.
+the entries of the gradient were uncorrelated, which is an estimate. Counters are copied. States of
+other names and shapes start anew.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,8 +31,10 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Pa
     """Raise unless the optimizer holds every parameter that is trained.
 
     Raises:
-        ValueError: one is missing: the optimizer was made for another model, or too early.
+        ValueError: one is missing: the optimizer was made for another model, or too early. Or the
+            optimizer's state is of no single parameter.
     """
+    _check_separable(optimizer)
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in parameters:
         if parameter.requires_grad and id(parameter) not in known:
@@ -46,8 +50,9 @@ def check_collapse(
     """Raise unless all factors of one weight are in one group of the optimizer.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not, or the optimizer's state is of no single parameter.
     """
+    _check_separable(optimizer)
     number_of = {
         id(p): number
         for number, group in enumerate(optimizer.param_groups)
@@ -60,6 +65,67 @@ def check_collapse(
                 f"the factors of a weight, shapes {[tuple(f.shape) for f in held]}, are not in one "
                 "group of the optimizer; collapse without optimizer= and make a new one."
             )
+
+
+def _check_separable(optimizer: torch.optim.Optimizer) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS keeps one state for all parameters together, which cannot be carried across; "
+            "leave optimizer= out and make a new one."
+        )
+
+
+@dataclass(frozen=True)
+class GroupOrder:
+    """How the groups of an optimizer followed the model, to be restored after a change.
+
+    An optimizer's state_dict numbers parameters by their place in the groups. Where a group lists
+    them as ``model.parameters()`` does, it does so afterwards, so that the numbers fit an
+    optimizer that is made from the changed model.
+
+    Attributes:
+        sorted: for each group, whether its parameters of the model were in the model's order.
+        names: of parameters, where the optimizer was made from named ones.
+        prefix: what those names have before the model's.
+    """
+
+    sorted: tuple[bool, ...]
+    names: dict[int, str]
+    prefix: str
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> GroupOrder:
+        """Before the change."""
+        positions = {id(p): number for number, p in enumerate(model.parameters())}
+        numbers = [
+            [positions[id(p)] for p in group["params"] if id(p) in positions]
+            for group in optimizer.param_groups
+        ]
+        names = {
+            id(p): name
+            for group in optimizer.param_groups
+            for p, name in zip(group["params"], group.get("param_names", ()), strict=False)
+        }
+        prefixes = [
+            names[id(p)].removesuffix(own) for own, p in model.named_parameters() if id(p) in names
+        ]
+        return cls(tuple(n == sorted(n) for n in numbers), names, (*prefixes, "")[0])
+
+    def restore(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """After the change."""
+        own = {id(p): name for name, p in model.named_parameters()}
+        positions = {key: number for number, key in enumerate(own)}
+        for group, was_sorted in zip(optimizer.param_groups, self.sorted, strict=True):
+            params = group["params"]
+            slots = [slot for slot, p in enumerate(params) if id(p) in own]
+            if was_sorted:
+                in_order = sorted((params[slot] for slot in slots), key=lambda p: positions[id(p)])
+                for slot, parameter in zip(slots, in_order, strict=True):
+                    params[slot] = parameter
+            if "param_names" in group:
+                group["param_names"] = [
+                    self.names.get(id(p), self.prefix + own.get(id(p), "")) for p in params
+                ]
 
 
 def factors_into_optimizer(
@@ -80,7 +146,7 @@ def factors_into_optimizer(
     def square(value: Tensor) -> Sequence[Tensor]:
         return variance_to_factors(layout, values, value)
 
-    carried = _carry([state], tuple(weight.shape), len(factors), mean, square)
+    carried = _carry([state], len(factors), mean, square)
     for factor, entries in zip(factors, carried, strict=True):
         if entries:
             optimizer.state[factor] = entries
@@ -104,14 +170,13 @@ def weight_into_optimizer(
     def square(*parts: Tensor) -> Sequence[Tensor]:
         return (variance_from_factors(layout, values, parts),)
 
-    (entries,) = _carry(states, tuple(factors[0].shape), 1, mean, square)
+    (entries,) = _carry(states, 1, mean, square)
     if entries:
         optimizer.state[weight] = entries
 
 
 def _carry(
     states: Sequence[dict[str, Any]],
-    shape: tuple[int, ...],
     count: int,
     mean: Callable[..., Sequence[Tensor]],
     square: Callable[..., Sequence[Tensor]],
@@ -127,7 +192,7 @@ def _carry(
             new: Sequence[Any] = mean(*values)
         elif name in _SQUARES and isinstance(values[0], Tensor):
             new = square(*values)
-        elif isinstance(values[0], Tensor) and tuple(values[0].shape) == shape and shape:
+        elif isinstance(values[0], Tensor) and values[0].ndim > 0:
             warnings.warn(
                 f"the optimizer state {name!r} has no meaning for the factors; the state of this "
                 "weight starts anew.",
@@ -137,7 +202,7 @@ def _carry(
         else:
             new = [v.clone() if isinstance(v, Tensor) else v for v in [values[0]] * count]
         for result, value in zip(results, new, strict=True):
-            result[name] = value
+            result[name] = value.contiguous() if isinstance(value, Tensor) else value
     return results
 
 

@@ -11,7 +11,11 @@ from torch import nn
 from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
 from overparam.reparam.collapse import equip
 from overparam.reparam.initialize import initial_factors
-from overparam.reparam.optimizer_state import check_optimizer, factors_into_optimizer
+from overparam.reparam.optimizer_state import (
+    GroupOrder,
+    check_optimizer,
+    factors_into_optimizer,
+)
 from overparam.reparam.plan import Plan, already_wrapped, plan_overparameterization
 from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
 from overparam.select import Selected, Targets
@@ -51,6 +55,8 @@ def overparameterize(
 
     **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
     plain one loads too, with factors balanced anew, which does not fit an optimizer's old state.
+    Whole models do not pickle while they hold products: save the state_dict, or save inside
+    :func:`overparam.collapsed`.
 
     **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
     gradient of ``N/2 * sum_i s_i^(2/N)`` for the singular values s of W: a Schatten-2/N penalty
@@ -117,8 +123,10 @@ def overparameterize(
         exclude_modules=exclude_modules,
     )
     starts = _starts(plan, generator)
+    order = None
     if optimizer is not None:
         check_optimizer(optimizer, [entry.selected.parameter for entry in plan.entries])
+        order = GroupOrder.of(optimizer, model)
     for entry, factors in zip(plan.entries, starts, strict=True):
         first, *others = entry.selected.sites
         attach(first.module, first.attribute, entry.layout, factors)
@@ -131,6 +139,8 @@ def overparameterize(
             factors_into_optimizer(
                 optimizer, entry.selected.parameter, factors_of(held), entry.layout
             )
+    if optimizer is not None and order is not None:
+        order.restore(optimizer, model)
     if optimizer is not None and weight_decay_on == "product":
         set_weight_decay_on(model, optimizer, weight_decay_on)
     return model

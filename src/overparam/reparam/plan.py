@@ -200,22 +200,23 @@ def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
 
 def already_wrapped(model: nn.Module) -> str | None:
     """Why a model can no longer be overparameterized in place, or None."""
-    fsdp, ddp = _fsdp_class(), nn.parallel.DistributedDataParallel
     for path, module in model.named_modules():
-        if isinstance(module, ddp):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
             return f"{path or 'the model'} is wrapped in DistributedDataParallel"
-        if fsdp is not None and isinstance(module, fsdp):
-            return f"{path or 'the model'} is sharded by fully_shard"
+    return already_sharded(model)
+
+
+def already_sharded(model: nn.Module) -> str | None:
+    """Why the weights of a model are not whole on this process, or None."""
+    if torch.distributed.is_available():
+        from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+        for path, module in model.named_modules():
+            if isinstance(module, FSDPModule):
+                return f"{path or 'the model'} is sharded by fully_shard"
+            if isinstance(module, FullyShardedDataParallel):
+                return f"{path or 'the model'} is wrapped in FullyShardedDataParallel"
     for name, parameter in model.named_parameters():
-        if type(parameter) not in (nn.Parameter, torch.Tensor) and hasattr(parameter, "placements"):
+        if hasattr(parameter, "placements"):
             return f"{name} is a distributed tensor"
     return None
-
-
-def _fsdp_class() -> type | None:
-    """The class that ``fully_shard`` gives to modules, where torch was built with it."""
-    if not torch.distributed.is_available():
-        return None
-    from torch.distributed.fsdp import FSDPModule
-
-    return FSDPModule

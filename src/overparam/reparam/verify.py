@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,6 @@ from overparam.reparam.attach import Place
 # Largest difference of outputs, relative to the largest output. Weights are compared exactly;
 # outputs may differ where a kernel is chosen by the memory layout of a weight.
 _TOLERANCE = 1e-5
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Record:
 def record(
     model: nn.Module,
     places: Sequence[Place],
-    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None,
 ) -> Record:
     """Record the weights at ``places``, and the outputs where example inputs are given.
 
@@ -54,6 +56,8 @@ def record(
     }
     if example_inputs is None:
         return Record(weights, {})
+    if isinstance(example_inputs, Tensor):
+        example_inputs = (example_inputs,)
     return Record(weights, {mode: _outputs(model, example_inputs, mode) for mode in _MODES})
 
 
@@ -67,8 +71,7 @@ def _outputs(
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     try:
         model.train(mode == "training")
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(_SEED)
+        with _same_random_numbers(), torch.no_grad():
             if isinstance(example_inputs, Mapping):
                 output = model(**example_inputs)
             else:
@@ -80,6 +83,21 @@ def _outputs(
                 buffer.copy_(value)
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Put back what is drawn from torch, numpy and Python, so that every pass draws the same."""
+    numpy = sys.modules.get("numpy")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
 
 
 def _relative_gap(first: Tensor, second: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,8 +55,9 @@ def set_weight_decay_on(
     Schatten-2/N penalty ``N/2 * sum_i s_i^(2/N)``. "product" makes it the decay of W. Decoupled
     (AdamW): every factor is scaled by ``(1 - lr wd)^(1/N)``, so that W is scaled by ``1 - lr wd``.
     Coupled (SGD, Adam): the gradient of ``wd/2 ||W||^2`` at W is pulled back to the factors. Done
-    by a hook before each step, which corrects what the optimizer is about to do; groups, states and
-    schedules are untouched. After loading an optimizer in a new process call it again.
+    by a hook before each step (after the closure, where one is given), which corrects what the
+    optimizer is about to do; groups, states and schedules are untouched. After loading an optimizer
+    in a new process call it again.
 
     Args:
         model: overparameterized.
@@ -89,13 +91,34 @@ def set_weight_decay_on(
     model_reference = weakref.ref(model)
     ways = [_decoupled(optimizer, group, decoupled) for group in optimizer.param_groups]
 
-    def before_step(stepping: Any, args: Any, kwargs: Any) -> None:
-        del args, kwargs
+    def correct(stepping: Any) -> None:
         current = model_reference()
         if current is not None:
             _correct(current, stepping, ways)
 
+    def before_step(stepping: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": _then(kwargs["closure"], correct, stepping)}
+        # The optimizer itself is the first argument.
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], _then(args[1], correct, stepping), *args[2:]), kwargs
+        correct(stepping)
+        return None
+
     _HOOKS[optimizer] = optimizer.register_step_pre_hook(before_step)
+
+
+def _then(
+    closure: Callable[[], Any], correct: Callable[[Any], None], optimizer: Any
+) -> Callable[[], Any]:
+    """A closure that corrects the gradients that it has computed."""
+
+    def corrected() -> Any:
+        loss = closure()
+        correct(optimizer)
+        return loss
+
+    return corrected
 
 
 def _decoupled(optimizer: torch.optim.Optimizer, group: dict[str, Any], told: bool | None) -> bool:
@@ -114,6 +137,11 @@ def _decoupled(optimizer: torch.optim.Optimizer, group: dict[str, Any], told: bo
 
 def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool]) -> None:
     """Before a step: undo the decay of factors that is to come, and put in that of W."""
+    # A GradScaler leaves these two to fused optimizers, which unscale or skip by themselves.
+    found_inf, grad_scale = (getattr(optimizer, n, None) for n in ("found_inf", "grad_scale"))
+    if found_inf is not None and bool(found_inf):
+        return
+    scale = 1.0 if grad_scale is None else float(grad_scale)
     number_of = {
         id(p): number
         for number, group in enumerate(optimizer.param_groups)
@@ -134,7 +162,7 @@ def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool
                 _scale(factors, float(group["lr"]) * float(decay))
             else:
                 sign = -1.0 if group.get("maximize") else 1.0
-                _pull(held, factors, sign * float(decay))
+                _pull(held, factors, scale * sign * float(decay))
 
 
 def _scale(factors: list[nn.Parameter], amount: float) -> None:
