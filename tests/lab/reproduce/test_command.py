@@ -1,5 +1,6 @@
 """`overparam reproduce`, end to end on embedded data."""
 
+import dataclasses
 import json
 import os
 import re
@@ -138,6 +139,18 @@ def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch
     assert "The map lacks linnerud: linnerud: no network." in page
     names = {path.name for path in (tmp_path / "reproduce-tiny" / "parts").iterdir()}
     assert names == {"map-diabetes-p2", "map-diabetes-p4", "map-diabetes-p6"}
+
+
+def test_a_folder_of_data_without_images_costs_the_images_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERPARAM_DATA", str(tmp_path))
+    scale = dataclasses.replace(TINY, network="quick")
+    for download in (False, True):
+        remarks: list[str] = []
+        study, images = command_module._network(scale, "cpu", download, remarks)
+        assert study.data == images.name == "digits"
+        assert [remark[:36] for remark in remarks] == [
+            "The network is trained on digits: mn"
+        ] * download
 
 
 @pytest.mark.parametrize(

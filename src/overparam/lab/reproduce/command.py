@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam._files import write_whole
-from overparam.data import DataUnavailable, ImageData, RegressionData, load, load_images
+from overparam.data import DataError, ImageData, RegressionData, load, load_images
 from overparam.lab.cnn.jobs import cnn_jobs
 from overparam.lab.cnn.study import SCALES, CnnStudy, stand_in
 from overparam.lab.pool import Job, run_jobs
@@ -169,7 +169,7 @@ def _other_data(
             continue
         try:
             data[name] = load(name)
-        except DataUnavailable as error:
+        except DataError as error:
             remarks.append(f"The map lacks {name}: {error}")
     return data, remarks
 
@@ -181,7 +181,8 @@ def _network(
     study = dataclasses.replace(SCALES[scale.network], device=device)
     try:
         return study, load_images(study.data, download=download)
-    except DataUnavailable as error:
+    except DataError as error:
+        # Also where a folder of data is named that has other sets: no reason to lose the rest.
         study = stand_in(study)
         if download:
             remarks.append(f"The network is trained on {study.data}: {error}")
