@@ -29,8 +29,8 @@ def imbalance(of: Sequence[Tensor] | nn.Module | Factored) -> Tensor | dict[str,
 
     ``|| W_{j+1}^T W_{j+1} - W_j W_j^T ||_F`` for j = 1, ..., N-1. Source: Arora, Cohen, Hazan
     (2018), Theorem 1: gradient flow conserves the difference, gradient descent changes it by
-    ``O(lr^2)`` per step. Degree 2 in the factors. It is zero where the product moves by the
-    end-to-end rule.
+    ``O(lr^2)`` per step. Where it is zero the product moves by the end-to-end rule. Degree 2 in
+    the factors.
 
     Products are found in
 

@@ -18,7 +18,7 @@ from overparam.theory.acceleration_bound import (
     measured_acceleration,
     window_of_jump,
 )
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest
 from overparam.theory.tuning import DEPTHS, best_of_depths, starts, steady_counts, tuned_iterations
 from overparam.theory.two_points import (
     HOLD,
@@ -57,9 +57,9 @@ def check() -> TheoryCheck:
     """
     errors = []
     for power in _POWERS:
-        for largest in (0.5, 1.0, 2.0, 3.0):
-            expected = divergence_threshold(largest, power)
-            errors.append(abs(measured_threshold(largest, power) / expected - 1))
+        for y in (0.5, 1.0, 2.0, 3.0):
+            expected = divergence_threshold(y, power)
+            errors.append(abs(measured_threshold(y, power) / expected - 1))
     rates = torch.logspace(-3, 2, 5 * _RATES_PER_DECADE + 1, dtype=torch.float64)
     curves = tuned_iterations(rates, _POWERS, _RATIOS)
     repeated = _from_other_starts(rates)
@@ -68,22 +68,24 @@ def check() -> TheoryCheck:
     measurements = [
         Measurement(
             "largest relative error of 2 / y^(p-2) as divergence threshold, p = 2 to 8",
-            max(errors),
+            largest(errors),
             0.0,
             1e-5,
         ),
         Measurement(
             "appendix B (p = 4, N = 2): largest relative difference of the learning rate that y2 "
             "meets, over gradient descent's threshold, from y1 / (4 eps1)",
-            max(map(abs, bound)),
+            largest(map(abs, bound)),
             0.0,
             0.02,
         ),
         Measurement(
             "p = 2: largest speed-up of the best depth, at tuned rates, any y1/y2, all starts",
-            max(
-                best_of_depths(curves[0, :, : len(DEPTHS)]).max().item(),
-                over_starts[:, 0].max().item(),
+            largest(
+                (
+                    best_of_depths(curves[0, :, : len(DEPTHS)]).max().item(),
+                    over_starts[:, 0].max().item(),
+                )
             ),
             0.0,
             1.0,
@@ -91,7 +93,7 @@ def check() -> TheoryCheck:
         Measurement(
             "p = 2 near the optimum, in log loss per step: largest speed-up of any depth, each "
             f"method at the same share of 1 / its own curvature ({_words(_SHARES)}), any y1/y2",
-            max(
+            largest(
                 _late_speed_up(depth, ratio, share=share)
                 for depth in DEPTHS[1:]
                 for ratio in _RATIOS
@@ -103,9 +105,11 @@ def check() -> TheoryCheck:
         Measurement(
             f"p = 2, learning rates up to {_CAUTION:g} / curvature of gradient descent: largest "
             "speed-up of any depth above 1 in iterations, any y1/y2, all starts",
-            max(
-                _cautious_speed_up(curves[0, :, : len(DEPTHS)], rates, _CAUTION),
-                _cautious_speed_up(repeated[:, 0], rates, _CAUTION),
+            largest(
+                (
+                    _cautious_speed_up(curves[0, :, : len(DEPTHS)], rates, _CAUTION),
+                    _cautious_speed_up(repeated[:, 0], rates, _CAUTION),
+                )
             ),
             0.0,
             1.05,
@@ -271,12 +275,12 @@ def _note_on_starts(over_starts: Tensor) -> str:
 
 
 def _note_on_the_bound() -> str:
-    largest, start = _BOUND_CASES[1]
+    target, start = _BOUND_CASES[1]
     return (
         "Appendix B: its learning rate takes y1 in a single step. At y1 = "
-        f"{largest:g}, eps1 = {start:g} the run leaves y1 again once that rate is raised by "
-        f"{window_of_jump(largest, start):.1%} (sqrt(2 eps1 / y1) is "
-        f"{math.sqrt(2 * start / largest):.1%}): the bound belongs to a narrow range of rates."
+        f"{target:g}, eps1 = {start:g} the run leaves y1 again once that rate is raised by "
+        f"{window_of_jump(target, start):.1%} (sqrt(2 eps1 / y1) is "
+        f"{math.sqrt(2 * start / target):.1%}): the bound belongs to a narrow range of rates."
     )
 
 

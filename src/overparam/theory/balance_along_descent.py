@@ -14,7 +14,7 @@ from overparam.balance import imbalance, near_zero_initialization
 from overparam.product import factor_product, factor_product_vjp
 from overparam.theory._fit import local_exponents
 from overparam.theory._table import Row, columns
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest, smallest
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import rescaled_factors
 from overparam.theory.losses import GradientOf, fit_to
@@ -135,7 +135,7 @@ def check() -> TheoryCheck:
             ),
             Measurement(
                 "largest deviation of a gap from the exact one-step formula (gaps of order 1)",
-                max(identity),
+                largest(identity),
                 0.0,
                 1e-12,
             ),
@@ -165,16 +165,16 @@ def _drifts(
     """Largest change of a gap in one step and over the run, and distance from the formula."""
     path = descend_factors(start, gradient_of, lr, steps)
     gaps = [balance_gaps(now) for now in path]
-    one_step = max(_change(old, new) for old, new in itertools.pairwise(gaps))
+    one_step = largest(_change(old, new) for old, new in itertools.pairwise(gaps))
     away = []
     for now, new in zip(path[:20], gaps[1:], strict=False):
         predicted = balance_gaps_after_step(now, gradient_of(factor_product(now)), lr)
         away.append(_change(predicted, new))
-    return one_step, max(_change(gaps[0], now) for now in gaps), max(away)
+    return one_step, largest(_change(gaps[0], now) for now in gaps), largest(away)
 
 
 def _change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
-    return max(torch.linalg.matrix_norm(b - a).item() for a, b in zip(old, new, strict=True))
+    return largest(torch.linalg.matrix_norm(b - a).item() for a, b in zip(old, new, strict=True))
 
 
 def _decay(start: Sequence[Tensor], gradient_of: GradientOf) -> tuple[list[float], list[float]]:
@@ -191,6 +191,6 @@ def _both_ends(
     """The smallest and the largest of values that should all be as expected."""
     low, high = expected - tolerance, expected + tolerance
     return (
-        Measurement(f"smallest {what}", min(values), low, high),
-        Measurement(f"largest {what}", max(values), low, high),
+        Measurement(f"smallest {what}", smallest(values), low, high),
+        Measurement(f"largest {what}", largest(values), low, high),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from overparam.theory._fit import power_law_exponent
 from overparam.theory._table import Row, columns
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest
 
 
 class ScalarRun(NamedTuple):
@@ -245,7 +245,7 @@ def check() -> TheoryCheck:
             Measurement(
                 "largest difference of the sum over past gradients from the step-by-step "
                 "recursion (weights are of order 1)",
-                max(exact),
+                largest(exact),
                 0.0,
                 1e-10,
             ),

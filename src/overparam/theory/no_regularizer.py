@@ -18,7 +18,7 @@ from overparam._checks import check_depth
 from overparam.rule import end_to_end_update, single_output_update
 from overparam.theory._table import Row, columns
 from overparam.theory.asymmetry import Field, antisymmetric_jacobian
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest, smallest
 from overparam.theory.losses import GradientOf, power_loss_gradient
 
 Piece = Callable[[Tensor], Tensor]
@@ -253,32 +253,32 @@ def check(
             Measurement(
                 "smallest circulation around the same curve over the integral of |F|, L2 and L4 "
                 f"loss, N = 3 to 8, on {data}",
-                min(abs(shares[key]) for key in beyond),
+                smallest(abs(shares[key]) for key in beyond),
                 1e-6,
                 1.0,
             ),
             Measurement(
                 f"largest such share at N = 1, on {data}",
-                max(abs(shares[key]) for key in plain),
+                largest(abs(shares[key]) for key in plain),
                 0.0,
                 1e-10,
             ),
             Measurement(
                 f"smallest |A|_F / |J|_F, L2 and L4 loss, N = 3 to 8, on {data}",
-                min(asymmetry[key] for key in beyond),
+                smallest(asymmetry[key] for key in beyond),
                 1e-6,
                 1.0,
             ),
             Measurement(
                 f"largest |A|_F / |J|_F at N = 1, on {data}",
-                max(asymmetry[key] for key in plain),
+                largest(asymmetry[key] for key in plain),
                 0.0,
                 1e-12,
             ),
             Measurement(
                 "largest relative difference of A, in the plane where it is largest, from the "
                 "circulation around a small circle over twice its area, same losses and depths",
-                max(stokes),
+                largest(stokes),
                 0.0,
                 1e-4,
             ),
@@ -309,7 +309,7 @@ def _constant_gradient() -> tuple[list[Row], float, float]:
         rows.append(("circulation", "constant gradient", depth, value))
         if depth in (1, 2):
             at_zero.append(abs(value))
-    return rows, max(errors), max(at_zero)
+    return rows, largest(errors), largest(at_zero)
 
 
 def _share(field: Field, slope: Tensor) -> float:

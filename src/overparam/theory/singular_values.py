@@ -11,7 +11,7 @@ from overparam._checks import check_depth, check_same_trailing
 from overparam.rule import end_to_end_update
 from overparam.theory._fit import power_law_exponent
 from overparam.theory._table import Row, columns
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest, smallest
 from overparam.theory.descent import descend_end_to_end
 from overparam.theory.losses import GradientOf, fit_to
 
@@ -124,11 +124,11 @@ def check() -> TheoryCheck:
             ),
             Measurement(
                 "smallest exponent of lr in the error along a run, N = 1 to 4",
-                min(exponents),
+                smallest(exponents),
                 0.8,
                 1.2,
             ),
-            Measurement("largest exponent of lr, same runs", max(exponents), 0.8, 1.2),
+            Measurement("largest exponent of lr, same runs", largest(exponents), 0.8, 1.2),
             Measurement(
                 "completing a matrix of rank 2 from scale 0.001: third over first singular value "
                 "at N = 3, over the same at N = 1",
@@ -145,7 +145,7 @@ def check() -> TheoryCheck:
             # Without it a run that has not yet learned anything would pass for one of low rank.
             Measurement(
                 "largest relative error on the observed entries at the end of these runs",
-                max(fitted.values()),
+                largest(fitted.values()),
                 0.0,
                 0.05,
             ),
