@@ -97,10 +97,10 @@ def penalty_chart(
         panel = alt.layer(*_lines(first, names), *_authors(names)).properties(width=660, height=420)
         return finish(panel, _PENALTY_DESCRIPTION)
     left = alt.layer(*_lines(second, names), *_authors(names)).properties(
-        width=320, height=380, title="The paper's network: penalty alone"
+        width=230, height=380, title="The paper's network: penalty alone"
     )
     right = alt.layer(*_lines(first, names)).properties(
-        width=320, height=380, title="The smaller network of this run"
+        width=230, height=380, title="The smaller network of this run"
     )
     return finish(alt.hconcat(left, right, spacing=30), _PENALTY_DESCRIPTION)
 
