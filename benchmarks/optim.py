@@ -1,19 +1,24 @@
 """Time of one optimizer step, side by side: EndToEnd and Factored against Muon, AdamW and SGD.
 
-    python benchmarks/optim.py [--device cuda] [--shapes 64x64,768x3072] [--seconds 20] [--tf32]
+    python benchmarks/optim.py [--device cuda --tf32] [--shapes 64x64,768x3072] [--seconds 20]
 
 Prints markdown tables; asserts nothing. Every round runs each optimizer once, so that they see the
-same machine; ratios are taken within a round.
+same machine; ratios are taken within a round. On a GPU it also times a captured step of EndToEnd,
+and a training step of GPT-2 small to hold all of them against.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import random
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from gpt2 import GPT2, LAYERS, training_pass
 from torch import Tensor, nn
 
 from overparam import end_to_end_update
@@ -21,9 +26,18 @@ from overparam.fast_rule import update_in_basis
 from overparam.optim import EndToEnd, Factored
 from overparam.spectrum import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
 
-SHAPES = "64x64,128x128,256x256,512x512,768x768,768x2304,768x3072,3072x768"
-# A Muon step slower than this is timed twice only.
-SLOW = 5.0
+SHAPES = (
+    "64x64,128x128,256x256,512x512,768x768,768x2304,768x3072,3072x768,1024x1024,2048x2048,3072x3072"
+)
+# A Muon whose step is expected to take longer than SLOW seconds is timed in the first round only,
+# and nobody has a step to warm up; above MOST seconds it is left out.
+SLOW, MOST = 5.0, 300.0
+MUON, FAIR = "Muon", "Newton-Schulz, float32"
+EXACT, TRACKED, FACTORED = "EndToEnd, exact", "EndToEnd, tracked", "Factored(SGD, N=2)"
+ROW, TENSOR, GRAPH = "EndToEnd, row", "EndToEnd, tensor", "EndToEnd, tracked, CUDA graph"
+
+Calls = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
 
 
 def newton_schulz(gradient: Tensor) -> Tensor:
@@ -36,122 +50,230 @@ def newton_schulz(gradient: Tensor) -> Tensor:
     return x
 
 
-def contestants(shape: tuple[int, int], device: str) -> dict[str, Callable[[], object]]:
-    """One step of each optimizer, on a weight and gradient of its own."""
+def contestants(fresh: Callable[[], nn.Module], device: str) -> Calls:
+    """One step of each optimizer, on the model with gradients that ``fresh`` gives it.
 
-    def parameter() -> nn.Parameter:
-        p = nn.Parameter(torch.randn(shape, device=device) / shape[1] ** 0.5)
-        p.grad = torch.randn(shape, device=device)
-        return p
-
-    def step(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> Callable[[], object]:
-        return make([parameter()]).step
-
+    Muon, Newton-Schulz and Factored take the weights of linear layers; embeddings and vectors go
+    to AdamW beside Muon, and plainly to the inner optimizer of Factored, as is usual.
+    """
     lr = 1e-6
-    gradient = torch.randn(shape, device=device)
-    return {
-        "Muon": step(lambda p: torch.optim.Muon(p, lr)),
-        "Newton-Schulz, float32": lambda: newton_schulz(gradient),
-        "AdamW": step(lambda p: torch.optim.AdamW(p, lr)),
-        "SGD": step(lambda p: torch.optim.SGD(p, lr, momentum=0.9)),
-        "EndToEnd, exact": step(lambda p: EndToEnd(p, lr, momentum=0.9, basis="exact")),
-        "EndToEnd, tracked": step(lambda p: EndToEnd(p, lr, momentum=0.9, basis="tracked")),
-        "EndToEnd, row": step(lambda p: EndToEnd(p, lr, momentum=0.9, granularity="row")),
-        "EndToEnd, tensor": step(lambda p: EndToEnd(p, lr, momentum=0.9, granularity="tensor")),
-        "Factored(SGD, N=2)": step(lambda p: Factored(p, torch.optim.SGD, lr=lr, momentum=0.9)),
+
+    def hidden(model: nn.Module) -> list[Tensor]:
+        return [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+
+    def rest(model: nn.Module) -> list[Tensor]:
+        taken = {id(p) for p in hidden(model)}
+        return [p for p in model.parameters() if id(p) not in taken]
+
+    def muon(model: nn.Module) -> Callable[[], object]:
+        matrices, others = torch.optim.Muon(hidden(model), lr), rest(model)
+        if not others:
+            return matrices.step
+        adamw = torch.optim.AdamW(others, lr)
+        return lambda: (matrices.step(), adamw.step())
+
+    def fair(model: nn.Module) -> Callable[[], object]:
+        gradients = [p.grad for p in hidden(model) if p.grad is not None]
+        return lambda: [newton_schulz(gradient) for gradient in gradients]
+
+    def factored(model: nn.Module) -> Callable[[], object]:
+        groups = [{"params": hidden(model)}, {"params": rest(model), "depth": 1}]
+        groups = [group for group in groups if group["params"]]
+        return Factored(groups, torch.optim.SGD, lr=lr, momentum=0.9).step
+
+    def rule(**options: object) -> Callable[[nn.Module], Callable[[], object]]:
+        return lambda model: EndToEnd(model, lr, momentum=0.9, **options).step
+
+    makers: dict[str, Callable[[nn.Module], Callable[[], object]]] = {
+        MUON: muon,
+        FAIR: fair,
+        "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr).step,
+        "SGD": lambda model: torch.optim.SGD(model.parameters(), lr, momentum=0.9).step,
+        EXACT: rule(basis="exact"),
+        TRACKED: rule(basis="tracked"),
+        ROW: rule(granularity="row"),
+        TENSOR: rule(granularity="tensor"),
+        FACTORED: factored,
     }
+    if device == "cuda":
+        # An eigendecomposition on the device is no contender; a captured step is.
+        del makers[EXACT]
+        captured = rule(basis="tracked", capturable=True)
+        makers[GRAPH] = lambda model: graph(captured(model))
+    return {name: make(fresh()) for name, make in makers.items()}
+
+
+def graph(step: Callable[[], object]) -> Callable[[], object]:
+    """A step captured as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        step()
+    return recorded.replay
+
+
+def linear(shape: tuple[int, int], device: str) -> nn.Module:
+    """A layer with one weight and its gradient."""
+    layer = nn.Linear(shape[1], shape[0], bias=False, device=device)
+    layer.weight.grad = torch.randn(shape, device=device)
+    return layer
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """Wall time of one call, the device waited for."""
+    """Time of one call: on a GPU with the device waited for, on one CPU thread the thread's own.
+
+    The thread's own time leaves out what other work on the machine takes of the core.
+    """
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def rounds(shape: tuple[int, int], device: str, budget: float) -> dict[str, list[float]]:
-    """Times of each optimizer, round by round."""
-    calls = contestants(shape, device)
-    warm = {name: seconds(call, device) for name, call in calls.items()}
-    count = 2 if warm["Muon"] > SLOW else max(5, min(200, int(budget / sum(warm.values()))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(count):
-        for name, call in calls.items():
-            times[name].append(seconds(call, device))
+def rounds(calls: Calls, device: str, budget: float, muon: float) -> Times:
+    """Times of each optimizer, round by round, where Muon is expected to take ``muon`` seconds."""
+    slow = muon > SLOW
+    if muon > MOST:
+        calls = {name: call for name, call in calls.items() if name != MUON}
+    if not slow:
+        for call in calls.values():
+            call()
+    times: Times = {name: [] for name in calls}
+    number, spent, order = 0, 0.0, random.Random(0)
+    while number < 3 or (spent < budget and number < 200):
+        # In an order of its own: each finds the caches as another one left them.
+        for name, call in order.sample(list(calls.items()), len(calls)):
+            if name != MUON or not slow or number == 0:
+                times[name].append(seconds(call, device))
+                spent += times[name][-1]
+        number += 1
     return times
 
 
-def ratio(times: dict[str, list[float]], name: str, against: str) -> str:
+def muon_seconds(device: str) -> Callable[[tuple[int, int]], float]:
+    """What a step of Muon is expected to take, by its flops and its rate at 256 x 256."""
+
+    def flops(shape: tuple[int, int]) -> float:
+        m, n = sorted(shape)
+        return 5 * (4 * m * m * n + 2 * m**3)
+
+    step = torch.optim.Muon(linear((256, 256), device).parameters(), 1e-6).step
+    step()
+    rate = flops((256, 256)) / seconds(step, device)
+    return lambda shape: flops(shape) / rate
+
+
+def ratio(times: Times, name: str, against: str) -> str:
     """Median and quartiles of the ratios within rounds."""
-    ratios = sorted(a / b for a, b in zip(times[name], times[against], strict=True))
+    if name not in times or against not in times:
+        return ""
+    ratios = sorted(a / b for a, b in zip(times[name], times[against], strict=False))
+    if len(ratios) == 1:
+        return f"{ratios[0]:.3g} (1 round)"
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return f"{statistics.median(ratios):.3g} [{low:.3g}, {high:.3g}]"
 
 
-def print_times(shapes: list[tuple[int, int]], device: str, budget: float) -> None:
+COMPARED = [
+    (EXACT, MUON),
+    (EXACT, FAIR),
+    (TRACKED, MUON),
+    (TRACKED, FAIR),
+    (FACTORED, MUON),
+    (FACTORED, FAIR),
+    (ROW, "AdamW"),
+    (TENSOR, "AdamW"),
+]
+
+
+def print_times(measured: dict[str, Times], device: str) -> None:
     """Steps of all optimizers, and the ratios that the project aims at."""
-    columns = [
-        ("EndToEnd, exact", "Muon"),
-        ("EndToEnd, exact", "Newton-Schulz, float32"),
-        ("EndToEnd, tracked", "Muon"),
-        ("EndToEnd, tracked", "Newton-Schulz, float32"),
-        ("Factored(SGD, N=2)", "Muon"),
-        ("Factored(SGD, N=2)", "Newton-Schulz, float32"),
-        ("EndToEnd, row", "AdamW"),
-        ("EndToEnd, tensor", "AdamW"),
-    ]
+    compared = [*COMPARED, (GRAPH, MUON)] if device == "cuda" else COMPARED
     medians, ratios = [], []
-    names: list[str] = []
-    for shape in shapes:
-        times = rounds(shape, device, budget)
-        names = list(times)
-        size = f"{shape[0]} x {shape[1]}"
-        rounded = [f"{1e3 * statistics.median(each):.3g}" for each in times.values()]
-        medians.append([size, str(len(times["Muon"])), *rounded])
-        ratios.append([size, *(ratio(times, a, b) for a, b in columns)])
-    print("\nMedian milliseconds per step\n")
-    print_table(["shape", "rounds", *names], medians)
+    names = list(dict.fromkeys(name for times in measured.values() for name in times))
+    for size, times in measured.items():
+        counts = sorted({len(each) for each in times.values()})
+        cells = [times.get(name) for name in names]
+        rounded = [f"{1e3 * statistics.median(each):.3g}" if each else "" for each in cells]
+        medians.append([size, "; ".join(map(str, counts)), *rounded])
+        ratios.append([size, *(ratio(times, a, b) for a, b in compared)])
+    print("\nMedian milliseconds per step (rounds: of a slow Muon; of all others)\n")
+    print_table(["weights", "rounds", *names], medians)
     print("\nRatios within a round: median [quartiles]\n")
-    print_table(["shape", *(f"{a} / {b}" for a, b in columns)], ratios)
+    print_table(["weights", *(f"{a} / {b}" for a, b in compared)], ratios)
 
 
-def print_rates(shapes: list[tuple[int, int]], device: str) -> None:
-    """Products and traffic of one EndToEnd step, and how near they come to the product's rate."""
+def print_rates(measured: dict[tuple[int, int], Times], device: str) -> None:
+    """Flops and bytes of a step, and how near they come to the rates of the machine."""
     lines = []
-    for rows, columns in shapes:
+    for (rows, columns), times in measured.items():
         m, n = min(rows, columns), max(rows, columns)
         left, right = torch.randn(m, m, device=device), torch.randn(m, n, device=device)
 
         def product(left: Tensor = left, right: Tensor = right) -> Tensor:
             return left @ right
 
-        rate = 2 * m * m * n / statistics.median(seconds(product, device) for _ in range(7))
-        times = {}
-        for basis in ("exact", "tracked"):
-            p = nn.Parameter(torch.randn(rows, columns, device=device))
-            p.grad = torch.randn_like(p)
-            optimizer = EndToEnd([p], 1e-6, basis=basis)
-            optimizer.step()
-            times[basis] = statistics.median(seconds(optimizer.step, device) for _ in range(5))
-        exact, tracked = 10 * m * m * n, 14 * m * m * n + 12 * m**3
-        lines.append(
-            [
-                f"{rows} x {columns}",
-                f"{rate / 1e9:.3g}",
-                f"{exact / 1e9:.3g}",
-                f"{exact / times['exact'] / rate:.0%}",
-                f"{tracked / 1e9:.3g}",
-                f"{tracked / times['tracked'] / rate:.0%}",
-                f"{4 * (3 * m * n) / 1e6:.3g}",
-            ]
-        )
-    print("\nFlops of the matrix products, as a share of the machine's own product rate\n")
-    header = ["shape", "product, GFLOP/s", "exact, GFLOP", "share", "tracked, GFLOP", "share"]
-    print_table([*header, "least traffic, MB"], lines)
+        def copy(right: Tensor = right) -> Tensor:
+            return right.clone()
+
+        repeats = 3 if m >= 2048 else 7
+        rate = 2 * m * m * n / statistics.median(seconds(product, device) for _ in range(repeats))
+        copying = 8 * m * n / statistics.median(seconds(copy, device) for _ in range(repeats))
+        line = [f"{rows} x {columns}", f"{rate / 1e9:.3g}", f"{copying / 1e9:.3g}"]
+        for name, flops in ((EXACT, 10 * m * m * n), (TRACKED, 14 * m * m * n + 12 * m**3)):
+            if name not in times:
+                line += ["", ""]
+                continue
+            share = flops / statistics.median(times[name]) / rate
+            line += [f"{flops / 1e9:.3g}", f"{share:.0%}"]
+        # Weight, gradient and momentum are read, weight and momentum written.
+        least = 20 * m * n
+        share = least / statistics.median(times[ROW]) / copying
+        lines.append([*line, f"{least / 1e6:.3g}", f"{8 * m * m / 1e6:.3g}", f"{share:.0%}"])
+    print("\nFlops and least traffic of a step, as a share of the machine's own rates\n")
+    header = ["weight", "product, GFLOP/s", "copy, GB/s", "exact, GFLOP", "share"]
+    header += ["tracked, GFLOP", "share", "least traffic, MB", "basis, MB", "row, share of copy"]
+    print_table(header, lines)
+
+
+def gpt2_rounds(
+    layers: int, device: str, budget: float, measured: dict[tuple[int, int], Times]
+) -> Times:
+    """Steps over all parameters of GPT-2 small; on the CPU Muon's is the sum of single ones."""
+    model = GPT2(layers).to(device)
+    for p in model.parameters():
+        p.grad = 1e-3 * torch.randn_like(p)
+    calls = contestants(lambda: model, device)
+    if device != "cpu":
+        return rounds(calls, device, budget, 0.0)
+    times = rounds(calls, device, budget, math.inf)
+    block = [tuple(p.shape) for p in model.blocks[0].parameters() if p.ndim > 1]
+    # 2304 x 768 costs what 768 x 2304 does.
+    single = [measured.get(shape) or measured.get(shape[::-1]) or {} for shape in block]
+    if all(MUON in each for each in single):
+        times[MUON] = [layers * sum(statistics.median(each[MUON]) for each in single)]
+    return times
+
+
+def print_training_share(tokens: int, device: str, times: Times) -> None:
+    """The optimizer's share of a training step of GPT-2 small."""
+    model = GPT2().to(device)
+    training_pass(model, tokens, device)
+    passes = [seconds(lambda: training_pass(model, tokens, device), device) for _ in range(3)]
+    whole = statistics.median(passes)
+    print(f"\nForward and backward of {tokens} tokens of GPT-2 small: {1e3 * whole:.4g} ms\n")
+    shares = [[name, f"{statistics.median(each) / whole:.2%}"] for name, each in times.items()]
+    print_table(["optimizer", "step / forward and backward"], shares)
 
 
 def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
@@ -170,9 +292,8 @@ def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
             after = basis_error(rotated_gram(left, weight))
             errors = []
             for depth in (2, 3, 4):
-                inverse = torch.tensor(1 / depth, device=device)
                 truth = end_to_end_update(weight.double(), gradient.double(), depth)
-                update = update_in_basis(left, weight, gradient, inverse)
+                update = update_in_basis(left, weight, gradient, depth)
                 errors.append(f"{((update - truth).norm() / truth.norm()).item():.1e}")
             basis = [f"{before.item():.1e}", f"{after.item():.1e}"]
             moved = f"{move:.1%} per step" if move else "exact basis"
@@ -190,6 +311,11 @@ def print_table(header: list[str], lines: list[list[str]]) -> None:
         print("| " + " | ".join(line) + " |", flush=True)
 
 
+def print_load() -> None:
+    """How busy the machine is, besides this."""
+    print(f"\nLoad over 1, 5 and 15 minutes: {os.getloadavg()}", flush=True)
+
+
 def main() -> None:
     """Read the options and print all tables."""
     parser = argparse.ArgumentParser(description="Time of one optimizer step")
@@ -199,7 +325,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="per shape")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tf32", action="store_true", help="TensorFloat-32 products")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of GPT-2; 0 leaves it out")
+    parser.add_argument(
+        "--tokens", type=int, help="of a training step; 32768 on a GPU, else left out"
+    )
     options = parser.parse_args()
+    device, budget = options.device, options.seconds
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     if options.tf32:
@@ -209,10 +340,29 @@ def main() -> None:
         pairs = [item.split("x") for item in text.split(",") if item]
         return [(int(m), int(n)) for m, n in pairs]
 
-    print(f"torch {torch.__version__}, {options.device}, {options.threads} CPU thread(s)")
-    print_accuracy(sizes(options.accuracy), options.device)
-    print_rates(sizes(options.shapes), options.device)
-    print_times(sizes(options.shapes), options.device, options.seconds)
+    print(f"torch {torch.__version__}, {device}, {options.threads} CPU thread(s)")
+    if device == "cuda":
+        print(torch.cuda.get_device_name())
+    print_load()
+    print_accuracy(sizes(options.accuracy), device)
+    expected = muon_seconds(device)
+    measured: dict[tuple[int, int], Times] = {}
+    for shape in sizes(options.shapes):
+        calls = contestants(lambda shape=shape: linear(shape, device), device)
+        measured[shape] = rounds(calls, device, budget, expected(shape))
+        print_times({f"{shape[0]} x {shape[1]}": measured[shape]}, device)
+        print_load()
+    print_rates(measured, device)
+    tables = {f"{m} x {n}": times for (m, n), times in measured.items()}
+    if options.layers:
+        tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(
+            options.layers, device, budget, measured
+        )
+    print_times(tables, device)
+    tokens = options.tokens or (32768 if device == "cuda" else 0)
+    if tokens and options.layers:
+        print_training_share(tokens, device, tables[f"GPT-2, {options.layers} layers"])
+    print_load()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Models and runs shared by the tests of the optimizers."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Mixed(nn.Module):
@@ -63,4 +62,26 @@ def weight_with_gradient(*shape: int, dtype=torch.float64, seed: int = 0) -> nn.
     return p
 
 
-Loss = Callable[[nn.Module], Tensor]
+class Forbid(TorchDispatchMode):
+    """Fails where one of some operations is called."""
+
+    def __init__(self, *operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in self.operations:
+            raise AssertionError(f"a step calls {func}")
+        return func(*args, **(kwargs or {}))
+
+
+class Count(TorchDispatchMode):
+    """Counts the calls of one operation."""
+
+    def __init__(self, operation) -> None:
+        super().__init__()
+        self.operation, self.calls = operation, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func is self.operation
+        return func(*args, **(kwargs or {}))

@@ -6,8 +6,11 @@ import sys
 import types
 import unittest
 
+import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 if "expecttest" not in sys.modules and importlib.util.find_spec("expecttest") is None:
     # torch's test helpers import it for the base class of test cases, which is not used here.
@@ -21,6 +24,7 @@ from torch.testing._internal.common_optimizers import (
     OptimizerInput,
     _get_optim_inputs_including_global_cliquey_kwargs,
     get_error_inputs_for_all_optims,
+    optim_db,
 )
 
 from overparam.optim import EndToEnd, Factored
@@ -52,6 +56,9 @@ def _errors(*cases: tuple[dict, type[Exception], str]):
     return make
 
 
+# torch gives SGD the longest list.
+[SCHEDULERS] = [each.scheduler_inputs for each in optim_db if each.optim_cls is torch.optim.SGD]
+
 SGD = {"inner": torch.optim.SGD, "lr": 1e-2}
 
 INFOS = [
@@ -78,6 +85,7 @@ INFOS = [
             ({"depth": 0.0}, ValueError, "depth is 0.0"),
         ),
         supported_impls=("foreach",),
+        scheduler_inputs=SCHEDULERS,
         supports_sparse=True,
         supports_complex=False,
         has_capturable_arg=True,
@@ -101,6 +109,7 @@ INFOS = [
             ({"momentum": 0.5}, TypeError, "unexpected keyword"),
         ),
         supported_impls=("foreach",),
+        scheduler_inputs=SCHEDULERS,
         supports_complex=False,
     ),
 ]
@@ -120,3 +129,38 @@ def case_name(value: object) -> str | None:
     if isinstance(value, OptimizerInfo):
         return value.name
     return value.desc if isinstance(value, OptimizerInput) else None
+
+
+every_case = pytest.mark.parametrize(("info", "case"), cases(skip=("foreach",)), ids=case_name)
+every_info = pytest.mark.parametrize("info", INFOS, ids=case_name)
+
+
+def sample(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    """Matrices, a kernel, a vector, a scalar, one row and one column."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(4, 6), (6, 4), (4, 6), (5, 2, 3), (7,), (), (1, 5), (5, 1)]
+    params = [nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator, dtype=dtype)
+    return params
+
+
+def values(params: list[nn.Parameter]) -> list[Tensor]:
+    return [p.detach().clone() for p in params]
+
+
+def same(first: list, second: list) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """All tensors of nested dictionaries and lists."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for each in value for t in tensors_in(each)] if isinstance(value, list) else []
+
+
+def state_tensors(optimizer: Optimizer) -> list[Tensor]:
+    return tensors_in(optimizer.state_dict()["state"])

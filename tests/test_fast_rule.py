@@ -10,7 +10,8 @@ from oracles import sum_over_factors
 from torch import Tensor
 
 from overparam import end_to_end_update, preconditioner_spectrum, single_output_update
-from overparam.fast_rule import update_in_basis, update_of_rows
+from overparam._kernel import power_kernel
+from overparam.fast_rule import _kernel, update_in_basis, update_of_rows
 from overparam.spectrum import (
     basis_error,
     exact_left_basis,
@@ -29,13 +30,9 @@ def orthonormal(seed: int, size: int) -> Tensor:
     return torch.linalg.qr(draw(seed, size, size)).Q
 
 
-def inverse(depth: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.tensor(1 / depth, dtype=dtype)
-
-
 def fast(weight: Tensor, gradient: Tensor, depth: float, **options) -> Tensor:
     left = exact_left_basis(weight)
-    return update_in_basis(left, weight, gradient, inverse(depth, weight.dtype), **options)
+    return update_in_basis(left, weight, gradient, depth, **options)
 
 
 def relative(value: Tensor, truth: Tensor) -> float:
@@ -86,17 +83,39 @@ def test_float32_at_any_scale(scale: float) -> None:
     torch.testing.assert_close(fast(scaled, gradient, 2, normalize=True), expected)
     truth = end_to_end_update(scaled, gradient, 2).double()
     assert relative(fast(scaled, gradient, 2), truth) < 2e-6
-    rows = update_of_rows(scaled, gradient, inverse(2, torch.float32))
+    rows = update_of_rows(scaled, gradient, 2)
     assert relative(rows, single_output_update(scaled, gradient, 2).double()) < 2e-6
+
+
+@pytest.mark.parametrize("depth", range(2, 10))
+def test_the_kernel_as_a_sum_is_the_kernel_by_logarithms(depth: int) -> None:
+    sizes = torch.tensor([1.0, 1.0, 0.999999, 0.3, 1e-5, 1e-200, 0.0]).double()[:, None]
+    inverse = torch.tensor(1 / depth, dtype=torch.float64)
+    expected = power_kernel(sizes, sizes.mT, inverse)
+    torch.testing.assert_close(_kernel(sizes, sizes.mT, depth), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e37])
+@pytest.mark.parametrize("floor", [0.0, 1e-3, 1e20])
+def test_no_scale_leaves_the_range_of_float32(scale: float, floor: float) -> None:
+    """Normalized, the update is no longer than the gradient, whatever the weight."""
+    weight, gradient = (draw(0, 6, 9) * scale).float(), draw(1, 6, 9).float()
+    options = {"floor": floor, "normalize": True}
+    for update in (
+        fast(weight, gradient, 2, **options),
+        update_of_rows(weight, gradient, 2, **options),
+    ):
+        assert 0 < update.norm() <= gradient.norm() * (1 + 1e-6)
+        assert (update * gradient).sum() > 0
 
 
 @check
 @given(st.integers(1, 6), st.integers(0, 4), st.floats(1, 8), st.integers(0, 99))
 def test_descent_for_any_orthonormal_basis(m: int, more: int, depth: float, seed: int) -> None:
     weight, gradient = draw(seed, m, m + more), draw(seed + 1, m, m + more)
-    update = update_in_basis(orthonormal(seed + 2, m), weight, gradient, inverse(depth))
+    update = update_in_basis(orthonormal(seed + 2, m), weight, gradient, depth)
     assert (gradient * update).sum() > 0
-    rows = update_of_rows(weight, gradient, inverse(depth))
+    rows = update_of_rows(weight, gradient, depth)
     assert (gradient * rows).sum() > 0
 
 
@@ -156,7 +175,7 @@ def test_a_floor_lets_a_zero_weight_move() -> None:
     zero, gradient = torch.zeros(3, 4, dtype=torch.float64), draw(0, 3, 4)
     assert not fast(zero, gradient, 3, normalize=True).any()
     torch.testing.assert_close(fast(zero, gradient, 3, floor=0.1, normalize=True), gradient)
-    rows = update_of_rows(zero, gradient, inverse(3), floor=0.1, normalize=True)
+    rows = update_of_rows(zero, gradient, 3, floor=0.1, normalize=True)
     torch.testing.assert_close(rows, gradient)
 
 
@@ -165,7 +184,7 @@ def test_rows_are_the_single_output_rule(depth: float) -> None:
     weight, gradient = draw(0, 2, 4, 6), draw(1, 2, 4, 6)
     weight[0, 1] = 0
     expected = single_output_update(weight, gradient, depth)
-    update = update_of_rows(weight, gradient, inverse(depth))
+    update = update_of_rows(weight, gradient, depth)
     if depth == 1:
         assert torch.equal(update[1], gradient[1])
         expected, update = expected[1], update[1]
@@ -174,9 +193,7 @@ def test_rows_are_the_single_output_rule(depth: float) -> None:
 
 def test_rows_share_one_normalization_per_matrix() -> None:
     weight = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 3.0]]])
-    update = update_of_rows(
-        weight, weight / weight.norm(dim=-1, keepdim=True), inverse(2).float(), normalize=True
-    )
+    update = update_of_rows(weight, weight / weight.norm(dim=-1, keepdim=True), 2, normalize=True)
     torch.testing.assert_close(update.norm(dim=-1), torch.tensor([[1.0, 0.5], [1.0, 1.0]]))
 
 
@@ -221,7 +238,7 @@ def test_repeated_singular_values_are_no_trouble(sizes: list[float]) -> None:
     for seed in range(5):
         weight = weight + 1e-3 * draw(seed, 6, 9)
         left = jacobi_sweep(left, rotated_gram(left, weight))
-    update = update_in_basis(left, weight, gradient, inverse(2))
+    update = update_in_basis(left, weight, gradient, 2)
     error = basis_error(rotated_gram(left, weight)).item()
     assert error < 1e-2
     assert relative(update, end_to_end_update(weight, gradient, 2)) < 2 * error
@@ -236,3 +253,17 @@ def test_round_off_of_orthonormality_is_repaired() -> None:
     after = torch.linalg.matrix_norm(turned.mT @ turned - torch.eye(16).double(), ord=2)
     assert before > 0.02
     assert after < before**2
+
+
+def test_sweeps_from_a_basis_far_away_stay_orthonormal() -> None:
+    """Turns beyond the reach of the series are shortened."""
+    weight, left = draw(0, 128, 128), orthonormal(1, 128)
+    errors = []
+    for _ in range(30):
+        gram = rotated_gram(left, weight)
+        errors.append(basis_error(gram).item())
+        left = jacobi_sweep(left, gram)
+        gap = torch.linalg.matrix_norm(left.mT @ left - torch.eye(128).double(), ord=2)
+        assert gap < 1e-5
+    assert errors[0] > 0.5
+    assert errors[-1] < 1e-3

@@ -4,9 +4,9 @@ from overparam.balance import (
     balanced_factors,
     balanced_initialization,
     identity_initialization,
-    imbalance,
     near_zero_initialization,
 )
+from overparam.linear_chains import imbalance
 from overparam.optim import EndToEnd, Factored
 from overparam.product import factor_product, factor_product_vjp
 from overparam.reparam import (

@@ -10,6 +10,22 @@ import torch
 from torch import Tensor
 
 
+def broadcast_shape(*shapes: Sequence[int]) -> torch.Size:
+    """``torch.broadcast_shapes``, whose 60 microseconds are spent only where shapes differ.
+
+    Raises:
+        RuntimeError: the shapes do not broadcast.
+
+    Example:
+        >>> broadcast_shape((2, 3), (1, 1), (2, 3)), broadcast_shape((2, 1), (3,))
+        (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+    longest = max(shapes, key=len)
+    if all(shape == longest or all(size == 1 for size in shape) for shape in shapes):
+        return torch.Size(longest)
+    return torch.broadcast_shapes(*shapes)
+
+
 def check_floating(name: str, tensor: Tensor) -> None:
     """Raise unless ``tensor`` is a real floating-point tensor.
 
@@ -50,7 +66,7 @@ def check_same_trailing(weight: Tensor, gradient: Tensor, trailing: int) -> None
             f"their last {trailing} dimension(s) must be equal."
         )
     try:
-        torch.broadcast_shapes(weight.shape[:-trailing], gradient.shape[:-trailing])
+        broadcast_shape(weight.shape[:-trailing], gradient.shape[:-trailing])
     except RuntimeError:
         raise ValueError(
             f"the leading dimensions of weight {tuple(weight.shape)} and gradient "
@@ -100,7 +116,7 @@ def check_depth_shape(depth: float | Tensor, leading: Sequence[int]) -> None:
     if not isinstance(depth, Tensor):
         return
     try:
-        torch.broadcast_shapes(depth.shape, leading)
+        broadcast_shape(depth.shape, leading)
     except RuntimeError:
         raise ValueError(
             f"depth has shape {tuple(depth.shape)}, which does not broadcast with the leading "
@@ -137,7 +153,7 @@ def check_factors(factors: Sequence[Tensor]) -> None:
                 "(W_1, ..., W_N), and W_{j+1} has as many columns as W_j has rows."
             )
     try:
-        torch.broadcast_shapes(*(factor.shape[:-2] for factor in factors))
+        broadcast_shape(*(factor.shape[:-2] for factor in factors))
     except RuntimeError:
         raise ValueError(
             f"the leading dimensions {[tuple(factor.shape[:-2]) for factor in factors]} of the "

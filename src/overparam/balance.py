@@ -77,7 +77,8 @@ def imbalance(factors: Sequence[Tensor]) -> Tensor:
 
     ``|| W_{j+1}^T W_{j+1} - W_j W_j^T ||_F`` for j = 1, ..., N-1. Source: Arora, Cohen, Hazan
     (2018), Theorem 1: gradient flow conserves the difference, gradient descent changes it by
-    ``O(lr^2)`` per step. Degree 2 in the factors.
+    ``O(lr^2)`` per step. Degree 2 in the factors. For models and optimizers use
+    :func:`overparam.imbalance`.
 
     Args:
         factors: ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``.

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from overparam._checks import check_depth, check_depth_shape, check_floating, check_same_trailing
+from overparam._checks import (
+    broadcast_shape,
+    check_depth,
+    check_depth_shape,
+    check_floating,
+    check_same_trailing,
+)
 from overparam._kernel import (
     clear_round_off,
     finite_slots,
@@ -212,10 +218,10 @@ def _plain_step(
     weight: Tensor, gradient: Tensor, depth: float | Tensor, trailing: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient at the broadcast shape (depth 1 is gradient descent), and ``1/N``."""
-    shape = torch.broadcast_shapes(weight.shape, gradient.shape)
+    shape = broadcast_shape(weight.shape, gradient.shape)
     check_depth_shape(depth, shape[:-trailing])
     inverse = inverse_depth(depth, weight, trailing)
-    shape = torch.broadcast_shapes(shape, inverse.shape)
+    shape = broadcast_shape(shape, inverse.shape)
     return gradient.expand(shape).clone(), inverse
 
 

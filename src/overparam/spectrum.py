@@ -9,6 +9,8 @@ All functions take matrices ``(..., m, n)`` with ``m <= n``: transpose others.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,14 +43,17 @@ def exact_left_basis(weight: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    finite = weight.isfinite().all(dim=(-2, -1), keepdim=True)
-    clean = torch.where(finite, weight, 0.0)
     if weight.dtype == torch.float64:
-        left = torch.linalg.svd(clean, full_matrices=False).U
+        broken = ~weight.isfinite().all(dim=(-2, -1), keepdim=True)
+        left = torch.linalg.svd(weight.masked_fill(broken, 0.0), full_matrices=False).U
     else:
-        wide = clean.double()
-        left = torch.linalg.eigh(wide @ wide.mT).eigenvectors.flip(-1)
-    return torch.where(finite, left, torch.nan).to(weight.dtype)
+        wide = weight.double()
+        gram = wide @ wide.mT
+        # Squares of narrow numbers stay within the range of float64: no overflow.
+        trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        broken = ~(trace < math.inf)[..., None, None]
+        left = torch.linalg.eigh(gram.masked_fill_(broken, 0.0)).eigenvectors.flip(-1)
+    return left.masked_fill(broken, math.nan).to(weight.dtype)
 
 
 def basis_error(rotated: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ def basis_error(rotated: Tensor) -> Tensor:
 
 
 def rotated_gram(left: Tensor, weight: Tensor) -> Tensor:
-    """``T = (U^T W)(U^T W)^T`` up to a power of two per matrix that keeps it in range.
+    """``T = (U^T W)(U^T W)^T`` up to a factor per matrix that keeps it in range.
 
     Formed from ``U^T W``, never from the Gram matrix: its small entries stay accurate.
 
@@ -128,20 +133,24 @@ def jacobi_sweep(left: Tensor, rotated: Tensor) -> Tensor:
     return 1.5 * left - 0.5 * (left @ (left.mT @ left))
 
 
-def in_range(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each matrix times a power of two that brings its largest entry to [1/2, 1).
+def in_range(tensor: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Each matrix over its largest entry: squares of the result neither overflow nor vanish.
 
-    As ``_kernel.split_scale``, in the dtype of the tensor: squares of the result neither overflow
-    nor vanish.
+    Args:
+        tensor: ``(..., m, n)``.
+        least: the matrix is divided by no less than this.
 
     Returns:
-        The scaled matrices, and ``e`` with ``tensor = scaled * 2^e``, ``(..., 1, 1)``.
+        The scaled matrices, and ``size`` with ``tensor = scaled * size``, ``(..., 1, 1)``. The
+        size is a normal number for a zero matrix too: numbers can be divided by it.
     """
-    largest = tensor.abs().amax(dim=(-2, -1), keepdim=True)
-    # exp2(-e) itself must stay finite in float32.
-    exponent = torch.frexp(largest).exponent.clamp(-120, 120).to(tensor.dtype)
-    return tensor * torch.exp2(-exponent), exponent
+    both = (-2, -1)
+    largest = torch.maximum(tensor.amax(both, keepdim=True), -tensor.amin(both, keepdim=True))
+    size = largest.clamp_min(max(torch.finfo(tensor.dtype).tiny ** 0.8, least))
+    return tensor / size, size
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
-    return matrix - torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
+    off = matrix.clone()
+    off.diagonal(dim1=-2, dim2=-1).zero_()
+    return off

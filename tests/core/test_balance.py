@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -112,22 +113,38 @@ def test_initializations_shapes_and_determinism(initialize, width) -> None:
 
 
 def check_moments(sample: torch.Tensor, std: float) -> None:
-    """Mean, variance and fourth moment of ``N(0, std^2)``, within five standard errors."""
+    """Mean, variance, fourth moment and covariance of independent ``N(0, std^2)`` entries.
+
+    Within five standard errors, which is one percent of the standard deviation here.
+    """
     z, count = sample.flatten() / std, sample.numel()
     assert abs(float(z.mean())) <= 5 / math.sqrt(count)
     assert abs(float((z**2).mean()) - 1) <= 5 * math.sqrt(2 / count)
     assert abs(float((z**4).mean()) - 3) <= 5 * math.sqrt(96 / count)
+    matrices = sample.flatten(1) / std
+    covariance = matrices.mT @ matrices / len(matrices)
+    between = covariance - torch.diag(covariance.diag())
+    assert float(between.abs().max()) <= 5 / math.sqrt(len(matrices))
 
 
-def test_moments() -> None:
+def _options() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    options = {"batch": (400,), "generator": generator, "dtype": torch.float64}
-    for factor in near_zero_initialization(3, 4, 3, std=0.02, **options):
+    return {"std": 0.02, "batch": (25_000,), "generator": generator, "dtype": torch.float64}
+
+
+def test_near_zero_moments() -> None:
+    for factor in near_zero_initialization(3, 4, 3, **_options()):
         check_moments(factor, 0.02)
-    balanced = balanced_initialization(3, 4, 3, std=0.02, **options)
+
+
+def test_balanced_moments() -> None:
+    balanced = balanced_initialization(3, 4, 3, **_options())
     check_moments(factor_product(balanced), 0.02)
     assert float(imbalance(balanced).max()) <= 1e-15
-    for factor in identity_initialization(3, 4, 2, std=0.02, **options):
+
+
+def test_identity_moments() -> None:
+    for factor in identity_initialization(3, 4, 2, **_options()):
         check_moments(factor - torch.eye(*factor.shape[-2:]), 0.02)
 
 

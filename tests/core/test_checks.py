@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overparam import (
     balanced_factors,
@@ -19,6 +21,7 @@ from overparam import (
     preconditioner_spectrum,
     single_output_update,
 )
+from overparam._checks import broadcast_shape
 
 W = torch.ones(2, 3)
 BATCH = torch.ones(2, 2, 3)
@@ -130,3 +133,18 @@ def test_narrow_width_is_allowed_where_it_only_limits_the_rank() -> None:
     assert near_zero_initialization(2, 3, 2, width=1)[0].shape == (1, 3)
     with pytest.raises(ValueError, match="width 1 is below 2"):
         balanced_initialization(2, 3, 2, width=1)
+
+
+SHAPE = st.lists(st.sampled_from([0, 1, 1, 2, 3]), max_size=3).map(tuple)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(shapes=st.lists(SHAPE, min_size=1, max_size=3))
+def test_shapes_broadcast_as_torch_says(shapes: list[tuple[int, ...]]) -> None:
+    try:
+        expected = torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            broadcast_shape(*shapes)
+    else:
+        assert broadcast_shape(*shapes) == expected

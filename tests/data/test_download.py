@@ -56,7 +56,7 @@ def test_download_fills_the_cache_once(
     def refuse(*_: object) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr("overparam.data._file_dataset.fetch_url", refuse)
+    monkeypatch.setattr("overparam.data._download.fetch_url", refuse)
     again = data.load("ethanol")
     assert again.origin == f"cache: {cache / 'ethanol.dat'}"
     assert again.fingerprint == problem.fingerprint
@@ -113,7 +113,7 @@ def test_faulty_server_leaves_the_cache_as_it_was(
 ) -> None:
     monkeypatch.setattr(_download, "SILENCE_SECONDS", 0.4)
     monkeypatch.setattr(
-        "overparam.data._file_dataset.fetch_url",
+        "overparam.data._download.fetch_url",
         lambda url, path: fetch_url(url, path, 0.5 if fault == "drip" else 20),
     )
     monkeypatch.setitem(_DATASETS, "ethanol", small_ethanol(f"{server}/{fault}.zip"))

@@ -115,7 +115,7 @@ def test_breast_cancer_is_a_number() -> None:
     assert counts.tolist() == [212, 357]  # malignant, benign: as published
 
 
-@pytest.mark.parametrize("name", data.names())
+@pytest.mark.parametrize("name", data.regression_names())
 def test_standardize_agrees_with_numpy(name: str, request: pytest.FixtureRequest) -> None:
     if name in ("ethanol", "abalone"):
         request.getfixturevalue("named")
@@ -135,7 +135,7 @@ def test_standardize_agrees_with_numpy(name: str, request: pytest.FixtureRequest
 def test_status_and_verify_of_the_real_folder(named: Path) -> None:
     states = {state.name: state for state in data.status()}
     assert tuple(states) == data.names()
-    for name in ("ethanol", "abalone"):
+    for name in ("ethanol", "abalone", "mnist"):
         assert (states[name].where, states[name].verified) == ("folder", True)
         assert states[name].problem is None
         assert data.verify(name) == states[name]

@@ -6,7 +6,7 @@ import pytest
 
 from overparam import __main__ as entry
 from overparam.data import DataUnavailable, load
-from overparam.lab import run_command
+from overparam.lab import prepare, run_command
 from overparam.lab.cli import main
 from overparam.lab.store import RunDirectory
 
@@ -157,7 +157,7 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
             raise DataUnavailable("ethanol: no network and no cache.")
         return load(name, download=download)
 
-    monkeypatch.setattr(run_command, "load", unavailable)
+    monkeypatch.setattr(prepare, "load", unavailable)
     status, _, errors = command("run", *SMALL[2:])
     assert status == 2
     assert errors.strip() == "overparam: ethanol: no network and no cache."
@@ -230,7 +230,7 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_command, "find_optimum", interrupted)
+    monkeypatch.setattr(prepare, "find_optimum", interrupted)
     assert command("run", *SMALL)[0] == 130
 
 

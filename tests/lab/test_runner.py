@@ -12,8 +12,8 @@ import pytest
 
 from overparam._files import write_whole
 from overparam.data import load, standardize
-from overparam.lab import runner
-from overparam.lab.runner import Job, load_curves, run_study
+from overparam.lab import pool, runner
+from overparam.lab.runner import ShardJob, load_curves, run_study
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study, shards
 
@@ -86,8 +86,8 @@ def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
             if directory.shard_file(shard).exists():
                 continue
             answers = itertools.chain([False] * choice.randint(0, 3), itertools.repeat(True))
-            job = Job(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
-            runner._train(job, answers.__next__, lambda steps: None)
+            job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
+            job.train(answers.__next__, lambda cost: None)
         if round_ == 1:
             first = directory.checkpoint_file(shards(STUDY)[0])
             if first.exists():
@@ -99,20 +99,20 @@ def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
 
 def test_a_checkpoint_of_another_study_is_not_used(expected, tmp_path):
     shard = shards(STUDY)[0]
-    job = Job(STUDY, "another", DATA, shard, tmp_path)
-    assert not runner._train(job, lambda: True, lambda steps: None)
+    job = ShardJob(STUDY, "another", DATA, shard, tmp_path)
+    assert not job.train(lambda: True, lambda cost: None)
     assert RunDirectory(tmp_path).checkpoint_file(shard).exists()
     assert complete(STUDY, tmp_path) == expected
 
 
 def test_curves_of_an_unfinished_shard_are_the_beginning_of_the_finished_one(tmp_path):
     directory, shard = RunDirectory(tmp_path), shards(STUDY)[1]
-    job = Job(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
+    job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
     assert load_curves(STUDY, directory).is_empty()
-    assert not runner._train(job, lambda: True, lambda steps: None)
+    assert not job.train(lambda: True, lambda cost: None)
     part = load_curves(STUDY, directory)
     assert part["step"].max() == max(step for step in STUDY.record_steps if step < 50)
-    assert runner._train(job, lambda: False, lambda steps: None)
+    assert job.train(lambda: False, lambda cost: None)
     whole = directory.read_shard(shard)
     keys = ["method", "rate", "seed", "step", "loss"]
     assert part.select(keys).join(whole, on=keys, how="anti").is_empty()
@@ -120,8 +120,8 @@ def test_curves_of_an_unfinished_shard_are_the_beginning_of_the_finished_one(tmp
 
 def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     complete(STUDY, tmp_path)
-    monkeypatch.setattr(runner, "_train", None)
-    monkeypatch.setattr(runner, "_run_pool", None)
+    monkeypatch.setattr(ShardJob, "train", None)
+    monkeypatch.setattr(pool, "_run_pool", None)
     steps = []
     for workers in (0, 2):
         assert run_study(
@@ -206,7 +206,7 @@ def test_studies_can_run_outside_the_main_thread(tmp_path):
     entered = []
 
     def enter():
-        with runner._deaf_to_interrupts():
+        with pool._deaf_to_interrupts():
             entered.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)

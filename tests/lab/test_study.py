@@ -16,12 +16,15 @@ CHANGES = {
     "lowest_rate": 1e-4,
     "highest_rate": 0.1,
     "rates_per_decade": 2,
+    "more_rates": (0.5,),
     "seeds": (0,),
     "dtype": "float64",
+    "init": "residual",
     "init_std": 0.02,
     "width": 2,
     "points": 100,
     "shard_runs": 10,
+    "device": "cuda",
 }
 
 
@@ -71,6 +74,10 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
         ({"init_std": 0.0}, "init_std is 0.0"),
         ({"init_std": math.inf}, "init_std is inf"),
         ({"dtype": "float16"}, "dtype is 'float16'; use one of float64, float32"),
+        ({"init": "zero"}, "init is 'zero'; use one of near_zero, identity, residual"),
+        ({"more_rates": (0.1, -1.0)}, "more_rates is"),
+        ({"more_rates": (math.inf,)}, "more_rates is"),
+        ({"device": "gpu"}, "device is 'gpu'; use cpu, cuda"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -96,6 +103,11 @@ def test_rates_are_a_geometric_grid_within_the_bounds(low, decades, per_decade):
     assert rates[-1] * ratio > high * (1 - 1e-5)
     for first, second in itertools.pairwise(rates):
         assert second / first == pytest.approx(ratio, rel=1e-4)
+
+
+def test_listed_rates_join_the_grid_in_order_and_once():
+    study = Study(lowest_rate=1e-2, highest_rate=1, rates_per_decade=1, more_rates=(0.5, 0.1, 2))
+    assert study.rates == (0.01, 0.1, 0.5, 1.0, 2.0)
 
 
 def test_a_single_rate():

@@ -24,6 +24,8 @@ TORCH = {
     "adagrad": lambda p, lr: torch.optim.Adagrad(p, lr=lr),
     "adadelta": lambda p, lr: torch.optim.Adadelta(p, lr=lr),
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr),
+    "normalized": lambda p, lr: torch.optim.SGD(p, lr=lr),
+    "loss_scaled": lambda p, lr: torch.optim.SGD(p, lr=lr),
 }
 # Too large a rate for each optimizer, so that a run of it overflows within a few steps.
 TOO_LARGE = 1e200
@@ -78,10 +80,26 @@ class Product(torch.nn.Module):
 
 def draws(depth, seed, study, x, y):
     generator = torch.Generator().manual_seed(seed)
-    return near_zero_initialization(
+    factors = near_zero_initialization(
         y.shape[1], x.shape[1], depth, width=study.width or None, std=study.init_std,
         generator=generator, dtype=torch.float64,
     )  # fmt: skip
+    near_identity = {"near_zero": [], "identity": factors, "residual": factors[1:]}
+    for factor in near_identity[study.init]:
+        factor.diagonal().add_(1)
+    return factors
+
+
+def scale_of_gradient(method, network, loss, x, y, power):
+    """What the paper-free controls multiply the gradient by, from autograd at the product."""
+    if method.optimizer == "normalized":
+        weight = network.weight().requires_grad_()
+        error = x @ weight.T - y
+        (gradient,) = torch.autograd.grad(error.abs().pow(power).sum(dim=1).mean(), weight)
+        return 1 / gradient.square().sum().sqrt()
+    if method.optimizer == "loss_scaled":
+        return loss.detach() ** (2 / power - 1)
+    return None
 
 
 def start(method, seed, study, x, y) -> Product:
@@ -117,6 +135,9 @@ def one_by_one(run: Run, study: Study, x, y):
         loss = (network(x) - y).abs().pow(study.power).sum(dim=1).mean()
         loss.backward()
         losses.append(float(loss.detach()))
+        scale = scale_of_gradient(run.method, network, loss, x, y, study.power)
+        for parameter in network.parameters() if scale is not None else ():
+            parameter.grad *= scale
         if run.method.engine == "rule":
             parameter = network.layers[0].weight
             parameter.grad = rule_direction(parameter.detach(), parameter.grad, run.method.depth)
@@ -153,6 +174,10 @@ CASES = [
     ("factors:3", 4, (1e-4, 1e-3)),
     ("adam+factors:2", 1, (1e-3, 1e-1)),
     ("momentum+rule:2", 1, (1e-5, 1e-4)),
+    ("normalized", 1, (1e-3, 1e-2)),
+    ("normalized+factors:2", 1, (1e-3, 1e-2)),
+    ("loss_scaled", 1, (1e-3, 1e-2)),
+    ("loss_scaled+rule:2", 1, (1e-3, 1e-2)),
 ]
 
 
@@ -162,6 +187,22 @@ def test_each_method_equals_the_same_run_with_torch_optim(small_data, name, widt
     runs = [Run(parse_method(name), rate, seed) for seed in (0, 3) for rate in rates]
     sweep = assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
     assert (sweep.losses[:, -1] < sweep.losses[:, 0]).all()
+
+
+@pytest.mark.parametrize("init", ["identity", "residual"])
+@pytest.mark.parametrize(("name", "width"), [("factors:4", 1), ("factors:3", 5), ("rule:3", 5)])
+def test_other_initializations(small_data, init, name, width):
+    study = study_of(name, init=init, width=width, init_std=0.01)
+    runs = [Run(parse_method(name), rate, seed) for seed in (0, 3) for rate in (1e-4, 1e-3)]
+    assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "rule:2", "factors:3", "loss_scaled"])
+def test_least_squares(small_data, name):
+    """The gradient at p = 2 comes from Gram matrices."""
+    study = study_of(name, power=2.0)
+    runs = [Run(parse_method(name), rate, 0) for rate in (1e-3, 1e-2)]
+    assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +215,18 @@ def test_several_outputs(wide_data, name, width):
     rate = 1e-2 if name.startswith("ada") else 1e-4
     runs = [Run(parse_method(name), rate, 0), Run(parse_method(name), 2 * rate, 1)]
     assert_same_as_one_by_one(study, runs, *wide_data)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_an_accelerator_gives_the_same_losses(small_data):
+    x, y = small_data.features, small_data.targets
+    runs = [Run(parse_method(name), 1e-4, 0) for name in RESUME_METHODS]
+    study = study_of(*RESUME_METHODS)
+    objective = PowerLoss(x, y, study.power, DTYPES[study.dtype], "cuda")
+    sweep = Sweep(objective, study, runs)
+    sweep.advance(STEPS + 1)
+    assert sweep.finished
+    torch.testing.assert_close(sweep.losses, trained(study, runs, x, y).losses, rtol=1e-9, atol=0)
 
 
 def test_methods_in_one_sweep_do_not_disturb_each_other(small_data):

@@ -36,6 +36,9 @@ def test_every_check_has_a_verdict_and_a_figure(ran):
         re.findall(r"<h2>([A-Z][a-z ]+): (holds|holds in part|does not hold)</h2>", html)
     )
     assert [name.lower() for name in verdicts] == list(CHECKS)
+    # Depth is slower at p = 4 and nearly equal targets; bounded rates can favour it at p = 2.
+    assert verdicts.pop("Acceleration") == "holds in part"
+    assert set(verdicts.values()) == {"holds"}
     for name in CHECKS:
         svg = ran / f"theory_{name.replace(' ', '_')}.svg"
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")

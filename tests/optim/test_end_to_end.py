@@ -1,25 +1,20 @@
 """EndToEnd against the reference rule, explicit products and SGD."""
 
-import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import assert_same_bits, mixed, mixed_loss, parameters_of, run
+from optim_cases import Count, assert_same_bits, mixed, mixed_loss, parameters_of, run
 from optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam import (
-    balanced_factors,
     end_to_end_update,
-    factor_product,
-    factor_product_vjp,
     single_output_update,
 )
-from overparam.balance import balanced_initialization
-from overparam.matrices import parameter_view
+from overparam.matrices import MatrixView, parameter_view
 from overparam.optim import EndToEnd
 
 check = settings(deadline=None, max_examples=20, derandomize=True)
@@ -44,10 +39,8 @@ MATRIX_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("basis", ["exact", "tracked"])
-@pytest.mark.parametrize("depth", [1.5, 2, 3, math.inf])
-@pytest.mark.parametrize("layer", MATRIX_LAYERS)
-def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis: str) -> None:
+def layer_with_gradient(layer: str) -> tuple[nn.Module, nn.Parameter, MatrixView]:
+    """One of the layers, its weight with a gradient, and the matrices of the weight."""
     torch.manual_seed(0)
     make, name = MATRIX_LAYERS[layer]
     module = make().double()
@@ -55,10 +48,46 @@ def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis
     p.grad = torch.randn_like(p)
     view = parameter_view(module, name)
     assert view is not None
+    return module, p, view
+
+
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+@pytest.mark.parametrize("depth", [1.5, 2, 3, math.inf])
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_the_raw_step_is_the_rule_on_each_matrix(layer: str, depth: float, basis: str) -> None:
+    module, p, view = layer_with_gradient(layer)
     expected = view.join(end_to_end_update(view.split(p.detach()), view.split(p.grad), depth))
     before = p.detach().clone()
     EndToEnd(module, 1.0, depth, normalize=False, basis=basis).step()
     torch.testing.assert_close(before - p.detach(), expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_row_granularity_is_the_single_output_rule_of_each_row(layer: str) -> None:
+    module, p, view = layer_with_gradient(layer)
+    expected = view.join(single_output_update(view.split(p.detach()), view.split(p.grad), 3))
+    before = p.detach().clone()
+    EndToEnd(module, 1.0, 3, normalize=False, granularity="row").step()
+    torch.testing.assert_close(before - p.detach(), expected)
+
+
+@pytest.mark.parametrize("granularity", ["auto", "row"])
+@pytest.mark.parametrize("layer", MATRIX_LAYERS)
+def test_each_matrix_has_a_normalization_of_its_own(layer: str, granularity: str) -> None:
+    """The step does not change when one of the matrices of a weight is scaled."""
+    module, p, view = layer_with_gradient(layer)
+    moves = []
+    for scale in (1.0, 10.0):
+        with torch.no_grad():
+            matrices = view.split(p).clone()
+            matrices[0] *= scale
+            p.copy_(view.join(matrices))
+        before = p.detach().clone()
+        EndToEnd(module, 1.0, 3, granularity=granularity).step()
+        moves.append(before - p.detach())
+        with torch.no_grad():
+            p.copy_(before)
+    torch.testing.assert_close(*moves)
 
 
 @pytest.mark.parametrize("granularity", ["row", "tensor"])
@@ -181,58 +210,6 @@ def test_step_properties(shape: tuple[int, int], depth: float, seed: int) -> Non
                                **close)  # fmt: skip
 
 
-def distances(depth: int, rates: list[float], width: int | None) -> list[float]:
-    """How far EndToEnd ends from an explicit product of factors, per learning rate."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(3, 8, generator=generator, dtype=torch.float64)
-    targets = torch.randn(4, 8, generator=generator, dtype=torch.float64)
-    start = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-
-    def gradient(weight: Tensor) -> Tensor:
-        return (weight @ inputs - targets) @ inputs.mT / 8
-
-    results = []
-    for lr in rates:
-        factors = balanced_factors(start, depth, width)
-        p = nn.Parameter(start.clone())
-        optimizer = EndToEnd([p], lr, depth, normalize=False)
-        for _ in range(round(0.04 / lr)):
-            p.grad = gradient(p.detach())
-            optimizer.step()
-            slopes = factor_product_vjp(factors, gradient(factor_product(factors)))
-            factors = tuple(f - lr * s for f, s in zip(factors, slopes, strict=True))
-        results.append((p.detach() - factor_product(factors)).norm().item())
-    return results
-
-
-@pytest.mark.parametrize("depth", [2, 3, 4])
-def test_distance_to_explicit_factors_falls_linearly_and_width_does_not_matter(depth: int) -> None:
-    rates = [2e-2, 2e-3, 2e-4, 2e-5]
-    narrow = distances(depth, rates, None)
-    slopes = [math.log10(a / b) for a, b in itertools.pairwise(narrow)]
-    assert sum(slopes) / 3 == pytest.approx(1.0, abs=0.1)
-    # The largest rate takes two steps only, where the law is not yet clean.
-    assert slopes[1:] == pytest.approx([1.0, 1.0], abs=0.1)
-    wide = distances(depth, rates[:2], 17)
-    # Wider factors are padded with zeros, which never move: the same trajectory to round-off.
-    assert wide == pytest.approx(narrow[:2], rel=1e-6)
-
-
-def test_width_matters_as_little_from_a_random_balanced_start() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for width in (3, 9):
-        made = balanced_initialization(
-            4, 3, 3, width=width, std=1.0, generator=generator, dtype=torch.float64
-        )
-        p = nn.Parameter(factor_product(made))
-        p.grad = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-        slopes = factor_product_vjp(made, p.grad)
-        stepped = factor_product([f - 1e-6 * s for f, s in zip(made, slopes, strict=True)])
-        before = p.detach().clone()
-        EndToEnd([p], 1e-6, 3, normalize=False).step()
-        assert (p.detach() - stepped).norm() < 1e-4 * (stepped - before).norm()
-
-
 def test_groups_override_options() -> None:
     model = mixed()
     groups = [
@@ -249,6 +226,40 @@ def test_groups_override_options() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5, 0.1, 0.1, 0.1]
     before = mixed_loss(model)
     assert run(model, optimizer, 10) < before
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_modules_go_with_groups_with_and_without_names(names: bool) -> None:
+    model = mixed()
+    rest = [(n, p) for n, p in model.named_parameters() if not n.startswith(("conv", "words"))]
+    others = iter(rest) if names else (p for _, p in rest)
+    optimizer = EndToEnd([{"params": model.conv, "depth": 3}, {"params": others}], 0.1)
+    optimizer.add_param_group({"params": model.words, "depth": 1})
+    first, *middle, last = optimizer.routing()
+    assert (first["matrices"], first["depth"]) == ("2 x (2, 6)", "3")
+    assert len(middle) == 1 + len(rest)
+    assert (last["rule"], last["depth"]) == ("gradient", "1")
+    assert first["parameter"] == ("weight" if names else "group 0, parameter 0")
+    run(model, optimizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "before", "after"),
+    [("depth", 1, 3), ("granularity", "row", "matrix"), ("momentum", 0, 0.9)],
+)
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+def test_options_may_change_during_a_run(option: str, before, after, basis: str) -> None:
+    p, twin = drawn(3, 4), drawn(3, 4)
+    start = {"basis": basis, "normalize": False, "depth": 2, option: before}
+    optimizer = EndToEnd([p], 0.1, **start)
+    optimizer.step()
+    with torch.no_grad():
+        twin.copy_(p)
+    optimizer.param_groups[0][option] = after
+    optimizer.step()
+    EndToEnd([twin], 0.1, **{**start, option: after}).step()
+    close = 1e-12 if basis == "exact" else 1e-5
+    torch.testing.assert_close(p, twin, atol=close, rtol=close)
 
 
 def test_routing_says_for_each_parameter_which_rule_and_why() -> None:
@@ -297,6 +308,19 @@ def test_stacking_changes_nothing(foreach: bool | None) -> None:
         torch.testing.assert_close(one, p)
 
 
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+def test_parameters_of_one_shape_take_one_batched_call(basis: str) -> None:
+    products = {}
+    for count, foreach in ((1, None), (5, None), (5, False)):
+        params = [drawn(3, 4, seed=seed) for seed in range(count)]
+        optimizer = EndToEnd(params, 1e-3, basis=basis, foreach=foreach)
+        with Count(torch.ops.aten.bmm.default) as counted:
+            optimizer.step()
+        products[count, foreach] = counted.calls
+    assert products[5, None] == products[1, None] > 0
+    assert products[5, False] == 5 * products[1, None]
+
+
 def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
     p = nn.Parameter(torch.zeros(3, 4))
     with pytest.warns(UserWarning, match="group 0, parameter 0.*singular_value_floor"):
@@ -319,6 +343,7 @@ def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
         ({"granularity": "column"}, ValueError, "auto, matrix, row, tensor"),
         ({"basis": "qr"}, ValueError, "auto, exact, tracked"),
         ({"singular_value_floor": -1}, ValueError, "singular_value_floor"),
+        ({"singular_value_floor": math.inf}, ValueError, "singular_value_floor is inf"),
         ({"differentiable": True, "singular_value_floor": 1.0}, ValueError, "one of them only"),
     ],
 )

@@ -86,6 +86,21 @@ def test_a_hundred_steps_are_those_of_explicit_factors(inner, dtype, depth) -> N
     assert max((a - b).abs().max() for a, b in zip(before, parameters_of(model), strict=True)) > 0.1
 
 
+def test_an_inner_optimizer_of_ones_own() -> None:
+    class Signs(torch.optim.Optimizer):
+        def __init__(self, params, lr: float = 0.5) -> None:
+            super().__init__(params, {"lr": lr})
+
+        def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(group["lr"] * p.grad.sign())
+
+    model = mixed()
+    before = mixed_loss(model)
+    assert run(model, Factored(model, Signs, lr=1e-3), 20) < before
+
+
 def test_construction_keeps_the_function() -> None:
     model = mixed()
     before = parameters_of(model)
@@ -104,6 +119,17 @@ def test_depth_one_is_the_inner_optimizer() -> None:
     assert_same_bits(parameters_of(plain), parameters_of(wrapped))
 
 
+def test_a_changed_lr_reaches_factors_and_vectors() -> None:
+    params = [weight_with_gradient(3, 5), weight_with_gradient(5)]
+    optimizer = Factored(params, torch.optim.SGD, lr=0.1)
+    for lr, still in ((0.1, False), (0.0, True), (torch.tensor(0.2), False)):
+        optimizer.param_groups[0]["lr"] = lr
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        for old, p in zip(before, params, strict=True):
+            assert torch.equal(old, p) == still
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_decay_on_the_product_shrinks_the_product(depth: int) -> None:
     p = weight_with_gradient(3, 5)
@@ -111,6 +137,15 @@ def test_decay_on_the_product_shrinks_the_product(depth: int) -> None:
     p.grad.zero_()
     Factored([p], torch.optim.SGD, depth, lr=0.5, weight_decay=0.1).step()
     torch.testing.assert_close(p.detach(), before * 0.95)
+
+
+def test_decay_by_more_than_the_whole_is_refused_before_anything_changes() -> None:
+    params = [weight_with_gradient(3, 5), weight_with_gradient(5)]
+    optimizer = Factored(params, torch.optim.SGD, lr=1.0, weight_decay=2.0)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=r"lr \* weight_decay is 2.0.*weight_decay_on"):
+        optimizer.step()
+    assert_same_bits(before, [p.detach() for p in params])
 
 
 def test_decay_on_two_balanced_factors_is_the_nuclear_norm() -> None:
@@ -180,6 +215,21 @@ def test_expand_and_collapse_in_the_middle_of_a_run(inner: str) -> None:
     after = run(model, collapsed, 5)
     assert after < loss + 0.1
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_expand_reads_the_layers_of_a_model() -> None:
+    model = mixed()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    run(model, plain, 2)
+    by_shape, by_layer = Factored.expand(plain), Factored.expand(plain, model=model)
+    shapes = [
+        [tuple(f.shape) for f in each.state[model.conv.weight]["factors"]]
+        for each in (by_shape, by_layer)
+    ]
+    assert shapes == [[(4, 6), (4, 4)], [(2, 2, 6), (2, 2, 2)]]
+    velocity = plain.state[model.conv.weight]["momentum_buffer"]
+    back = by_layer.collapse().state[model.conv.weight]["momentum_buffer"]
+    torch.testing.assert_close(back, velocity)
 
 
 def test_collapse_undoes_expand_with_its_momentum() -> None:
@@ -278,6 +328,8 @@ def test_refactor_takes_over_changed_weights() -> None:
         ({"weight_decay_on": "W"}, ValueError, "product, factors"),
         ({"init": "zeros"}, ValueError, "'balanced' or a function"),
         ({"lr": -1.0}, ValueError, "Invalid learning rate"),
+        ({"inner": torch.optim.LBFGS}, TypeError, "LBFGS calls the model by itself"),
+        ({"differentiable": True}, ValueError, "gradients do not flow"),
         ({"init": lambda w, d, k: [w, w]}, (ValueError), "cannot follow|product has shape"),
     ],
 )

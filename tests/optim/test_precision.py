@@ -75,6 +75,22 @@ def test_a_gradient_scaler_changes_nothing_and_skips_overflow(kind) -> None:
 
 
 @both
+@pytest.mark.parametrize("options", [{}, {"depth": 3}])
+def test_a_step_within_autocast_is_the_step(kind, options: dict) -> None:
+    results = []
+    for enabled in (False, True):
+        model = mixed(torch.float32)
+        optimizer = kind(model, lr=0.01, **options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            mixed_loss(model).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for _ in range(3):
+                optimizer.step()
+        results.append(parameters_of(model))
+    assert_same_bits(*results)
+
+
+@both
 def test_accumulation_and_clipping_act_on_the_gradient_alone(kind) -> None:
     whole, parts = mixed(), mixed()
     for model in (whole, parts):

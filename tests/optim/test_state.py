@@ -81,6 +81,25 @@ def test_a_bad_gradient_leaves_everything_bit_equal(options: dict, bad: float) -
     assert not torch.equal(broken, value)
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_failures_are_counted_and_the_report_tells_them(capturable: bool) -> None:
+    p = drawn(3, 4)
+    optimizer = EndToEnd([p], 0.1, capturable=capturable)
+    assert "skipped" not in str(optimizer.routing())
+    for bad in (True, False, True):
+        p.grad = drawn(3, 4).grad
+        if bad:
+            p.grad[0, 0] = math.nan
+        optimizer.step()
+    assert optimizer.state[p]["step"] == 3
+    assert optimizer.state[p]["skipped"] == 2
+    optimizer.state[p]["basis_failures"] += 1
+    [entry] = optimizer.routing()
+    assert entry["reason"] == (
+        "by shape; 2 steps skipped for a non-finite gradient; 1 times the old basis was kept"
+    )
+
+
 def fail_for(monkeypatch: pytest.MonkeyPatch, dtypes: tuple[torch.dtype, ...]) -> list[torch.dtype]:
     """Let decompositions of these dtypes fail; the list shows what was tried."""
     tried: list[torch.dtype] = []
@@ -191,14 +210,47 @@ def test_loading_keeps_the_dtype_of_state_of_half_precision_parameters(kind) -> 
         assert torch.equal(before, after)
 
 
-def test_the_basis_of_a_checkpoint_with_other_groups_of_a_kernel_starts_anew() -> None:
+@pytest.mark.parametrize("granularity", ["row", "auto"])
+def test_the_basis_of_a_checkpoint_with_other_matrices_starts_anew(granularity: str) -> None:
+    """Saved without a basis, or with that of the kernel as one matrix, before views existed."""
     conv = nn.Conv1d(4, 6, 3, groups=2)
-    old = EndToEnd(conv, 0.1, granularity="row").state_dict()
+    old = EndToEnd(conv.parameters(), 0.1, granularity=granularity).state_dict()
+    for option in ("views", "granularity"):
+        del old["param_groups"][0][option]
     resumed = EndToEnd(conv, 0.1)
+    fresh = state_of(resumed, conv.weight)
     resumed.load_state_dict(old)
-    assert resumed.param_groups[0]["granularity"] == "row"
+    assert torch.equal(resumed.state[conv.weight]["basis"], fresh["basis"])
     conv.weight.grad = torch.randn_like(conv.weight)
     resumed.step()
+
+
+def test_state_for_a_new_option_leaves_the_rest() -> None:
+    p = drawn(3, 4)
+    optimizer = EndToEnd([p], 0.1, depth=1, momentum=0.5)
+    optimizer.step()
+    buffer = optimizer.state[p]["momentum_buffer"].clone()
+    optimizer.param_groups[0]["depth"] = 3
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], 0.5 * buffer + p.grad)
+
+
+@pytest.mark.parametrize("kind", [EndToEnd, Factored])
+def test_a_state_dict_that_does_not_fit_changes_nothing(kind) -> None:
+    model = mixed()
+    optimizer = kind(model, lr=0.1)
+    run(model, optimizer, 1)
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    for spoil in (lambda views: views[:-1], lambda views: views[::-1]):
+        bad = copy.deepcopy(saved)
+        bad["param_groups"][0]["lr"] = 0.5
+        bad["param_groups"][0]["views"] = spoil(bad["param_groups"][0]["views"])
+        with pytest.raises(ValueError, match=r"views lists|its view is for"):
+            optimizer.load_state_dict(bad)
+    assert optimizer.state_dict()["param_groups"] == before["param_groups"]
+    run(model, optimizer, 1)
 
 
 # Bugs that other optimizers had.

@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
-from overparam.theory.acceleration import steady_counts, tuned_iterations
+from overparam import single_output_update
+from overparam.theory.tuning import best_of_depths, starts, steady_counts, tuned_iterations
 from overparam.theory.two_points import (
     Lanes,
+    _rule,
     curvature,
     divergence_threshold,
     iterations_to_target,
@@ -102,6 +104,10 @@ def test_touching_the_target_and_leaving_is_no_arrival() -> None:
     lanes = Lanes(2 * one, one, 0.5 * one, 2 * one, _Y[None], start)
     assert iterations_to_target(lanes, hold=0).item() == first_touch
     assert iterations_to_target(lanes, hold=100).item() == stays_from
+    visit = inside[first_touch:].index(False)
+    assert visit > 1
+    assert iterations_to_target(lanes, hold=visit).item() == first_touch
+    assert iterations_to_target(lanes, hold=visit + 1).item() > first_touch
 
 
 def test_touching_the_target_before_diverging_is_no_arrival() -> None:
@@ -136,10 +142,11 @@ def test_late_rate_and_curvature_are_those_of_the_jacobian(depth: float) -> None
     length = _Y.norm().item()
     assert curvature(depth, _Y) == pytest.approx(depth * length ** (2 - 2 / depth), rel=1e-12)
     lr = 0.5 / curvature(depth, _Y)
-    # The slowest direction, across y, decides: its eigenvalue is |y|^(2-2/N). The faster one
-    # has not died out entirely between steps 5 and 15.
-    slowest = -2 * math.log(1 - lr * length ** (2 - 2 / depth))
-    assert late_rate(depth, lr, _Y) == pytest.approx(slowest, rel=0.05)
+    # A linear map near the optimum: along y the error shrinks by 1 - lr N |y|^(2-2/N) a step,
+    # across it by 1 - lr |y|^(2-2/N), and both start at the same size.
+    factors = [1 - lr * stretch * length ** (2 - 2 / depth) for stretch in (1, depth)]
+    early, late = (sum(factor ** (2 * step) for factor in factors) for step in (5, 15))
+    assert late_rate(depth, lr, _Y) == pytest.approx(math.log(early / late) / 10, rel=2e-3)
 
 
 def test_tuned_speed_up_absent_at_two_and_present_above() -> None:
@@ -158,6 +165,56 @@ def test_at_two_small_common_rates_favour_depth_and_half_the_limit_does_not() ->
     for highest, ahead in ((0.1, True), (0.5, False)):
         best = steady[:, rates <= highest].amin(-1)
         assert bool(best[1:7].min() < best[0]) == ahead
+
+
+@pytest.mark.parametrize("depth", [1.0, 1.5, 2.0, 8.0])
+def test_the_short_form_of_the_rule_is_the_rule(depth: float) -> None:
+    weight, gradient = torch.randn(2, 5, 2, dtype=torch.float64)
+    weight[0] = 0.0
+    depths = torch.full((5,), depth, dtype=torch.float64)
+    expected = single_output_update(weight, gradient, depth)
+    torch.testing.assert_close(_rule(weight.mT, gradient.mT, depths).mT, expected)
+
+
+def test_starts_are_of_one_length_and_a_right_angle_apart() -> None:
+    made = starts(0.3, 10.0)
+    torch.testing.assert_close(made.norm(dim=-1), torch.full((4,), 0.3, dtype=torch.float64))
+    turned = torch.stack((-made[:, 1], made[:, 0]), -1)
+    torch.testing.assert_close(made.roll(-1, 0), turned)
+    assert math.isclose(math.degrees(math.atan2(made[0, 1], made[0, 0])), 10.0)
+
+
+def test_iterations_are_means_over_the_starts_of_single_runs() -> None:
+    rates = torch.tensor([0.2, 0.3], dtype=torch.float64)
+    methods = [(0.0, 1.5), (1.0, 1.0)]
+    begin = torch.stack([starts(0.01), starts(0.1, 70.0)])
+    curves = tuned_iterations(rates, (2.0, 4.0), (1.5, 2.0), methods, begin, 300)
+    assert curves.shape == (2, 2, 2, 2, 2)
+    one = torch.ones(4, dtype=torch.float64)
+    for index in ((0, 0, 0, 0, 0), (1, 1, 0, 1, 1), (0, 1, 1, 1, 0), (1, 0, 1, 0, 1)):
+        which, p, ratio, m, r = index
+        method, depth = methods[m]
+        targets = torch.tensor([(1.5, 2.0)[ratio], 1.0], dtype=torch.float64).expand(4, 2)
+        power = (2.0, 4.0)[p] * one
+        lanes = Lanes(method * one, depth * one, rates[r] * one, power, targets, begin[which])
+        expected = iterations_to_target(lanes, max_steps=300).mean()
+        torch.testing.assert_close(curves[index], expected)
+        assert expected.isfinite()
+
+
+def test_best_of_depths_favours_gradient_descent_where_it_has_no_steady_rate() -> None:
+    inf = math.inf
+    deep = [20.0, 10.0, 10.0, 10.0, 1.0]
+    curves = torch.tensor(
+        [
+            [[9.0, 8.0, 8.0, 8.0, 1.0], deep],
+            [[inf, inf, 5.0, inf, inf], deep],
+            [[inf] * 5, deep],
+            [deep, [inf] * 5],
+        ],
+        dtype=torch.float64,
+    )
+    assert best_of_depths(curves).tolist() == [0.8, 0.5, 400.0, 0.0]
 
 
 def test_bad_input_is_refused() -> None:

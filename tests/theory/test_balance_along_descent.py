@@ -1,15 +1,13 @@
 import pytest
 import torch
-from torch import nn
 
 from overparam import factor_product, imbalance, near_zero_initialization
 from overparam.theory.balance_along_descent import (
     balance_gaps,
     balance_gaps_after_step,
-    check,
-    layers_imbalance,
 )
-from overparam.theory.descent import descend_factors, fit_to
+from overparam.theory.descent import descend_factors
+from overparam.theory.losses import fit_to
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -23,31 +21,14 @@ def test_gaps_after_a_step_are_those_of_the_step(weight_decay: float) -> None:
     torch.testing.assert_close(predicted, balance_gaps(after))
 
 
+def test_gaps_are_the_written_difference() -> None:
+    factors = near_zero_initialization(2, 3, 3, width=4, std=1.0, dtype=torch.float64)
+    for gap, low, high in zip(balance_gaps(factors), factors, factors[1:], strict=False):
+        above = torch.einsum("oa,ob->ab", high, high)
+        torch.testing.assert_close(gap, above - torch.einsum("ai,bi->ab", low, low))
+
+
 def test_gaps_have_the_size_that_the_core_reports() -> None:
     factors = near_zero_initialization(2, 3, 4, width=4, std=1.0, dtype=torch.float64)
     sizes = torch.stack([torch.linalg.matrix_norm(gap) for gap in balance_gaps(factors)])
     torch.testing.assert_close(sizes, imbalance(factors))
-
-
-def test_layers_of_a_model() -> None:
-    layers = [nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)]
-    w1, w2 = (layer.weight.detach() for layer in layers)
-    expected = torch.linalg.matrix_norm(w2.T @ w2 - w1 @ w1.T)
-    torch.testing.assert_close(layers_imbalance(nn.Sequential(*layers)), expected[None])
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ([nn.Linear(2, 2)], "bias=False"),
-        ([nn.Linear(2, 2, bias=False), nn.ReLU()], "ReLU"),
-        ([nn.Linear(2, 2, bias=False), nn.Linear(3, 2, bias=False)], "cannot follow"),
-    ],
-)
-def test_other_models_are_refused(layers: list[nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        layers_imbalance(nn.Sequential(*layers))
-
-
-def test_check_holds() -> None:
-    assert check().verdict == "holds"

@@ -1,26 +1,27 @@
 import ast
 import importlib
+import importlib.util
 import inspect
+import itertools
 import pkgutil
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import overparam
 import overparam.theory
-from overparam import (
-    balanced_initialization,
-    factor_product,
-    factor_product_vjp,
-    identity_initialization,
-    imbalance,
-)
+from overparam import factor_product, factor_product_vjp
 
 _ROOT = Path(__file__).parents[2]
 _ROW = re.compile(r"^\| (?P<equation>[^|]+) \| `(?P<function>[^`]+)` \| `(?P<test>[^`]+)` \|$")
-_LINES = (_ROOT / "docs" / "equations.md").read_text(encoding="utf-8").splitlines()
+_TEXT = (_ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
+_LINES = _TEXT.splitlines()
 _ROWS = [match for line in _LINES if (match := _ROW.match(line))]
 
 
@@ -74,12 +75,77 @@ def test_the_test_exists_and_its_file_imports_the_function(row: re.Match[str]) -
     assert function in called
 
 
-def test_initializations_are_what_they_say() -> None:
-    balanced = balanced_initialization(3, 4, 3, std=1.0, dtype=torch.float64)
-    assert imbalance(balanced).max() < 1e-12
-    assert factor_product(balanced).norm() > 0.1
-    identity = identity_initialization(3, 4, 3, dtype=torch.float64)
-    torch.testing.assert_close(factor_product(identity), torch.eye(3, 4, dtype=torch.float64))
+@pytest.mark.parametrize("row", _ROWS, ids=lambda row: row["function"])
+def test_the_test_fails_where_the_function_is_off_by_one_percent(
+    row: re.Match[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, name = row["test"].split("::")
+    module = _load(_ROOT / path)
+    function = row["function"].rsplit(".", 1)[1]
+    right, test = getattr(module, function), getattr(module, name)
+    for case in _cases(test):
+        monkeypatch.setattr(module, function, _off_by_one_percent(right))
+        try:
+            test(**case)
+        except (AssertionError, pytest.skip.Exception) as outcome:
+            if isinstance(outcome, AssertionError):
+                monkeypatch.setattr(module, function, right)
+                test(**case)
+                return
+    pytest.fail(f"{name} passes whatever {function} says")
+
+
+def _load(path: Path) -> ModuleType:
+    """A test file as a module of its own, so that nothing else sees it changed."""
+    spec = importlib.util.spec_from_file_location(f"changed_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _cases(test: Callable[..., None]) -> Iterator[dict[str, Any]]:
+    """The arguments that ``pytest.mark.parametrize`` gives to a test."""
+    axes = []
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name == "parametrize":
+            names, values = mark.args
+            names = (names,) if isinstance(names, str) else names
+            sets = [value if len(names) > 1 else (value,) for value in values]
+            axes.append([dict(zip(names, each, strict=True)) for each in sets])
+    for chosen in itertools.product(*axes):
+        yield {name: value for part in chosen for name, value in part.items()}
+
+
+def _off_by_one_percent(value: Any) -> Any:
+    """Every number in a result, or in what a resulting function returns."""
+    if isinstance(value, Tensor):
+        return 1.01 * value if value.is_floating_point() else value
+    if isinstance(value, float):
+        return 1.01 * value
+    if isinstance(value, dict):
+        return {key: _off_by_one_percent(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [_off_by_one_percent(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if callable(value):
+        return lambda *args, **kwargs: _off_by_one_percent(value(*args, **kwargs))
+    return value
+
+
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", _TEXT, re.M | re.S))
+def test_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "equations.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_the_theory_package_exports_every_function_of_the_table() -> None:
+    listed = [row["function"] for row in _ROWS if ".theory." in row["function"]]
+    for path in listed:
+        module, name = path.rsplit(".", 1)
+        assert name in overparam.theory.__all__
+        assert getattr(overparam.theory, name) is getattr(importlib.import_module(module), name)
 
 
 def test_gradients_of_factors_are_those_of_autograd() -> None:

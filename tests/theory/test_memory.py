@@ -2,7 +2,6 @@ import torch
 
 from overparam.theory.memory import (
     adaptive_rates,
-    check,
     memory_weights,
     run_with_scalar,
     shrink_rates,
@@ -51,6 +50,21 @@ def test_memory_weights_are_the_written_product() -> None:
             assert abs(mu[t, tau].item() - expected) < 1e-15
 
 
+def test_the_sum_over_past_gradients_is_the_recursion() -> None:
+    """``w - rho g - gamma w`` step by step, with and without a first weight."""
+    rates = torch.rand(6, dtype=torch.float64)
+    shrink = torch.rand(6, dtype=torch.float64) - 0.5
+    gradients = torch.randn(6, 3, dtype=torch.float64)
+    for first in (torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), None):
+        weight = torch.zeros(3, dtype=torch.float64) if first is None else first
+        path = [weight]
+        for rate, gamma, gradient in zip(rates, shrink, gradients, strict=True):
+            weight = weight - rate * gradient - gamma * weight
+            path.append(weight)
+        rebuilt = weights_from_gradients(gradients, rates, shrink, first)
+        torch.testing.assert_close(rebuilt, torch.stack(path))
+
+
 def test_the_trajectory_comes_back_from_gradients_alone() -> None:
     errors = []
     for lr in (0.02, 0.01, 0.005):
@@ -62,7 +76,3 @@ def test_the_trajectory_comes_back_from_gradients_alone() -> None:
     # One step misses by lr^2, a run of fixed time by lr.
     assert 1.8 < errors[0] / errors[1] < 2.2
     assert 1.8 < errors[1] / errors[2] < 2.2
-
-
-def test_check_holds() -> None:
-    assert check().verdict == "holds"

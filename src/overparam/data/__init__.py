@@ -1,19 +1,33 @@
-"""Real regression problems: by verified download and cache, from a folder, or embedded."""
+"""Real regression problems and images: verified downloads and cache, a folder, or embedded."""
 
 from overparam.data._dataset import DatasetStatus
 from overparam.data.errors import DataError, DataUnavailable
-from overparam.data.registry import fetch, load, names, status, verify
+from overparam.data.images import ImageData
+from overparam.data.registry import (
+    fetch,
+    image_names,
+    load,
+    load_images,
+    names,
+    regression_names,
+    status,
+    verify,
+)
 from overparam.data.regression import RegressionData, fingerprint, standardize
 
 __all__ = [
     "DataError",
     "DataUnavailable",
     "DatasetStatus",
+    "ImageData",
     "RegressionData",
     "fetch",
     "fingerprint",
+    "image_names",
     "load",
+    "load_images",
     "names",
+    "regression_names",
     "standardize",
     "status",
     "verify",

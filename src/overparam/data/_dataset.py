@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from overparam.data.errors import DataError
+from overparam.data.images import ImageData
 from overparam.data.regression import RegressionData
 
 
@@ -43,7 +44,7 @@ class DatasetStatus:
 
 @dataclass(frozen=True)
 class Dataset(abc.ABC):
-    """A known regression problem; subclasses say where its numbers lie.
+    """A known data set; subclasses say what its numbers are, and where they lie.
 
     Attributes:
         name: the name under which it is loaded.
@@ -63,9 +64,14 @@ class Dataset(abc.ABC):
     provenance: str
     licence: str
 
+    @property
+    def source(self) -> str:
+        """Provenance and licence in one line."""
+        return f"{self.provenance}. Licence: {self.licence}"
+
     @abc.abstractmethod
-    def load(self, download: bool) -> RegressionData:
-        """The raw problem; see :func:`overparam.data.load`."""
+    def load(self, download: bool) -> RegressionData | ImageData:
+        """The raw problem."""
 
     @abc.abstractmethod
     def status(self) -> DatasetStatus:
@@ -74,16 +80,6 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def fetch(self, force: bool) -> Path | None:
         """Bring it to this machine; see :func:`overparam.data.fetch`."""
-
-    def _data(self, features: Tensor, targets: Tensor, origin: str) -> RegressionData:
-        shape = (len(features), features.shape[1], targets.shape[1])
-        if shape != (self.rows, self.features, self.outputs):
-            raise DataError(
-                f"{self.name} from {origin} has (rows, features, outputs) = {shape}, expected "
-                f"{(self.rows, self.features, self.outputs)}: it is another version of the data."
-            )
-        source = f"{self.provenance}. Licence: {self.licence}"
-        return RegressionData(self.name, self.title, features, targets, source, origin)
 
     def _status(
         self,
@@ -104,3 +100,30 @@ class Dataset(abc.ABC):
             verified=verified,
             problem=problem,
         )
+
+
+@dataclass(frozen=True)
+class RegressionDataset(Dataset):
+    """A known regression problem."""
+
+    @abc.abstractmethod
+    def load(self, download: bool) -> RegressionData:
+        """The raw problem; see :func:`overparam.data.load`."""
+
+    def _data(self, features: Tensor, targets: Tensor, origin: str) -> RegressionData:
+        shape = (len(features), features.shape[1], targets.shape[1])
+        if shape != (self.rows, self.features, self.outputs):
+            raise DataError(
+                f"{self.name} from {origin} has (rows, features, outputs) = {shape}, expected "
+                f"{(self.rows, self.features, self.outputs)}: it is another version of the data."
+            )
+        return RegressionData(self.name, self.title, features, targets, self.source, origin)
+
+
+@dataclass(frozen=True)
+class ImageDataset(Dataset):
+    """A known set of images, one class each: features are pixels, outputs are classes."""
+
+    @abc.abstractmethod
+    def load(self, download: bool) -> ImageData:
+        """The raw images; see :func:`overparam.data.load_images`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -15,6 +16,19 @@ from overparam.data.errors import ContentError
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0
 TOTAL_SECONDS = 300.0
+
+
+def fetch_content(url: str) -> bytes:
+    """The content of one file on a server.
+
+    Raises:
+        ConnectionError: the server does not answer, or not with the whole file.
+        OSError: there is no room for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="overparam-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "download"
+        fetch_url(url, path)
+        return path.read_bytes()
 
 
 def fetch_url(url: str, target: Path, total_seconds: float = TOTAL_SECONDS) -> None:

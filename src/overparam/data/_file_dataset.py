@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,35 +9,23 @@ from pathlib import Path
 from torch import Tensor
 
 from overparam._files import write_whole
-from overparam.data._dataset import Dataset, DatasetStatus
-from overparam.data._download import fetch_url
+from overparam.data._dataset import RegressionDataset
+from overparam.data._download import fetch_content
 from overparam.data._files import (
-    CACHE_VARIABLE,
     FOLDER_VARIABLE,
     cache_folder,
-    data_folder,
+    file_in_data_folder,
+    keeping,
+    read_file,
     sha256_of,
 )
+from overparam.data._located import LocatedDataset, Place
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.regression import RegressionData, fingerprint
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A file that is there, the SHA-256 it must have, and what to do if it has not."""
-
-    where: str
-    path: Path
-    expected_sha256: str
-    remedy: str
-
-    @property
-    def origin(self) -> str:
-        return f"{self.where}: {self.path}"
-
-
-@dataclass(frozen=True)
-class FileDataset(Dataset):
+class FileDataset(LocatedDataset[RegressionData], RegressionDataset):
     """A data set in one text file.
 
     It is looked for in the folder ``OVERPARAM_DATA``, then in the cache, then on its server. A
@@ -65,117 +51,53 @@ class FileDataset(Dataset):
     extract: Callable[[bytes], bytes]
     parse: Callable[[bytes], tuple[Tensor, Tensor]]
 
-    def load(self, download: bool) -> RegressionData:
-        """The raw problem, downloaded only where ``download`` allows it."""
-        place = self._locate()
-        if place is not None:
-            return self._read(place)
-        if not download:
-            raise DataUnavailable(
-                f"{self.name} is not on this machine; run `overparam data fetch {self.name}` "
-                f"or set {FOLDER_VARIABLE} to a folder that has {self.file}."
-            )
-        return self._read(dataclasses.replace(self._download(), where="download"))
+    @property
+    def needed(self) -> str:
+        """Its file below ``OVERPARAM_DATA``."""
+        return self.file
 
-    def status(self) -> DatasetStatus:
-        """Where the file is, and whether it is right."""
-        try:
-            place = self._locate()
-        except DataError as error:
-            return self._status("not here", problem=str(error))
-        if place is None:
-            return self._status("not here", problem=f"run `overparam data fetch {self.name}`")
-        try:
-            self._read(place)
-        except DataError as error:
-            return self._status(place.where, place.path, verified=False, problem=str(error))
-        return self._status(place.where, place.path, verified=True)
-
-    def fetch(self, force: bool) -> Path:
-        """The file's path, downloaded to the cache if it is nowhere or by ``force``."""
-        place = None if force else self._locate()
-        if place is None:
-            place = self._download()
-        self._read(place)
-        return place.path
-
-    def _locate(self) -> _Place | None:
-        folder = data_folder()
-        if folder is None:
-            return self._cached()
-        path = folder / self.file
-        if not folder.is_dir():
-            problem = f"{FOLDER_VARIABLE} names {folder}, which is no folder"
-        elif not path.is_file():
-            problem = f"{FOLDER_VARIABLE} names {folder}, which has no file {self.file}"
-        else:
-            return _Place(
-                "folder",
-                path,
-                self.sha256,
-                f"Replace it by the original ({self.provenance}), or unset {FOLDER_VARIABLE}.",
-            )
-        raise DataError(f"{problem}; put the file there, or correct or unset {FOLDER_VARIABLE}.")
-
-    def _cached(self) -> _Place | None:
+    def _locate(self) -> Place | None:
+        path = file_in_data_folder(self.file)
+        if path is not None:
+            return Place("folder", path)
         path = cache_folder() / Path(self.file).name
-        if not path.is_file():
-            return None
-        try:
-            expected = _checksum_path(path).read_text(encoding="ascii").split()[0]
-        except (OSError, ValueError, IndexError):
-            expected = "a checksum beside it"
-        remedy = f"Run `overparam data fetch {self.name} --force`."
-        return _Place("cache", path, expected, remedy)
+        return Place("cache", path) if path.is_file() else None
 
-    def _read(self, place: _Place) -> RegressionData:
-        try:
-            content = place.path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{place.path} cannot be read: {error.strerror}.") from error
+    def _read(self, place: Place) -> RegressionData:
+        content, remedy = read_file(place.path), self._remedy(place)
         try:
             features, targets = self.parse(content)
         except ContentError as error:
-            raise DataError(f"{place.path}, {error}. {place.remedy}") from error
+            raise DataError(f"{place.path}, {error}. {remedy}") from error
         found = sha256_of(content)
-        if found != place.expected_sha256 and fingerprint(features, targets) != self.numbers:
+        expected = self.sha256 if place.where == "folder" else _kept_checksum(place.path)
+        if found != expected and fingerprint(features, targets) != self.numbers:
             raise DataError(
                 f"{place.path}: every line is well formed, but the numbers are not those of "
-                f"{self.name}: found SHA-256 {found}, expected {place.expected_sha256}. "
-                f"{place.remedy}"
+                f"{self.name}: found SHA-256 {found}, expected {expected}. {remedy}"
             )
         return self._data(features, targets, place.origin)
 
-    def _download(self) -> _Place:
+    def _download(self, force: bool) -> Place:
         path = cache_folder() / Path(self.file).name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with keeping(self.name, path.parent):
             content = self._checked_content(self._archive())
             # The checksum goes first: a kill in between leaves no file without one.
             line = f"{sha256_of(content)}  {path.name}\n"
             write_whole(_checksum_path(path), line.encode("ascii"))
             write_whole(path, content)
-        except OSError as error:
-            raise DataError(
-                f"{self.name} cannot be kept in {path.parent}: {error.strerror or error}; "
-                f"make room there or set {CACHE_VARIABLE} to a folder that can be written."
-            ) from error
-        place = self._cached()
-        if place is None:
+        if not path.is_file():
             raise DataError(f"{path} was removed while {self.name} was fetched; try again.")
-        return place
+        return Place("cache", path)
 
     def _archive(self) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="overparam-", ignore_cleanup_errors=True) as name:
-            archive = Path(name) / "archive.zip"
-            try:
-                fetch_url(self.url, archive)
-            except ConnectionError as error:
-                raise DataUnavailable(
-                    f"{self.name} is not on this machine and {error}; check the network, or set "
-                    f"{FOLDER_VARIABLE} to a folder that has {self.file}."
-                ) from error
-            return archive.read_bytes()
+        try:
+            return fetch_content(self.url)
+        except ConnectionError as error:
+            raise DataUnavailable(
+                f"{self.name} is not on this machine and {error}; check the network, or set "
+                f"{FOLDER_VARIABLE} to a folder that has {self.file}."
+            ) from error
 
     def _checked_content(self, archive: bytes) -> bytes:
         remedy = (
@@ -195,6 +117,14 @@ class FileDataset(Dataset):
         except ContentError as error:
             raise DataError(f"the download from {self.url} is wrong: {error}. {remedy}") from error
         return content
+
+
+def _kept_checksum(path: Path) -> str:
+    """The checksum that was kept beside a downloaded file, or what is missing."""
+    try:
+        return _checksum_path(path).read_text(encoding="ascii").split()[0]
+    except (OSError, ValueError, IndexError):
+        return "a checksum beside it"
 
 
 def _checksum_path(path: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from overparam.data._extras import import_extra
-from overparam.data.errors import ContentError, line_error
+from overparam.data.errors import ContentError, DataError, line_error
 
 CACHE_VARIABLE = "OVERPARAM_CACHE"
 FOLDER_VARIABLE = "OVERPARAM_DATA"
@@ -31,9 +33,69 @@ def data_folder() -> Path | None:
     return Path(named).expanduser() if named else None
 
 
+def file_in_data_folder(file: str) -> Path | None:
+    """The path of a file below ``OVERPARAM_DATA``, or None where that is not set.
+
+    Raises:
+        DataError: the variable names no folder, or the folder lacks the file.
+    """
+    folder = data_folder()
+    if folder is None:
+        return None
+    path = folder / file
+    if not folder.is_dir():
+        problem = f"{FOLDER_VARIABLE} names {folder}, which is no folder"
+    elif not path.is_file():
+        problem = f"{FOLDER_VARIABLE} names {folder}, which has no file {file}"
+    else:
+        return path
+    raise DataError(f"{problem}; put the file there, or correct or unset {FOLDER_VARIABLE}.")
+
+
+@contextlib.contextmanager
+def keeping(name: str, folder: Path) -> Iterator[None]:
+    """Say what to do where a download cannot be written.
+
+    Raises:
+        DataError: in place of any OSError inside.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{name} cannot be kept in {folder}: {error.strerror or error}; "
+            f"make room there or set {CACHE_VARIABLE} to a folder that can be written."
+        ) from error
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file that is there.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def sha256_of(content: bytes) -> str:
     """SHA-256 of the content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def other_kind(content: bytes) -> str | None:
+    """What a file is that was mistaken for another, by its first bytes, or None.
+
+    Example:
+        >>> other_kind(b"<html>404</html>")
+        'a web page'
+    """
+    start = content[:64].lstrip()
+    kinds = (kind for signature, kind in _SIGNATURES.items() if start.startswith(signature))
+    return next(kinds, None)
 
 
 def text_lines(content: bytes) -> list[str]:
@@ -46,9 +108,8 @@ def text_lines(content: bytes) -> list[str]:
         >>> text_lines(b"1 2\r\n3 4\r\n\r\n")
         ['1 2', '3 4']
     """
-    for signature, kind in _SIGNATURES.items():
-        if content.lstrip().startswith(signature):
-            raise line_error(1, kind, "plain text; unpack or download the file itself")
+    if (kind := other_kind(content)) is not None:
+        raise line_error(1, kind, "plain text; unpack or download the file itself")
     if not content.isascii():
         try:
             content.decode("ascii")

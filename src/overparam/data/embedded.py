@@ -8,14 +8,35 @@ from typing import Any
 
 import torch
 
-from overparam.data._dataset import Dataset, DatasetStatus
+from overparam.data._dataset import Dataset, DatasetStatus, ImageDataset, RegressionDataset
 from overparam.data._extras import import_extra
+from overparam.data.images import ImageData
 from overparam.data.regression import RegressionData
+
+_DIGITS_SOURCE = (
+    "UCI 80, Optical Recognition of Handwritten Digits, test set, DOI 10.24432/C50P49; the copy in "
+    "scikit-learn"
+)
+_DIGITS_LEVELS = 16
+_DIGITS_TEST = 297
+
+
+class _Embedded(Dataset):
+    """Where a data set inside scikit-learn is."""
+
+    def status(self) -> DatasetStatus:
+        """Embedded where scikit-learn is installed."""
+        if importlib.util.find_spec("sklearn") is None:
+            return self._status("not here", problem='run: pip install "overparam[lab]"')
+        return self._status("embedded")
+
+    def fetch(self, force: bool) -> None:
+        """Nothing to fetch."""
 
 
 @dataclass(frozen=True)
-class EmbeddedDataset(Dataset):
-    """A data set inside scikit-learn.
+class EmbeddedDataset(_Embedded, RegressionDataset):
+    """A regression problem inside scikit-learn.
 
     Attributes:
         loader: name of the function in ``sklearn.datasets``.
@@ -38,14 +59,28 @@ class EmbeddedDataset(Dataset):
             targets = torch.tensor(bunch.target, dtype=torch.float64).reshape(len(features), -1)
         return self._data(features, targets, "embedded")
 
-    def status(self) -> DatasetStatus:
-        """Embedded where scikit-learn is installed."""
-        if importlib.util.find_spec("sklearn") is None:
-            return self._status("not here", problem='run: pip install "overparam[lab]"')
-        return self._status("embedded")
 
-    def fetch(self, force: bool) -> None:
-        """Nothing to fetch."""
+@dataclass(frozen=True)
+class EmbeddedDigits(_Embedded, ImageDataset):
+    """The 8 x 8 digits inside scikit-learn: the last 297 of 1797 to test on."""
+
+    def load(self, download: bool) -> ImageData:
+        """The raw images, their 17 levels of grey spread over 0 to 255."""
+        bunch = import_extra("sklearn.datasets").load_digits()
+        levels = torch.tensor(bunch.images, dtype=torch.float64)
+        images = (levels * (255 / _DIGITS_LEVELS)).round().to(torch.uint8)
+        labels = torch.tensor(bunch.target, dtype=torch.int64)
+        return ImageData(
+            self.name,
+            self.title,
+            images[:-_DIGITS_TEST],
+            labels[:-_DIGITS_TEST],
+            images[-_DIGITS_TEST:],
+            labels[-_DIGITS_TEST:],
+            self.outputs,
+            self.source,
+            "embedded",
+        )
 
 
 EMBEDDED = (
@@ -78,8 +113,7 @@ EMBEDDED = (
         rows=1797,
         features=64,
         outputs=10,
-        provenance="UCI 80, Optical Recognition of Handwritten Digits, test set, "
-        "DOI 10.24432/C50P49; the copy in scikit-learn",
+        provenance=_DIGITS_SOURCE,
         licence="CC BY 4.0",
         loader="load_digits",
         one_hot=True,
@@ -95,4 +129,15 @@ EMBEDDED = (
         licence="published with the book; the copy in scikit-learn is under BSD-3-Clause",
         loader="load_linnerud",
     ),
+)
+
+# The same digits as images, under the same name: one problem or the other, as they are asked for.
+EMBEDDED_DIGITS = EmbeddedDigits(
+    name="digits",
+    title="Handwritten digits, 8 x 8 pixels",
+    rows=1797,
+    features=64,
+    outputs=10,
+    provenance=_DIGITS_SOURCE,
+    licence="CC BY 4.0",
 )

@@ -6,14 +6,17 @@ import dataclasses
 import difflib
 from pathlib import Path
 
-from overparam.data._dataset import Dataset, DatasetStatus
+from overparam.data._dataset import Dataset, DatasetStatus, ImageDataset, RegressionDataset
 from overparam.data.abalone import ABALONE
-from overparam.data.embedded import EMBEDDED
+from overparam.data.embedded import EMBEDDED, EMBEDDED_DIGITS
 from overparam.data.errors import DataError
 from overparam.data.ethanol import ETHANOL
+from overparam.data.images import ImageData
+from overparam.data.mnist import MNIST
 from overparam.data.regression import RegressionData
 
-_DATASETS: dict[str, Dataset] = {data.name: data for data in (ETHANOL, ABALONE, *EMBEDDED)}
+_DATASETS: dict[str, Dataset] = {data.name: data for data in (ETHANOL, ABALONE, MNIST, *EMBEDDED)}
+_IMAGES: dict[str, ImageDataset] = {data.name: data for data in (MNIST, EMBEDDED_DIGITS)}
 
 
 def names() -> tuple[str, ...]:
@@ -21,23 +24,44 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()
-        ('ethanol', 'abalone', 'diabetes', 'breast_cancer', 'digits', 'linnerud')
+        ('ethanol', 'abalone', 'mnist', 'diabetes', 'breast_cancer', 'digits', 'linnerud')
     """
     return tuple(_DATASETS)
 
 
+def regression_names() -> tuple[str, ...]:
+    """The names that :func:`load` takes.
+
+    Example:
+        >>> regression_names()
+        ('ethanol', 'abalone', 'diabetes', 'breast_cancer', 'digits', 'linnerud')
+    """
+    return tuple(n for n, data in _DATASETS.items() if isinstance(data, RegressionDataset))
+
+
+def image_names() -> tuple[str, ...]:
+    """The names that :func:`load_images` takes.
+
+    Example:
+        >>> image_names()
+        ('mnist', 'digits')
+    """
+    return tuple(_IMAGES)
+
+
 def load(name: str, *, download: bool = True) -> RegressionData:
-    """Load a problem as it was published, not standardized.
+    """Load a regression problem as it was published, not standardized.
 
     A file is taken from the folder ``OVERPARAM_DATA`` if that is set, else from the cache, else
     from its server; it is checked each time.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`regression_names`.
         download: whether the network may be used.
 
     Raises:
-        DataError: the name is unknown, or the file is broken or not the one it should be.
+        DataError: the name is unknown or one of images, or the file is broken or not the one it
+            should be.
         DataUnavailable: it is not on this machine, and the network does not give it or may not
             be used.
         ModuleNotFoundError: the ``lab`` extra is not installed.
@@ -46,7 +70,39 @@ def load(name: str, *, download: bool = True) -> RegressionData:
         >>> load("diabetes").features.shape
         torch.Size([442, 10])
     """
-    return _find(name).load(download)
+    data = _find(name)
+    if not isinstance(data, RegressionDataset):
+        raise DataError(
+            f"{name} is a set of images, no regression problem; call load_images({name!r}), or "
+            f"use one of {', '.join(regression_names())}."
+        )
+    return data.load(download)
+
+
+def load_images(name: str, *, download: bool = True) -> ImageData:
+    """Load a set of images with one class each, found and checked as by :func:`load`.
+
+    Args:
+        name: one of :func:`image_names`.
+        download: whether the network may be used.
+
+    Raises:
+        DataError: the name is unknown or one of a regression problem, or a file is broken or not
+            the one it should be.
+        DataUnavailable: it is not on this machine, and the network does not give it or may not
+            be used.
+        ModuleNotFoundError: the ``lab`` extra is not installed.
+
+    Example:
+        >>> load_images("digits").images.shape
+        torch.Size([1500, 8, 8])
+    """
+    if name not in _IMAGES:
+        _find(name)
+        raise DataError(
+            f"{name} has no images, it is a regression problem; use one of {', '.join(_IMAGES)}."
+        )
+    return _IMAGES[name].load(download)
 
 
 def status() -> tuple[DatasetStatus, ...]:

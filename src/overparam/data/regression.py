@@ -64,8 +64,8 @@ class RegressionData:
         object.__setattr__(self, "fingerprint", fingerprint(self.features, self.targets))
 
 
-def fingerprint(features: Tensor, targets: Tensor) -> str:
-    """SHA-256 of the shapes and the float64 values of a problem, in hexadecimal digits.
+def fingerprint(*tensors: Tensor) -> str:
+    """SHA-256 of the shapes, dtypes and values of a problem, in hexadecimal digits.
 
     Example:
         >>> one, two = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
@@ -73,7 +73,7 @@ def fingerprint(features: Tensor, targets: Tensor) -> str:
         '05ed44cc2214'
     """
     digest = hashlib.sha256()
-    for values in (features, targets):
+    for values in tensors:
         held = values.detach().cpu().contiguous()
         digest.update(f"{tuple(held.shape)} {held.dtype};".encode())
         # Not Tensor.numpy(): the library works where numpy is not installed.

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from overparam.lab import data_command, run_command
 from overparam.lab.data_command import DataCommand
+from overparam.lab.reproduce.command import ReproduceCommand, reproduce
 from overparam.lab.run_command import ReportCommand, RunCommand
 from overparam.lab.study import read_study
 from overparam.lab.theory_command import TheoryCommand, run_theory
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command.run(command, console)
         if isinstance(command, ReportCommand):
             return run_command.report(command, console)
+        if isinstance(command, ReproduceCommand):
+            return reproduce(command, console)
         if isinstance(command, TheoryCommand):
             return run_theory(command.output, console)
         return data_command.manage(command, console)
@@ -46,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(arguments: list[str]) -> RunCommand | ReportCommand | TheoryCommand | DataCommand:
+Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCommand
+
+
+def parse(arguments: list[str]) -> Command:
     """Read the command line; leaves with status 2 where it is not understood."""
     # A study file gives the defaults that the flags then override, so it is read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -58,6 +64,7 @@ def parse(arguments: list[str]) -> RunCommand | ReportCommand | TheoryCommand | 
     return tyro.cli(
         Annotated[RunCommand, _subcommand("run", RunCommand, default=run)]
         | Annotated[ReportCommand, _subcommand("report", ReportCommand)]
+        | Annotated[ReproduceCommand, _subcommand("reproduce", ReproduceCommand)]
         | Annotated[TheoryCommand, _subcommand("theory", TheoryCommand)]
         | Annotated[DataCommand, _subcommand("data", DataCommand)],
         prog="overparam",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import altair as alt
 import polars as pl
 
@@ -16,34 +18,57 @@ _OPTIMIZER_COLOURS = {
     "adagrad": "#009e73",
     "adadelta": "#cc79a7",
     "adam": "#d55e00",
+    "normalized": "#999999",
+    "loss_scaled": "#7a3e9d",
 }
+# For lines that are told apart by something else than their method.
+PALETTE = ("#000000", "#e69f00", "#56b4e9", "#0072b2", "#08306b", "#009e73", "#cc79a7", "#d55e00")
 _DEPTH_COLOURS = ("#56b4e9", "#0072b2", "#08306b")
-_DASHES = {"plain": [1, 0], "rule": [1, 0], "factors": [5, 3]}
+_BEST_FIRST = "Method, best first"
 _WIDTH, _HEIGHT = 660, 420
 
 
 def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     """Distance from the optimum against iterations, one line per method at its best rate."""
     order = tuned(curves)["method"].to_list()
+    return distance_chart(
+        _above_optimum(_named(tuned_curves(curves)), optimum),
+        _colour(order),
+        _dash(order),
+        "Loss above the optimum against iterations, each method at its best rate.",
+    )
+
+
+def distance_chart(
+    table: pl.DataFrame, colour: alt.Color, dash: alt.StrokeDash, description: str
+) -> alt.TopLevelMixin:
+    """Lines of distances against iterations, with a band over seeds where there are several.
+
+    Args:
+        table: columns ``label, rate, step, median, low, high``; a step or a distance that has no
+            place on a logarithmic axis is left out.
+        colour: of the labels.
+        dash: of the labels.
+        description: one sentence for who cannot see the chart.
+    """
     # A run that overflowed before it diverged has infinite losses: no place on the axis.
-    shown = (pl.col("step") > 0) & pl.col("high").is_finite()
-    distance = _named(tuned_curves(curves)).filter(shown)
-    distance = _above_optimum(distance, optimum)
+    shown = (pl.col("step") > 0) & pl.col("high").is_finite() & (pl.col("low") > 0)
+    distance = table.filter(shown)
     several_seeds = (distance["high"] > distance["low"]).any()
     highlight = _highlight()
-    base = alt.Chart(_trimmed(distance)).encode(
+    base = alt.Chart(trimmed(distance)).encode(
         x=alt.X(
             "step:Q",
             title="Iteration",
             scale=alt.Scale(type="log", nice=False),
-            axis=_log_axis(),
+            axis=log_axis(),
         ),
-        color=_colour(order),
+        color=colour,
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
     )
     lines = base.mark_line(strokeWidth=2).encode(
-        y=_log_y("median:Q", "Loss above the optimum"),
-        strokeDash=_dash(order),
+        y=log_y("median:Q", "Loss above the optimum"),
+        strokeDash=dash,
         tooltip=[
             alt.Tooltip("label:N", title="Method"),
             alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
@@ -53,9 +78,22 @@ def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     )
     bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(y="low:Q", y2="high:Q")
     layers = [bands, lines] if several_seeds else [lines]
-    description = "Loss above the optimum against iterations, each method at its best rate."
     chart = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT)
-    return _finish(chart.add_params(highlight), description)
+    return finish(chart.add_params(highlight), description)
+
+
+def labelled_colour(labels: list[str], title: str, colours: Sequence[str] = PALETTE) -> alt.Color:
+    """Colours for lines by their label, in this order."""
+    scale = alt.Scale(domain=labels, range=[colours[i % len(colours)] for i in range(len(labels))])
+    return alt.Color("label:N", scale=scale, legend=alt.Legend(title=title))
+
+
+def labelled_dash(labels: list[str], title: str, dashed: Collection[str] = ()) -> alt.StrokeDash:
+    """Dashes for those labels that are named, full lines for the others."""
+    scale = alt.Scale(
+        domain=labels, range=[[5, 3] if label in dashed else [1, 0] for label in labels]
+    )
+    return alt.StrokeDash("label:N", scale=scale, legend=alt.Legend(title=title))
 
 
 def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
@@ -77,11 +115,11 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         alt.Tooltip("seeds:Q", title="Seeds"),
     ]
     lines = (
-        alt.Chart(_trimmed(_above_optimum(worked, optimum)))
+        alt.Chart(trimmed(_above_optimum(worked, optimum)))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
         .encode(
-            x=alt.X("rate:Q", title=None, scale=rates, axis=_log_axis()),
-            y=_log_y("median:Q", "Final loss above the optimum"),
+            x=alt.X("rate:Q", title=None, scale=rates, axis=log_axis()),
+            y=log_y("median:Q", "Final loss above the optimum"),
             color=_colour(order),
             strokeDash=_dash(order),
             opacity=opacity,
@@ -91,10 +129,10 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         .add_params(highlight)
     )
     crosses = (
-        alt.Chart(_trimmed(failed))
+        alt.Chart(trimmed(failed))
         .mark_point(shape="cross", angle=45, size=40, filled=True)
         .encode(
-            x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=_log_axis()),
+            x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=log_axis()),
             y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=_no_labels()),
             color=_colour(order),
             opacity=opacity,
@@ -103,11 +141,12 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         .properties(width=_WIDTH, height=13 * len(order))
     )
     description = "Final loss above the optimum against the learning rate, and rates that failed."
-    return _finish(alt.vconcat(lines, crosses, spacing=12), description)
+    return finish(alt.vconcat(lines, crosses, spacing=12), description)
 
 
-def _finish(
-    chart: alt.LayerChart | alt.VConcatChart | alt.FacetChart, description: str
+def finish(
+    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart,
+    description: str,
 ) -> alt.TopLevelMixin:
     """One look for all charts, large enough to read from the back of a room."""
     return (
@@ -150,7 +189,7 @@ def _above_optimum(table: pl.DataFrame, optimum: float) -> pl.DataFrame:
     )
 
 
-def _trimmed(table: pl.DataFrame) -> pl.DataFrame:
+def trimmed(table: pl.DataFrame) -> pl.DataFrame:
     """Five digits are more than a chart shows, and keep the page small."""
     floats = [name for name, kind in table.schema.items() if kind == pl.Float64]
     return table.with_columns(pl.col(floats).round_sig_figs(5))
@@ -160,33 +199,30 @@ def _highlight() -> alt.Parameter:
     return alt.selection_point(fields=["label"], bind="legend")
 
 
-def _log_y(field: str, title: str) -> alt.Y:
+def log_y(field: str, title: str) -> alt.Y:
+    """A logarithmic y axis."""
     scale = alt.Scale(type="log", nice=False, padding=8)
-    return alt.Y(field, title=title, scale=scale, axis=_log_axis())
+    return alt.Y(field, title=title, scale=scale, axis=log_axis())
 
 
 def _no_labels() -> alt.Axis:
     return alt.Axis(labels=False, ticks=False, domain=False, grid=True)
 
 
-def _log_axis() -> alt.Axis:
+def log_axis() -> alt.Axis:
+    """Labels of a logarithmic axis, without zeros behind the last digit."""
     return alt.Axis(format="~g", labelOverlap=True)
 
 
 def _colour(order: list[str]) -> alt.Color:
-    scale = alt.Scale(
-        domain=[parse_method(name).label for name in order],
-        range=[_method_colour(name) for name in order],
-    )
-    return alt.Color("label:N", scale=scale, legend=alt.Legend(title="Method, best first"))
+    labels = [parse_method(name).label for name in order]
+    return labelled_colour(labels, _BEST_FIRST, [_method_colour(name) for name in order])
 
 
 def _dash(order: list[str]) -> alt.StrokeDash:
-    scale = alt.Scale(
-        domain=[parse_method(name).label for name in order],
-        range=[_DASHES[parse_method(name).engine] for name in order],
-    )
-    return alt.StrokeDash("label:N", scale=scale, legend=alt.Legend(title="Method, best first"))
+    methods = [parse_method(name) for name in order]
+    dashed = {method.label for method in methods if method.engine == "factors"}
+    return labelled_dash([method.label for method in methods], _BEST_FIRST, dashed)
 
 
 def _method_colour(name: str) -> str:

@@ -11,21 +11,41 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BaseOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+from overparam.lab.scaling import GradientScaling, by_loss, by_norm
+
+
+class BaseOptimizer(NamedTuple):
+    """What a method does with the gradient, apart from depth.
+
+    Attributes:
+        label: a name for people.
+        build: the torch optimizer, with rate 1; None for plain descent.
+        scaling: what the gradient of the weight is multiplied by before anything else.
+    """
+
+    label: str
+    build: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None
+    scaling: GradientScaling | None = None
+
 
 # Every step of these is linear in its learning rate, so one optimizer with rate 1 serves a batch
 # of runs, each with its own rate. Hyperparameters are torch's defaults, momentum 0.9.
-OPTIMIZERS: dict[str, tuple[str, BaseOptimizer | None]] = {
-    "gd": ("Gradient descent", None),
-    "momentum": ("Heavy ball", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)),
-    "nesterov": ("Nesterov", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True)),
-    "adagrad": ("AdaGrad", lambda p: torch.optim.Adagrad(p, lr=1.0)),
-    "adadelta": ("AdaDelta", lambda p: torch.optim.Adadelta(p, lr=1.0)),
-    "adam": ("Adam", lambda p: torch.optim.Adam(p, lr=1.0)),
+OPTIMIZERS = {
+    "gd": BaseOptimizer("Gradient descent"),
+    "momentum": BaseOptimizer("Heavy ball", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)),
+    "nesterov": BaseOptimizer(
+        "Nesterov", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True)
+    ),
+    "adagrad": BaseOptimizer("AdaGrad", lambda p: torch.optim.Adagrad(p, lr=1.0)),
+    "adadelta": BaseOptimizer("AdaDelta", lambda p: torch.optim.Adadelta(p, lr=1.0)),
+    "adam": BaseOptimizer("Adam", lambda p: torch.optim.Adam(p, lr=1.0)),
+    "normalized": BaseOptimizer("Normalized gradient", scaling=by_norm),
+    "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
 ENGINES = ("plain", "rule", "factors")
 
@@ -58,7 +78,7 @@ class Method:
     @property
     def label(self) -> str:
         """A name for people, in figures and tables."""
-        base = OPTIMIZERS[self.optimizer][0]
+        base = OPTIMIZERS[self.optimizer].label
         if self.engine == "plain":
             return base
         depth = f"depth {_exact(self.depth)} ({self.engine})"

@@ -34,7 +34,12 @@ class Optimum:
     iterations: int
 
 
-def find_optimum(features: Tensor, targets: Tensor, power: float) -> Optimum:
+def find_optimum(
+    features: Tensor,
+    targets: Tensor,
+    power: float,
+    on_iteration: Callable[[Tensor], None] = lambda weight: None,
+) -> Optimum:
     """Minimize ``(1/B) sum |X w - y|^p`` by damped Newton steps, each a least-squares problem.
 
     With residuals ``e``, the Newton step ``d`` solves
@@ -47,6 +52,7 @@ def find_optimum(features: Tensor, targets: Tensor, power: float) -> Optimum:
         features: ``X``, ``(B, n)``.
         targets: ``Y``, ``(B, m)``.
         power: ``p >= 2``.
+        on_iteration: called with the weight ``(n,)`` of one output after each of its steps.
 
     Returns:
         The optimum with its certificate.
@@ -64,7 +70,7 @@ def find_optimum(features: Tensor, targets: Tensor, power: float) -> Optimum:
     x, y = features.double(), targets.double()
     columns, iterations = [], 0
     for label in y.unbind(dim=1):
-        column, steps = _minimize(x, label, power)
+        column, steps = _minimize(x, label, power, on_iteration)
         columns.append(column)
         iterations = max(iterations, steps)
     weight = torch.stack(columns)
@@ -77,8 +83,11 @@ def find_optimum(features: Tensor, targets: Tensor, power: float) -> Optimum:
     return Optimum(weight, loss, norm(weight), norm(torch.zeros_like(weight)), iterations)
 
 
-def _minimize(x: Tensor, y: Tensor, power: float) -> tuple[Tensor, int]:
+def _minimize(
+    x: Tensor, y: Tensor, power: float, on_iteration: Callable[[Tensor], None]
+) -> tuple[Tensor, int]:
     weight = _least_squares(x, y)
+    on_iteration(weight)
     if power == 2:
         return weight, 1
 
@@ -99,6 +108,7 @@ def _minimize(x: Tensor, y: Tensor, power: float) -> tuple[Tensor, int]:
         if stalled and new_gradient.norm() >= gradient.norm():
             return weight, iteration
         weight, error, loss, gradient = candidate, new_error, new_loss, new_gradient
+        on_iteration(weight)
     return weight, _MAX_ITERATIONS
 
 

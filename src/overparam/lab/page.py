@@ -24,12 +24,14 @@ class Section:
         body_html: HTML, already escaped.
         chart: an Altair chart.
         caption: plain text below the chart.
+        anchor: what a link of the page to this section is called.
     """
 
     heading: str
     body_html: str = ""
     chart: alt.TopLevelMixin | None = None
     caption: str = ""
+    anchor: str = ""
 
 
 def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> None:

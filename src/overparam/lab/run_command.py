@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +12,12 @@ from typing import Annotated, Any
 import tyro
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from overparam.data import DataUnavailable, RegressionData, load, standardize
 from overparam.lab.findings import findings, label
-from overparam.lab.optimum import find_optimum
-from overparam.lab.report import package_versions, write_report
+from overparam.lab.prepare import load_or_fallback, prepare_study
+from overparam.lab.progress import progress
+from overparam.lab.report import write_report
 from overparam.lab.runner import run_study
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study, shards
@@ -76,42 +73,22 @@ def run(command: RunCommand, console: Console) -> int:
     """Carry out `overparam run`; returns the exit status."""
     if command.workers < 1:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
-    study, raw = _load_data(command, console)
-    data, identity = standardize(raw), study.identity(raw.fingerprint)
+    raw = load_or_fallback(command.study.data, command.fallback, console)
+    study = dataclasses.replace(command.study, data=raw.name)
     directory = RunDirectory(command.output / command.name)
-    earlier = _prepare(directory, identity, command.overwrite)
+    prepared = prepare_study(study, raw, directory, command.overwrite)
     started = time.monotonic()
-    optimum = dataclasses.asdict(find_optimum(data.features, data.targets, study.power))
-    del optimum["weight"]
 
     def record(finished: bool) -> None:
-        directory.write_manifest(
-            {
-                "study": dataclasses.asdict(study),
-                "identity": identity,
-                "data": {
-                    "title": raw.title,
-                    "source": raw.source,
-                    "origin": raw.origin,
-                    "fingerprint": raw.fingerprint,
-                    "rows": data.features.shape[0],
-                    "features": data.features.shape[1],
-                },
-                "optimum": optimum,
-                "finished": finished,
-                "wall_seconds": earlier + time.monotonic() - started,
-                "cpus": os.cpu_count(),
-                "versions": package_versions(),
-            }
-        )
+        prepared.write_manifest(finished, prepared.seconds + time.monotonic() - started)
 
     record(finished=False)
     total = len(shards(study)) * study.iterations
     recorded = started
 
-    with _progress(console, total) as show:
+    with progress(console, total) as show:
 
-        def on_progress(steps: int) -> None:
+        def on_progress(steps: float) -> None:
             nonlocal recorded
             show(steps)
             # So that a killed run knows nearly all of its time.
@@ -119,7 +96,9 @@ def run(command: RunCommand, console: Console) -> int:
                 recorded = time.monotonic()
                 record(finished=False)
 
-        finished = run_study(study, identity, data, directory, command.workers, on_progress)
+        finished = run_study(
+            study, prepared.identity, prepared.data, directory, command.workers, on_progress
+        )
     record(finished)
     if not finished:
         console.print("Interrupted. What was done is kept; the same command completes it.")
@@ -131,43 +110,6 @@ def report(command: ReportCommand, console: Console) -> int:
     """Carry out `overparam report`; returns the exit status."""
     _finish(RunDirectory(command.output / command.name), console)
     return 0
-
-
-def _load_data(command: RunCommand, console: Console) -> tuple[Study, RegressionData]:
-    study = command.study
-    try:
-        return study, load(study.data)
-    except DataUnavailable as error:
-        if command.fallback is None:
-            raise
-        message = f"{error} Using the embedded set {command.fallback!r} instead."
-        console.print(message, markup=False, soft_wrap=True)
-        study = dataclasses.replace(study, data=command.fallback)
-        return study, load(study.data, download=False)
-
-
-def _prepare(directory: RunDirectory, identity: str, overwrite: bool) -> float:
-    """Check what is stored under the name; returns the seconds already spent on this study."""
-    if not directory.manifest.exists():
-        # Shards without a manifest may be of any study.
-        directory.clear_shards()
-        return 0.0
-    try:
-        stored = directory.read_manifest()
-    except ValueError:
-        if not overwrite:
-            raise
-        directory.clear_shards()
-        return 0.0
-    if stored["identity"] == identity:
-        return float(stored["wall_seconds"])
-    if not overwrite:
-        raise ValueError(
-            f"{directory.path} holds another study. Choose another --name, or replace it with "
-            "--overwrite."
-        )
-    directory.clear_shards()
-    return 0.0
 
 
 def _finish(directory: RunDirectory, console: Console) -> None:
@@ -195,28 +137,3 @@ def _target_table(curves: Any, optimum: float) -> Table:
         cells = ["-" if count is None else f"{count:,.0f}" for count in reached]
         table.add_row(label(row), *cells, f"{row['median']:.4g}")
     return table
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Any]:
-    """A progress bar in a terminal, a line per tenth elsewhere."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("Training"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda steps: bar.update(task, completed=steps)
-        return
-    shown = 0
-
-    def show(steps: int) -> None:
-        nonlocal shown
-        if steps * 10 // total > shown:
-            shown = steps * 10 // total
-            console.print(f"Training: {shown * 10} %", highlight=False)
-
-    yield show

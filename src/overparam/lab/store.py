@@ -93,29 +93,15 @@ class RunDirectory:
 
     def write_table(self, path: Path, table: pl.DataFrame) -> None:
         """Store a table as Parquet: the same table gives the same bytes."""
-        buffer = io.BytesIO()
-        table.write_parquet(buffer, compression="zstd", statistics=False)
-        write_whole(path, buffer.getvalue())
+        write_table(path, table)
 
     def write_checkpoint(self, shard: Shard, state: Mapping[str, Any]) -> None:
         """Store the state of an unfinished shard."""
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_whole(self.checkpoint_file(shard), buffer.getvalue())
+        write_state(self.checkpoint_file(shard), state)
 
     def read_checkpoint(self, shard: Shard) -> dict[str, Any] | None:
-        """The state of an unfinished shard, or None where it has none that can be read.
-
-        A damaged checkpoint costs time and nothing else: the shard starts again.
-        """
-        path = self.checkpoint_file(shard)
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception:  # reading damaged bytes may fail in any way
-            return None
-        return state if isinstance(state, dict) and {"identity", "sweep"} <= state.keys() else None
+        """The state of an unfinished shard, or None where it has none that can be read."""
+        return read_state(self.checkpoint_file(shard), {"identity", "sweep"})
 
     def read_shard(self, shard: Shard) -> pl.DataFrame:
         """The curves of a finished shard.
@@ -123,11 +109,47 @@ class RunDirectory:
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.shard_file(shard)
-        try:
-            return pl.read_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete it and run the study again: only these "
-                "curves are trained once more."
-            ) from None
+        return read_table(self.shard_file(shard))
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Store a table as Parquet: the same table gives the same bytes."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd", statistics=False)
+    write_whole(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A table of curves that was stored.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and run the study again: only these "
+            "curves are trained once more."
+        ) from None
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Store the state of unfinished work."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read_state(path: Path, parts: set[str]) -> dict[str, Any] | None:
+    """The state of unfinished work, or None where there is none with these parts to be read.
+
+    A damaged file costs time and nothing else: the work starts again.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # reading damaged bytes may fail in any way
+        return None
+    return state if isinstance(state, dict) and parts <= state.keys() else None

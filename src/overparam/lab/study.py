@@ -18,9 +18,10 @@ import torch
 from overparam.lab.method import Method, parse_method
 
 # Raised whenever the same settings would give other numbers, so that stored shards are not mixed.
-_FORMAT = 1
+_FORMAT = 2
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+INITIALIZATIONS = ("near_zero", "identity", "residual")
 
 PAPER_METHODS = (
     "gd",
@@ -47,12 +48,17 @@ class Study:
         lowest_rate: smallest learning rate of the grid.
         highest_rate: largest learning rate of the grid.
         rates_per_decade: grid points per factor of 10.
+        more_rates: learning rates beside those of the grid, for every method.
         seeds: one initialization each.
         dtype: float64 or float32, of weights and gradients.
+        init: start of the factors. near_zero: every entry N(0, init_std^2), as in the paper;
+            identity: that plus the (rectangular) identity; residual: the first factor near zero,
+            the others near the identity, as with hidden layers of width 1.
         init_std: standard deviation of the initial entries of every factor.
         width: hidden width of explicit factors; 0 for min(outputs, features), which limits nothing.
         points: recorded points of a curve, log-spaced over the iterations.
         shard_runs: runs that are trained together as one tensor program, and stored together.
+        device: where to train: cpu, cuda or another device of PyTorch.
     """
 
     data: str = "ethanol"
@@ -62,17 +68,21 @@ class Study:
     lowest_rate: float = 1e-5
     highest_rate: float = 1.0
     rates_per_decade: int = 3
+    more_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     dtype: str = "float32"
+    init: str = "near_zero"
     init_std: float = 0.01
     width: int = 0
     points: int = 200
     shard_runs: int = 108  # the default study is four equal shards
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot run, each with the value and the remedy."""
         object.__setattr__(self, "methods", tuple(parse_method(m).name for m in self.methods))
         object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "more_rates", tuple(sorted(map(float, self.more_rates))))
         for name in ("power", "lowest_rate", "highest_rate", "init_std"):
             # 4 and 4.0 are the same study and must have the same identity.
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -95,19 +105,27 @@ class Study:
         _require(bounded, "lowest_rate", self.lowest_rate, "use one nearer to the highest rate")
         bounded = 0 < self.init_std < math.inf
         _require(bounded, "init_std", self.init_std, "use a finite number above 0")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}.")
+        usable = all(0 < rate < math.inf for rate in self.more_rates)
+        _require(usable, "more_rates", self.more_rates, "use finite rates above 0")
+        for name, known in (("dtype", tuple(DTYPES)), ("init", INITIALIZATIONS)):
+            value = getattr(self, name)
+            _require(value in known, name, value, f"use one of {', '.join(known)}")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            _require(False, "device", self.device, "use cpu, cuda or cuda:0")
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning-rate grid: geometric, from the lowest rate up to the highest."""
+        """The learning rates: geometric from the lowest up to the highest, and those listed."""
         steps = math.floor(
             self.rates_per_decade * math.log10(self.highest_rate / self.lowest_rate) + 1e-9
         )
-        return tuple(
+        grid = (
             float(f"{self.lowest_rate * 10 ** (i / self.rates_per_decade):.6g}")
             for i in range(steps + 1)
         )
+        return tuple(sorted({*grid, *self.more_rates}))
 
     @property
     def record_steps(self) -> tuple[int, ...]:
@@ -200,7 +218,8 @@ _KINDS = {tuple: "list", float: "number", int: "whole number", str: "text"}
 def _typed(origin: str, name: str, value: Any, default: Any) -> Any:
     """The value in the type of the field's default, which every field has."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
-        return tuple(_typed(origin, name, item, default[0]) for item in value)
+        example = default[0] if default else 0.1  # the one list that is empty holds rates
+        return tuple(_typed(origin, name, item, example) for item in value)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam.balance import near_zero_initialization
+from overparam.balance import identity_initialization, near_zero_initialization
 from overparam.lab.method import OPTIMIZERS, Method
 from overparam.lab.objective import PowerLoss
 from overparam.lab.study import DTYPES, Run, Study
@@ -70,16 +70,18 @@ class Sweep:
                 return
             gradients = self.objective.gradient(weights)
             active = self._active
-            parts = gradients.split([len(group.members) for group in active])
-            for group, gradient in zip(active, parts, strict=True):
-                group.descend(gradient)
+            sizes = [len(group.members) for group in active]
+            parts = zip(active, weights.split(sizes), gradients.split(sizes), strict=True)
+            for group, weight, gradient in parts:
+                group.descend(weight, gradient)
             self.step += 1
 
     def weights(self) -> Tensor:
         """The end-to-end weights of the runs that have not diverged, ``(runs, m, n)``."""
         if not self._active:
             dtype = DTYPES[self.study.dtype]
-            return torch.empty(0, self.objective.outputs, self.objective.inputs, dtype=dtype)
+            shape = (0, self.objective.outputs, self.objective.inputs)
+            return torch.empty(shape, dtype=dtype, device=self.objective.device)
         return torch.cat([group.weight() for group in self._active])
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class Sweep:
     def _record(self, weights: Tensor) -> None:
         active = [index for group in self._active for index in group.members]
         if active:
-            self.losses[active, self._recorded] = self.objective.loss(weights)
+            self.losses[active, self._recorded] = self.objective.loss(weights).cpu()
         self._recorded += 1
 
 
@@ -127,23 +129,27 @@ class _Group:
         self, method: Method, members: list[tuple[int, Run]], objective: PowerLoss, study: Study
     ) -> None:
         self.method = method
+        self.objective = objective
         self.members = [index for index, _ in members]
-        dtype = DTYPES[study.dtype]
+        place: dict[str, Any] = {"dtype": DTYPES[study.dtype], "device": objective.device}
         starts = [_start(method, run.seed, objective, study) for _, run in members]
-        self.parameters = [torch.stack(parts).to(dtype) for parts in zip(*starts, strict=True)]
-        self.rates = torch.tensor([run.rate for _, run in members], dtype=dtype)[:, None, None]
+        self.parameters = [torch.stack(parts).to(**place) for parts in zip(*starts, strict=True)]
+        self.rates = torch.tensor([run.rate for _, run in members], **place)[:, None, None]
         # The base optimizer moves shadows that start at zero with rate 1: after its step they
         # hold minus the direction, which each run scales by its own rate.
         self.shadows = [torch.zeros_like(parameter) for parameter in self.parameters]
-        build = OPTIMIZERS[method.optimizer][1]
+        _, build, self.scaling = OPTIMIZERS[method.optimizer]
         self.optimizer = build(self.shadows) if build else None
 
     def weight(self) -> Tensor:
         """The end-to-end weights, ``(runs, m, n)``."""
         return factor_product(self.parameters) if len(self.parameters) > 1 else self.parameters[0]
 
-    def descend(self, gradient: Tensor) -> None:
-        """Take one step, given the gradients at the end-to-end weights."""
+    def descend(self, weight: Tensor, gradient: Tensor) -> None:
+        """Take one step, given the end-to-end weights and the gradients there."""
+        if self.scaling is not None:
+            objective = self.objective
+            gradient = self.scaling(gradient, lambda: objective.loss(weight), objective.power)
         if self.method.engine == "factors":
             directions = factor_product_vjp(self.parameters, gradient)
         elif self.method.engine == "rule":
@@ -216,7 +222,8 @@ def _start(method: Method, seed: int, objective: PowerLoss, study: Study) -> tup
 
 
 def _factors(depth: int, seed: int, objective: PowerLoss, study: Study) -> tuple[Tensor, ...]:
-    return near_zero_initialization(
+    draw = identity_initialization if study.init == "identity" else near_zero_initialization
+    first, *others = draw(
         objective.outputs,
         objective.inputs,
         depth,
@@ -225,3 +232,6 @@ def _factors(depth: int, seed: int, objective: PowerLoss, study: Study) -> tuple
         generator=torch.Generator().manual_seed(seed),
         dtype=torch.float64,
     )
+    if study.init == "residual":
+        others = [factor + torch.eye(*factor.shape).to(factor) for factor in others]
+    return (first, *others)

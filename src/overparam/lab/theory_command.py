@@ -20,9 +20,9 @@ from overparam.lab.theory_figures import theory_chart
 from overparam.theory import (
     acceleration,
     balance_along_descent,
-    circulation,
     emulation,
     memory,
+    no_regularizer,
     preconditioner,
     singular_values,
 )
@@ -70,7 +70,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         emulation.check,
         balance_along_descent.check,
         preconditioner.check,
-        lambda: circulation.check(features, targets, data),
+        lambda: no_regularizer.check(features, targets, data),
         acceleration.check,
         singular_values.check,
     )
@@ -115,7 +115,7 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
             "losses use scikit-learn's diabetes data instead."
         )
     data = standardize(data)
-    return data.features, data.targets.flatten(), data.title, remark
+    return data.features, data.targets.flatten(), f"the {data.name} data", remark
 
 
 def _verdict_table(results: list[TheoryCheck]) -> Table:

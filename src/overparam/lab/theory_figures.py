@@ -7,12 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from overparam.lab.acceleration_figure import acceleration_chart
+from overparam.lab.chart_parts import HEIGHT, WIDTH, Row, chosen, colour, log_axis
 from overparam.theory.check import TheoryCheck
-from overparam.theory.two_points import MAX_STEPS
-
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-_WIDTH, _HEIGHT = 320, 260
 
 
 def theory_chart(check: TheoryCheck) -> alt.TopLevelMixin:
@@ -35,40 +32,27 @@ def theory_chart(check: TheoryCheck) -> alt.TopLevelMixin:
     )
 
 
-def _panel(rows: list[dict[str, Any]], **wanted: Any) -> alt.Data:
-    """The rows with the given entries."""
-    return alt.Data(
-        values=[row for row in rows if all(row[key] == value for key, value in wanted.items())]
+def _lines(rows: list[Row], title: str, size: float = 50, **mark: Any) -> alt.Chart:
+    """A panel of lines with a point at each value."""
+    return (
+        alt.Chart(alt.Data(values=rows), title=title)
+        .mark_line(point=alt.OverlayMarkDef(size=size), **{"strokeWidth": 2, **mark})
+        .properties(width=WIDTH, height=HEIGHT)
     )
 
 
-def _log(name: str, title: str, axis: type[alt.X] | type[alt.Y]) -> Any:
-    ticks = alt.Axis(format="~g" if axis is alt.X else ".0e", tickCount=5, labelOverlap=True)
-    return axis(f"{name}:Q", title=title, axis=ticks).scale(type="log", nice=False, padding=8)
-
-
-def _colour(name: str, title: str, **options: Any) -> alt.Color:
-    return alt.Color(f"{name}:N", title=title, scale=alt.Scale(range=_COLOURS), **options)
-
-
-def _memory(rows: list[dict[str, Any]]) -> alt.HConcatChart:
+def _memory(rows: list[Row]) -> alt.HConcatChart:
     errors = [row for row in rows if row["panel"] != "mu"]
-    left = (
-        alt.Chart(alt.Data(values=errors))
-        .mark_line(point=alt.OverlayMarkDef(size=60), strokeWidth=2)
-        .encode(
-            x=_log("x", "Learning rate", alt.X),
-            y=_log("y", "Error", alt.Y),
-            color=_colour("panel", "Error of", legend=alt.Legend(orient="bottom")),
-        )
-        .properties(width=_WIDTH, height=_HEIGHT, title="One step misses by lr², a whole run by lr")
+    left = _lines(errors, "One step misses by lr², a whole run by lr").encode(
+        x=log_axis(alt.X, "x", "Learning rate", errors),
+        y=log_axis(alt.Y, "y", "Error", errors),
+        color=colour("panel", "Error of", legend=alt.Legend(orient="bottom")),
     )
-    mu = _panel(rows, panel="mu")
-    times = sorted({row["x"] for row in rows if row["panel"] == "mu"})
-    step = _WIDTH / max(len(times), 1) + 0.6
-    bound = max(abs(row["value"]) for row in rows if row["panel"] == "mu")
+    mu = chosen(rows, panel="mu")
+    step = WIDTH / len({row["x"] for row in mu}) + 0.6
+    bound = max(abs(row["value"]) for row in mu)
     right = (
-        alt.Chart(mu)
+        alt.Chart(alt.Data(values=mu), title="How much step t remembers of gradient τ")
         .mark_square(size=step**2 * 1.2, opacity=1)
         .encode(
             x=alt.X("x:Q", title="Past gradient τ", axis=alt.Axis(grid=False)),
@@ -79,188 +63,145 @@ def _memory(rows: list[dict[str, Any]]) -> alt.HConcatChart:
                 scale=alt.Scale(scheme="blueorange", domain=[-bound, bound]),
             ),
         )
-        .properties(width=_WIDTH, height=_HEIGHT, title="How much step t remembers of gradient τ")
+        .properties(width=WIDTH, height=HEIGHT)
     )
     return alt.hconcat(left, right, spacing=40).resolve_scale(color="independent")
 
 
-def _emulation(rows: list[dict[str, Any]]) -> alt.HConcatChart:
-    def one(panel: str, title: str, label: str) -> alt.Chart:
-        return (
-            alt.Chart(_panel(rows, panel=panel))
-            .mark_line(point=alt.OverlayMarkDef(size=60), strokeWidth=2)
-            .encode(
-                x=_log("x", label, alt.X),
-                y=_log("error", "Relative distance from the rule", alt.Y),
-                color=_colour("depth", "Depth N"),
-            )
-            .properties(width=_WIDTH, height=_HEIGHT, title=title)
+def _emulation(rows: list[Row]) -> alt.ConcatChart:
+    by_rate, by_gap = chosen(rows, panel="learning rate"), chosen(rows, panel="imbalance")
+    rate = log_axis(alt.X, "x", "Learning rate", by_rate)
+    gap = log_axis(alt.X, "x", "Imbalance at the start", by_gap)
+    small, missed = (
+        log_axis(alt.Y, "value", "Relative distance from the rule", data)
+        for data in (by_rate, by_gap)
+    )
+    exponent = alt.Y("value:Q", title="Exponent of the learning rate").scale(zero=False)
+    panels = (
+        (by_rate, rate, small, "Balanced: the error falls as lr"),
+        (chosen(rows, panel="exponent"), rate, exponent, "Balanced: its exponent tends to 1"),
+        (by_gap, gap, missed, "Unbalanced: it grows with the imbalance"),
+    )
+    parts = [
+        _lines(data, title, size=16, strokeWidth=1.2, opacity=0.8).encode(
+            x=x, y=y, detail="run:N", color=colour("depth", "Depth N")
         )
+        for data, x, y, title in panels
+    ]
+    return alt.concat(*parts, columns=2, spacing=40)
 
+
+def _balance(rows: list[Row]) -> alt.HConcatChart:
+    drifts = [row for row in rows if row["panel"] != "decay"]
+    decay = chosen(rows, panel="decay")
+    left = _lines(drifts, "Drift: lr² in one step, lr over a run").encode(
+        x=log_axis(alt.X, "x", "Learning rate", drifts),
+        y=log_axis(alt.Y, "value", "Largest change of a gap", drifts),
+        color=colour("depth", "Depth N"),
+        strokeDash=alt.StrokeDash(
+            "panel:N",
+            title="Change in",
+            legend=alt.Legend(symbolType="stroke", symbolSize=250, symbolStrokeColor="black"),
+        ),
+    )
+    right = (
+        alt.Chart(alt.Data(values=decay), title="Weight decay 0.5 removes it, at each depth alike")
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("x:Q", title="Time, lr * steps"),
+            y=log_axis(alt.Y, "value", "Imbalance / imbalance at the start", decay),
+            color=colour("depth", "Depth N"),
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+    return alt.hconcat(left, right, spacing=40)
+
+
+def _preconditioner(rows: list[Row]) -> alt.HConcatChart:
+    wide, close = _plane(-4, 4), _plane(-1, 3)
+    circles = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=2)
+        .encode(**wide, order="angle:Q", color=colour("depth", "Depth N"))
+    )
+    square = {"width": WIDTH, "height": WIDTH}
+    left = alt.layer(_along_w(wide, -4, 4), circles)
+    right = alt.layer(_along_w(close, -1, 3), _name_of_w(close), *_arrows(rows, close))
     return alt.hconcat(
-        one("learning rate", "Balanced: the error falls as lr", "Learning rate"),
-        one("imbalance", "Unbalanced: it grows with the imbalance", "Imbalance at the start"),
+        left.properties(title="All gradients of length 1 after the rule", **square),
+        right.properties(title="One gradient: its part along w grows N-fold", **square),
         spacing=40,
     )
 
 
-def _balance(rows: list[dict[str, Any]]) -> alt.HConcatChart:
-    drifts = [row for row in rows if row["panel"] != "decay"]
-    left = (
-        alt.Chart(alt.Data(values=drifts))
-        .mark_line(point=alt.OverlayMarkDef(size=60), strokeWidth=2)
-        .encode(
-            x=_log("x", "Learning rate", alt.X),
-            y=_log("value", "Largest change of a gap", alt.Y),
-            color=_colour("panel", "Change", legend=alt.Legend(orient="bottom")),
-        )
-        .properties(width=_WIDTH, height=_HEIGHT, title="Drift: lr² per step, lr at fixed time")
-    )
-    right = (
-        alt.Chart(_panel(rows, panel="decay"))
-        .mark_line(color=_COLOURS[0], strokeWidth=3)
-        .encode(
-            x=alt.X("x:Q", title="Time, lr * steps"),
-            y=_log("value", "Imbalance / imbalance at the start", alt.Y),
-        )
-        .properties(width=_WIDTH, height=_HEIGHT, title="Weight decay 0.5 removes the imbalance")
-    )
-    return alt.hconcat(left, right, spacing=40)
+def _plane(low: float, high: float) -> dict[str, Any]:
+    span, axis = alt.Scale(domain=[low, high]), alt.Axis(tickCount=5)
+    return {
+        "x": alt.X("x:Q", title="First coordinate", scale=span, axis=axis),
+        "y": alt.Y("y:Q", title="Second coordinate", scale=span, axis=axis),
+    }
 
 
-def _preconditioner(rows: list[dict[str, Any]]) -> alt.TopLevelMixin:
-    span = alt.Scale(domain=[-4, 4])
-    curves = (
-        alt.Chart(alt.Data(values=rows))
+_DIRECTION = math.cos(math.radians(35)), math.sin(math.radians(35))  # of w
+
+
+def _along_w(plane: dict[str, Any], low: float, high: float) -> alt.Chart:
+    x, y = _DIRECTION
+    ends = [{"x": length * x, "y": length * y} for length in (low, high)]
+    line = alt.Chart(alt.Data(values=ends)).mark_line(color="#777777", strokeDash=[4, 4])
+    return line.encode(**plane)
+
+
+def _name_of_w(plane: dict[str, Any]) -> alt.Chart:
+    x, y = _DIRECTION
+    mark = {"text": "along w", "fontSize": 13, "color": "#555555", "angle": 325, "dy": 14}
+    place = alt.Data(values=[{"x": 2.7 * x, "y": 2.7 * y}])
+    return alt.Chart(place).mark_text(**mark).encode(**plane)
+
+
+def _arrows(rows: list[Row], plane: dict[str, Any]) -> list[alt.Chart]:
+    """The step of every depth for the gradient nearest to 90 degrees: shafts and heads."""
+    angle = min((row["angle"] for row in rows), key=lambda a: abs(a - math.pi / 2))
+    tips = chosen(rows, angle=angle)
+    shafts = [{**tip, "x": x, "y": y} for tip in tips for x, y in ((0, 0), (tip["x"], tip["y"]))]
+    heads = [{**tip, "turn": 90 - math.degrees(math.atan2(tip["y"], tip["x"]))} for tip in tips]
+    same = alt.Scale(domain=[0, 360], range=[0, 360])
+    return [
+        alt.Chart(alt.Data(values=shafts))
         .mark_line(strokeWidth=2.5)
-        .encode(
-            x=alt.X("x:Q", title="First coordinate", scale=span),
-            y=alt.Y("y:Q", title="Second coordinate", scale=span),
-            order="angle:Q",
-            color=_colour("depth", "Depth N"),
-        )
-    )
-    angle = math.radians(35)
-    arrow = [{"x": -4 * math.cos(angle), "y": -4 * math.sin(angle)}]
-    arrow += [{"x": 4 * math.cos(angle), "y": 4 * math.sin(angle)}]
-    line = (
-        alt.Chart(alt.Data(values=arrow))
-        .mark_line(color="#555555", strokeDash=[4, 4])
-        .encode(x="x:Q", y="y:Q")
-    )
-    tip = [{"x": 3.3 * math.cos(angle) + 0.05, "y": 3.3 * math.sin(angle) + 0.95}]
-    label = (
-        alt.Chart(alt.Data(values=tip))
-        .mark_text(text="along w", fontSize=13, color="#555555", angle=325)
-        .encode(x="x:Q", y="y:Q")
-    )
-    return alt.layer(line, curves, label).properties(
-        width=420, height=420, title="Depth N stretches gradients of length 1 by N along w"
-    )
+        .encode(**plane, color=colour("depth", "Depth N")),
+        alt.Chart(alt.Data(values=heads))
+        .mark_point(shape="triangle-up", filled=True, size=120, opacity=1)
+        .encode(**plane, angle=alt.Angle("turn:Q", scale=same), color=colour("depth", "Depth N")),
+    ]
 
 
-def _circulation(rows: list[dict[str, Any]]) -> alt.HConcatChart:
+def _circulation(rows: list[Row]) -> alt.ConcatChart:
     zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="#888888").encode(y="y:Q")
-    line = (
-        alt.Chart(_panel(rows, panel="circulation"))
-        .mark_line(point=alt.OverlayMarkDef(size=30), color=_COLOURS[0], strokeWidth=2)
-        .encode(
-            x=alt.X("depth:Q", title="Depth N", scale=alt.Scale(domain=[1, 8])),
-            y=alt.Y("value:Q", title="Integral around the curve"),
-        )
-    )
-    left = alt.layer(zero, line).properties(
-        width=_WIDTH, height=_HEIGHT, title="Constant gradient: zero at N = 1 and 2 alone"
-    )
-    right = (
-        alt.Chart(_panel(rows, panel="asymmetry"))
-        .mark_line(point=alt.OverlayMarkDef(size=60), strokeWidth=2)
-        .encode(
-            x=alt.X("depth:Q", title="Depth N", scale=alt.Scale(domain=[1, 8])),
-            y=alt.Y("value:Q", title="|A| / |J|, antisymmetric share of the Jacobian"),
-            color=_colour("series", "Data loss"),
-        )
-        .properties(width=_WIDTH, height=_HEIGHT, title="Regression: a gradient only at N = 1")
-    )
-    return alt.hconcat(left, right, spacing=40)
-
-
-def _acceleration(rows: list[dict[str, Any]]) -> alt.VConcatChart:
-    order = list(dict.fromkeys(row["method"] for row in rows if row["panel"] == "map"))
-    cells = [row for row in rows if row["panel"] == "map" and row["method"] != "GD"]
-    # A method that arrived in time at no rate has no speed-up: its cell stays grey.
-    arrived = alt.Data(values=[row for row in cells if row["value"] > 0])
-    base = alt.Chart(arrived).encode(
-        x=alt.X("method:N", title=None, sort=order, axis=alt.Axis(labelAngle=-45)),
-        y=alt.Y("ratio:O", title="y1 / y2", sort="descending"),
-    )
-    scale = alt.Scale(type="log", scheme="blueorange", domain=[0.01, 100], clamp=True)
-    tiles = base.mark_rect().encode(
-        color=alt.Color(
-            "value:Q",
-            title="Speed-up over GD",
-            scale=scale,
-            legend=alt.Legend(values=[0.01, 0.1, 1, 10, 100], format="~g"),
-        )
-    )
-    text = base.mark_text(fontSize=10).encode(
-        text=alt.Text("value:Q", format=".2~r"),
-        color=alt.condition(
-            "datum.value > 18 || datum.value < 1 / 18", alt.value("white"), alt.value("black")
+    depth = alt.X("depth:Q", title="Depth N", scale=alt.Scale(domain=[1, 8]))
+    panels = (
+        (
+            "circulation",
+            "Constant gradient: zero at N = 1 and 2 alone",
+            "Integral around the curve",
         ),
-    )
-    tried = (
-        alt.Chart(alt.Data(values=cells))
-        .mark_rect(color="#dddddd")
-        .encode(
-            x=alt.X("method:N", title=None, sort=order),
-            y=alt.Y("ratio:O", sort="descending"),
-        )
+        ("share", "Regression: around the same curve", "Integral of F / integral of |F|"),
+        ("asymmetry", "Regression: a gradient only at N = 1", "|A| / |J|, antisymmetric share"),
     )
     parts = []
-    for power in sorted({row["power"] for row in cells}):
-        mine = f"datum.power == {power}"
-        part = alt.layer(
-            *(layer.transform_filter(mine) for layer in (tried, tiles, text))
-        ).properties(width=300, height=120, title=f"p = {power:g}")
-        parts.append(part)
-    top = alt.concat(*parts, columns=2).properties(
-        title=f"Speed-up over GD at tuned rates (grey: not within {MAX_STEPS} steps)"
-    )
-    curves = []
-    shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
-    for power in sorted({row["power"] for row in cells}):
-        values = [
-            {**row, "value": max(row["value"], 0.5)}
-            for row in rows
-            if row["panel"] == "curve" and row["power"] == power and row["method"] in shown
-        ]
-        curves.append(
-            alt.Chart(alt.Data(values=values))
-            .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
-            .encode(
-                x=_log("rate", "Learning rate", alt.X).scale(type="log", domain=[1e-3, 100]),
-                y=alt.Y(
-                    "value:Q", title="Iterations", axis=alt.Axis(format="~g", tickCount=5)
-                ).scale(type="log", domain=[1, 4000], clamp=True),
-                color=alt.Color(
-                    "method:N",
-                    title="Method",
-                    sort=shown,
-                    scale=alt.Scale(domain=shown, range=["#000000", *_COLOURS[:5]]),
-                ),
-            )
-            .properties(width=300, height=170, title=f"p = {power:g}")
+    for panel, title, label in panels:
+        lines = _lines(chosen(rows, panel=panel), title).encode(
+            x=depth, y=alt.Y("value:Q", title=label)
         )
-    bottom = alt.concat(*curves, columns=2).properties(
-        title="Iterations to the target at y1 / y2 = 2.5; no dot where one start fails"
-    )
-    return alt.vconcat(top, bottom, spacing=40).resolve_scale(color="independent")
+        if panel != "circulation":
+            lines = lines.encode(color=colour("series", "Loss"))
+        parts.append(alt.layer(zero, lines))
+    return alt.concat(*parts, columns=2, spacing=40)
 
 
-def _singular_values(rows: list[dict[str, Any]]) -> alt.ConcatChart:
+def _singular_values(rows: list[Row]) -> alt.ConcatChart:
     parts = [
-        _spectrum(_panel(rows, scale=scale, depth=depth), f"N = {depth:g}, start {scale:g}")
+        _spectrum(chosen(rows, scale=scale, depth=depth), f"N = {depth:g}, start {scale:g}")
         for scale in sorted({row["scale"] for row in rows}, reverse=True)
         for depth in sorted({row["depth"] for row in rows})
     ]
@@ -269,19 +210,17 @@ def _singular_values(rows: list[dict[str, Any]]) -> alt.ConcatChart:
     )
 
 
-def _spectrum(data: alt.Data, title: str) -> alt.Chart:
+def _spectrum(rows: list[Row], title: str) -> alt.Chart:
     """Singular values against time, of one run."""
     return (
-        alt.Chart(data)
+        alt.Chart(alt.Data(values=rows), title=title)
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("time:Q", title="Time, lr * steps", axis=alt.Axis(tickCount=4)),
-            y=alt.Y(
-                "value:Q", title="Singular value", axis=alt.Axis(format=".0e", tickCount=4)
-            ).scale(type="log", domain=[1e-5, 2], clamp=True),
-            color=_colour("rank", "Rank r"),
+            y=log_axis(alt.Y, "value", "Singular value", rows, domain=[1e-4, 2], clamp=True),
+            color=colour("rank", "Rank r"),
         )
-        .properties(width=210, height=150, title=title)
+        .properties(width=210, height=150)
     )
 
 
@@ -291,6 +230,6 @@ _CHARTS = {
     "balance": _balance,
     "preconditioner": _preconditioner,
     "circulation": _circulation,
-    "acceleration": _acceleration,
+    "acceleration": acceleration_chart,
     "singular values": _singular_values,
 }

@@ -26,7 +26,7 @@ class Basis(NamedTuple):
 
     Attributes:
         left: ``(b, m, m)``.
-        error: ``(b,)``, the relative off-diagonal part seen before the last sweep; 0 if exact.
+        error: ``(b,)``, the relative off-diagonal part seen before the last sweep.
         failed: ``(b,)``, whether the old basis was kept because a decomposition failed.
     """
 
@@ -50,7 +50,7 @@ def exact_basis(old: Tensor, weight: Tensor) -> Basis:
     except LinAlgError:
         slots = [_with_fallback(basis, matrix) for basis, matrix in zip(old, weight, strict=True)]
         left = torch.stack(slots)
-    failed = ~left.isfinite().all(dim=-1).all(dim=-1)
+    failed = _broken(left)
     left = torch.where(failed[:, None, None], old, left)
     return Basis(left, torch.zeros_like(left[:, 0, 0]), failed)
 
@@ -69,12 +69,14 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
     """
     gram = rotated_gram(old, weight)
     error = basis_error(gram)
-    lost = error > _RESET_ABOVE
-    if look and bool(lost.any()):
-        again = exact_basis(old[lost], weight[lost])
-        left, failed = old.clone(), torch.zeros_like(lost)
-        left[lost], failed[lost] = again.left, again.failed
-        return Basis(left, error.masked_fill(lost, 0.0), failed)
+    failed = torch.zeros_like(error, dtype=torch.bool)
+    if look and bool((error > _RESET_ABOVE).any()):
+        lost = error > _RESET_ABOVE
+        anew = exact_basis(old[lost], weight[lost])
+        old = old.index_put((lost,), anew.left)
+        failed = failed.index_put((lost,), anew.failed)
+        gram = rotated_gram(old, weight)
+        error = basis_error(gram)
     left = jacobi_sweep(old, gram)
     for _ in range(_MOST_SWEEPS - 1 if look else 0):
         if not bool((error > _SWEEP_ABOVE).any()):
@@ -82,8 +84,13 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
         gram = rotated_gram(left, weight)
         error = basis_error(gram)
         left = jacobi_sweep(left, gram)
-    failed = ~left.isfinite().all(dim=-1).all(dim=-1)
-    return Basis(torch.where(failed[:, None, None], old, left), error, failed)
+    broken = _broken(left)
+    return Basis(torch.where(broken[:, None, None], old, left), error, failed | broken)
+
+
+def _broken(left: Tensor) -> Tensor:
+    """Which bases are not finite, ``(b,)``: entries of an orthonormal one are at most 1."""
+    return ~(left.abs().amax(dim=(-2, -1)) < 2)
 
 
 def _with_fallback(old: Tensor, weight: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from overparam.fast_rule import update_in_basis, update_of_rows
-from overparam.optim.bases import exact_basis, tracked_basis
+from overparam.optim.bases import Basis, exact_basis, tracked_basis
 from overparam.rule import end_to_end_update, single_output_update
 
 # Steps between two looks at the error of a tracked basis where a look makes the host wait.
 _LOOK_EVERY = 100
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Options:
     """What a stack has in common besides its shape.
 
@@ -37,40 +37,23 @@ class Options:
     differentiable: bool
 
 
-@dataclass
-class BasisState:
-    """Tensors of the optimizer's state that belong to one stack of matrices.
-
-    Attributes:
-        left: ``(b, m, m)``.
-        error: ``(b,)``.
-        failures: ``(b,)``, counts.
-    """
-
-    left: Tensor
-    error: Tensor
-    failures: Tensor
-
-
-def next_bases(state: BasisState, weight: Tensor, options: Options, step: int | None) -> BasisState:
+def next_bases(left: Tensor, weight: Tensor, options: Options, step: int | None) -> Basis:
     """The bases for this step.
 
     Args:
-        state: of the last step.
+        left: of the last step, ``(b, m, m)``.
         weight: ``(b, m, n)``.
         options: of the stack.
         step: number of this step from 0, None where the host does not know it.
 
     Returns:
-        The new state.
+        The new bases.
     """
     if options.basis == "exact":
-        basis = exact_basis(state.left, weight)
-    else:
-        cheap = weight.device.type == "cpu"
-        look = not options.capturable and (cheap or (step is not None and step % _LOOK_EVERY == 0))
-        basis = tracked_basis(state.left, weight, look=look)
-    return BasisState(basis.left, basis.error, state.failures + basis.failed)
+        return exact_basis(left, weight)
+    cheap = weight.device.type == "cpu"
+    look = not options.capturable and (cheap or (step is not None and step % _LOOK_EVERY == 0))
+    return tracked_basis(left, weight, look=look)
 
 
 def direction(
@@ -87,12 +70,11 @@ def direction(
     """
     if options.differentiable:
         return _reference(rule, weight, gradient, options)
-    inverse = torch.full((), 1 / options.depth, dtype=weight.dtype, device=weight.device)
-    floor, normalize = options.floor, options.normalize
+    depth, floor, normalize = options.depth, options.floor, options.normalize
     if rule == "matrix":
         assert left is not None
-        return update_in_basis(left, weight, gradient, inverse, floor=floor, normalize=normalize)
-    return update_of_rows(weight, gradient, inverse, floor=floor, normalize=normalize)
+        return update_in_basis(left, weight, gradient, depth, floor=floor, normalize=normalize)
+    return update_of_rows(weight, gradient, depth, floor=floor, normalize=normalize)
 
 
 def _reference(rule: str, weight: Tensor, gradient: Tensor, options: Options) -> Tensor:

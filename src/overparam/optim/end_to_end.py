@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from overparam._checks import check_depth
 from overparam.optim.groups import (
     Params,
+    accepts_names,
     check_lr,
     check_nonnegative,
     complete_options,
@@ -23,6 +25,7 @@ from overparam.optim.groups import (
     with_modules,
 )
 from overparam.optim.loading import load_exactly, merge
+from overparam.optim.precision import without_autocast
 from overparam.optim.routing import (
     GRANULARITIES,
     Route,
@@ -71,7 +74,8 @@ class EndToEnd(Optimizer):
     **Safety.** A parameter whose gradient has a non-finite entry keeps its value, momentum and
     basis bit for bit, and the step is counted in ``state[p]["skipped"]``. A decomposition that
     fails is tried in float64, then the old basis is kept and counted in
-    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
+    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction. The report of
+    :meth:`routing` tells both counts where they are not zero.
 
     Half-precision parameters are updated in float32, where their state lives too.
 
@@ -94,7 +98,9 @@ class EndToEnd(Optimizer):
         foreach: whether to update same-shape parameters in one batched call; by default yes, in
             stacks of bounded size.
         capturable: never let the host wait for the device or read a value back: for CUDA graphs
-            and ``torch.compile``. A tracked basis is then never decomposed anew.
+            and ``torch.compile``. Give ``lr`` as a tensor on the device to change it between
+            replays. A tracked basis is then never decomposed anew; sweeps alone bring it back
+            within tens of steps after a jump of the weight.
         differentiable: let autograd follow the step, through the float64 reference.
 
     Raises:
@@ -151,7 +157,7 @@ class EndToEnd(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its ``"params"`` may be a module. State is created here."""
-        super().add_param_group(expand_module(param_group))
+        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
         group = self.param_groups[-1]
         try:
             _check_options(group)
@@ -183,7 +189,7 @@ class EndToEnd(Optimizer):
         names = parameter_names(self.param_groups)
         return RoutingReport(
             [
-                entry(names[p], tuple(p.shape), group["depth"], chosen)
+                entry(names[p], tuple(p.shape), group["depth"], chosen, self.state[p])
                 for group in self.param_groups
                 for p, chosen in _routes(group)
             ]
@@ -205,7 +211,8 @@ class EndToEnd(Optimizer):
                     loss = closure()
             for group in self.param_groups:
                 for items in stacks(_routes(group), group, self.state):
-                    step_stack(items, group)
+                    with without_autocast(items[0].p.device):
+                        step_stack(items, group)
         return loss
 
     def _warn_of_zeros(self, group: dict[str, Any]) -> None:
@@ -232,6 +239,10 @@ def _check_options(options: dict[str, Any]) -> None:
     check_depth(options["depth"])
     for name in ("momentum", "weight_decay", "singular_value_floor"):
         check_nonnegative(name, options[name])
+    if math.isinf(options["singular_value_floor"]):
+        raise ValueError(
+            "singular_value_floor is inf; use a finite number, in units of the weight."
+        )
     if options["nesterov"] and options["momentum"] <= 0:
         raise ValueError("Nesterov momentum requires a momentum above 0")
     for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam.matrices import MatrixView
 from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
 from overparam.optim.groups import (
     Params,
+    accepts_names,
     complete_options,
     complete_views,
     expand_module,
     group_views,
+    views_of,
     with_modules,
 )
 from overparam.optim.loading import load_exactly
@@ -67,8 +69,10 @@ class Factored(Optimizer):
         **inner_options: of the inner optimizer: ``lr``, ``momentum``, ``weight_decay``, ...
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, or depth no integer.
-        ValueError: an option out of range, or a width too small for a weight.
+        TypeError: a parameter is not of a real floating-point dtype, depth is no integer, or the
+            inner optimizer calls the model by itself (LBFGS).
+        ValueError: an option out of range, a width too small for a weight, or
+            ``differentiable=True`` for the inner optimizer.
 
     Example:
         >>> import torch
@@ -101,12 +105,13 @@ class Factored(Optimizer):
         _check_options(own)
         # One throw-away parameter: the inner optimizer checks its options, and tells its defaults.
         self._inner = inner([torch.zeros(1, 1)], **inner_options)
+        _check_inner(self._inner)
         self._inner.param_groups.clear()
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its ``"params"`` may be a module. Factors are made here."""
-        super().add_param_group(expand_module(param_group))
+        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
         group = self.param_groups[-1]
         try:
             _check_options(group)
@@ -137,11 +142,16 @@ class Factored(Optimizer):
 
         Returns:
             The loss of the closure, or None.
+
+        Raises:
+            ValueError: ``lr * weight_decay`` above 1 with decay of the product.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            _check_decay(group)
         with torch.no_grad():
             for number, group in enumerate(self.param_groups):
                 self._share_options(number, group)
@@ -191,7 +201,13 @@ class Factored(Optimizer):
         return plain
 
     @classmethod
-    def expand(cls, optimizer: Optimizer, depth: int = 2, **options: Any) -> Factored:
+    def expand(
+        cls,
+        optimizer: Optimizer,
+        depth: int = 2,
+        model: nn.Module | None = None,
+        **options: Any,
+    ) -> Factored:
         """Go on from a plain optimizer with factors, keeping the velocity of every weight.
 
         Undoes :meth:`collapse`: first moments become the smallest velocities of balanced factors
@@ -200,12 +216,17 @@ class Factored(Optimizer):
         Args:
             optimizer: whose class, options and state the inner optimizer takes over.
             depth: ``N``.
+            model: tells grouped convolutions and packed projections, which the shapes of bare
+                parameters do not.
             **options: of this class or of the inner optimizer, to replace those taken over.
 
         Raises:
             NotImplementedError: the optimizer has state of an unknown kind.
         """
         groups = [{**group, **_named(group)} for group in optimizer.param_groups]
+        if model is not None:
+            for group, plain in zip(groups, optimizer.param_groups, strict=True):
+                group["views"] = views_of(model, plain["params"])
         options = {**_arguments(optimizer), **options}
         factored = cls(groups, type(optimizer), depth, **options)
         with torch.no_grad():
@@ -231,6 +252,9 @@ class Factored(Optimizer):
             self._write_products(group)
 
         load_exactly(self, super().load_state_dict, state_dict, restore)
+        # Where optimizers of torch complete state of older versions, a step as a number say.
+        inner = self._inner
+        inner.__setstate__({"state": inner.state, "param_groups": inner.param_groups})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inner": self._inner}
@@ -281,6 +305,29 @@ def _check_options(options: dict[str, Any]) -> None:
         )
     if not callable(options["init"]) and options["init"] != "balanced":
         raise ValueError(f"init is {options['init']!r}; use 'balanced' or a function.")
+
+
+def _check_decay(group: dict[str, Any]) -> None:
+    lr, decay = group.get("lr", 0), group.get("weight_decay", 0)
+    if group["weight_decay_on"] == "product" and not isinstance(lr, Tensor) and lr * decay > 1:
+        raise ValueError(
+            f"lr * weight_decay is {lr * decay}: the product cannot decay by more than the whole; "
+            'lower one of them, or use weight_decay_on="factors".'
+        )
+
+
+def _check_inner(inner: Optimizer) -> None:
+    closure = inspect.signature(type(inner).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{type(inner).__name__} calls the model by itself within a step, which the factors "
+            "are no part of; use an inner optimizer whose step needs no closure."
+        )
+    if inner.defaults.get("differentiable"):
+        raise ValueError(
+            "differentiable=True: gradients do not flow through a step of Factored; train explicit "
+            "factors, overparam.overparameterize, or use EndToEnd."
+        )
 
 
 def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from overparam.balance import balanced_factors
 from overparam.matrices import MatrixView
+from overparam.optim.precision import without_autocast
 from overparam.product import factor_product, factor_product_vjp
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
@@ -69,12 +70,13 @@ def pull_back(p: Tensor, view: MatrixView, factors: Sequence[Tensor]) -> None:
         return
     gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
     cotangent = split_matrices(gradient, view).to(factors[0].dtype)
-    gradients = factor_product_vjp(factors, cotangent)
+    with without_autocast(p.device):
+        gradients = factor_product_vjp(factors, cotangent)
     for factor, each in zip(factors, gradients, strict=True):
         factor.grad = each
 
 
 def write_product(p: Tensor, view: MatrixView, factors: Sequence[Tensor]) -> None:
     """Write the product of the factors to the parameter, rounded once to its dtype."""
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(p.device):
         p.copy_(join_matrices(factor_product(factors), view))

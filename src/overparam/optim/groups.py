@@ -20,12 +20,28 @@ Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tupl
 
 
 def with_modules(params: Params) -> Any:
-    """``params`` for torch, where a model stands for one group with all its parameters."""
-    return [{"params": params}] if isinstance(params, nn.Module) else params
+    """``params`` for torch, where a model stands for one group with all its parameters.
+
+    torch wants names in all groups or in none: where one has none, modules go without too.
+    """
+    if isinstance(params, nn.Module):
+        return [{"params": params}]
+    if isinstance(params, Tensor):
+        return params  # torch's error for this tells the remedy
+    groups: list[Any] = list(params)
+    if not any(isinstance(group, dict) for group in groups):
+        return groups
+    groups = [_listed(group) for group in groups]
+    named = all(_is_named(group) for group in groups)
+    return [expand_module(group, named=named) for group in groups]
 
 
-def expand_module(group: dict[str, Any]) -> dict[str, Any]:
-    """A group whose ``"params"`` is a module, with named parameters and views in its place.
+def expand_module(group: dict[str, Any], *, named: bool = True) -> dict[str, Any]:
+    """A group whose ``"params"`` is a module, with its parameters and views in its place.
+
+    Args:
+        group: any group; one without a module stays as it is.
+        named: whether the parameters keep their names.
 
     Raises:
         TypeError: the group is no dict.
@@ -36,10 +52,38 @@ def expand_module(group: dict[str, Any]) -> dict[str, Any]:
     module = group["params"]
     if not isinstance(module, nn.Module):
         return group
-    named = list(module.named_parameters())
-    if not named:
+    parameters = dict(module.named_parameters())
+    if not parameters:
         raise ValueError(f"{type(module).__name__} has no parameters to optimize.")
-    return {**group, "params": named, "views": list(model_views(module).values())}
+    params = list(parameters.items()) if named else list(parameters.values())
+    return {**group, "params": params, "views": list(model_views(module).values())}
+
+
+def accepts_names(groups: list[dict[str, Any]]) -> bool:
+    """Whether a further group may have names: torch wants them in all groups or in none."""
+    return not groups or "param_names" in groups[0]
+
+
+def views_of(model: nn.Module, params: Iterable[Tensor]) -> list[MatrixView | None]:
+    """How parameters are read by the layers of a model, those of no layer by their shape."""
+    readings = zip(model.parameters(), model_views(model).values(), strict=True)
+    views: dict[Tensor, MatrixView | None] = dict(readings)
+    return [views[p] if p in views else view_by_shape(tuple(p.shape)) for p in params]
+
+
+def _listed(group: Any) -> Any:
+    """The group with a list of parameters in place of an iterator, which can be read once."""
+    params = group.get("params") if isinstance(group, dict) else None
+    if params is None or isinstance(params, (nn.Module, Tensor, set)):
+        return group
+    return {**group, "params": list(params)}
+
+
+def _is_named(group: Any) -> bool:
+    params = group.get("params") if isinstance(group, dict) else None
+    return isinstance(params, nn.Module) or (
+        isinstance(params, list) and all(isinstance(each, tuple) for each in params)
+    )
 
 
 def complete_views(group: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from overparam.optim.groups import complete_views
+
 Restore = Callable[[dict[str, Any], list[dict[str, Any]]], None]
 
 
@@ -28,6 +30,9 @@ def load_exactly(
         load: torch's own ``load_state_dict``, bound to the optimizer.
         state_dict: to load.
         restore: takes over the saved states of one group's parameters, {} where there is none.
+
+    Raises:
+        ValueError: the groups do not fit; the optimizer is as it was.
     """
     loaded: dict[str, Any] = {}
 
@@ -36,6 +41,9 @@ def load_exactly(
         if len(saved) == len(optimizer.param_groups):
             present = (_options(group) for group in optimizer.param_groups)
             saved = [{**now, **then} for now, then in zip(present, saved, strict=True)]
+            for group, then in zip(optimizer.param_groups, saved, strict=True):
+                if len(group["params"]) == len(then["params"]):
+                    complete_views({**group, "views": then["views"]})  # before anything changes
         loaded.update(state_dict, param_groups=saved)
         return dict(loaded)
 

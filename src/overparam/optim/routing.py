@@ -1,4 +1,4 @@
-"""Which rule each parameter gets, and why: a table to read before a run."""
+"""Which rule each parameter gets, and why: a table to read before a run, or after trouble."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Route:
         rows: ``m <= n`` of one matrix, or number of vectors.
         columns: ``n`` of one matrix, or length of a vector.
         view: the matrices of the parameter; None where it is taken flat.
-        flip: whether the matrices are transposed so that ``m <= n``.
+        turned: whether memory holds the matrices by columns.
         reason: in plain words.
     """
 
@@ -34,24 +34,19 @@ class Route:
     rows: int
     columns: int
     view: MatrixView | None
-    flip: bool
+    turned: bool
     reason: str
 
-    def split(self, tensor: Tensor) -> Tensor:
-        """The parameter (or its gradient) as ``(batch, rows, columns)``."""
-        if self.view is None:
-            return tensor.reshape(self.batch, self.rows, self.columns)
-        matrices = self.view.split(tensor)
-        matrices = matrices.mT if self.flip else matrices
-        return matrices.reshape(self.batch, self.rows, self.columns)
+    def split(self, stack: Tensor) -> Tensor:
+        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
+        if self.turned:
+            return stack.reshape(-1, self.columns, self.rows).mT
+        return stack.reshape(-1, self.rows, self.columns)
 
     def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of :meth:`split` for a parameter of the given shape."""
-        if self.view is None:
-            return matrices.reshape(shape)
-        if self.flip:
-            return self.view.join(matrices.mT)
-        return self.view.join(matrices.reshape(self.view.batch, self.view.rows, self.view.columns))
+        """The inverse of :meth:`split` for parameters of the given shape."""
+        stored = matrices.mT if self.turned else matrices
+        return stored.reshape(-1, *shape)
 
 
 def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
@@ -88,14 +83,15 @@ def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, dep
         reason = f"{view.kind}: each row as a single-output layer"
         if granularity == "auto":
             reason += ", so that rows without gradient stay"
-        return Route("vectors", batch, rows, columns, view, False, reason)
+        return Route("vectors", batch, rows, columns, view, view.transposed, reason)
     if min(rows, columns) == 1:
         reason = f"{view.kind}: one row or column, so the rule has a closed form"
         return Route("vectors", batch, 1, rows * columns, view, False, reason)
     reason = view.kind if batch == 1 else f"{view.kind}: {batch} matrices"
-    flip = rows > columns
+    # The rule works on the shorter side.
     small, large = min(rows, columns), max(rows, columns)
-    return Route("matrix", batch, small, large, view, flip, reason)
+    turned = view.transposed != (rows > columns)
+    return Route("matrix", batch, small, large, view, turned, reason)
 
 
 def view_by_shape(shape: tuple[int, ...], name: str | None = None) -> MatrixView | None:
@@ -142,12 +138,14 @@ class RoutingReport:
         return "\n".join(line.rstrip() for line in padded)
 
 
-def entry(name: str, shape: tuple[int, ...], depth: float, chosen: Route) -> RoutingEntry:
-    """One row of the report for a parameter."""
+def entry(
+    name: str, shape: tuple[int, ...], depth: float, chosen: Route, state: dict[str, Any]
+) -> RoutingEntry:
+    """One row of the report for a parameter, with what went wrong so far."""
     matrices = ""
     if chosen.rule == "matrix":
-        rows, columns = chosen.rows, chosen.columns
-        matrices = f"{chosen.batch} x {(columns, rows) if chosen.flip else (rows, columns)}"
+        assert chosen.view is not None
+        matrices = f"{chosen.batch} x {(chosen.view.rows, chosen.view.columns)}"
     elif chosen.rule == "vectors":
         matrices = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
     return RoutingEntry(
@@ -156,5 +154,17 @@ def entry(name: str, shape: tuple[int, ...], depth: float, chosen: Route) -> Rou
         rule=chosen.rule,
         matrices=matrices,
         depth=f"{depth:g}",
-        reason=chosen.reason,
+        reason="; ".join([chosen.reason, *_troubles(state)]),
     )
+
+
+def _troubles(state: dict[str, Any]) -> Iterator[str]:
+    """The failures counted in the state of a parameter, in words; reads them from the device."""
+    told = {
+        "skipped": "steps skipped for a non-finite gradient",
+        "basis_failures": "times the old basis was kept",
+    }
+    for name, words in told.items():
+        counts = state.get(name)
+        if counts is not None and not counts.is_meta and (number := int(counts.sum())):
+            yield f"{number} {words}"

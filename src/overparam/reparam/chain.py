@@ -140,15 +140,33 @@ def balance(kernels: Sequence[Tensor]) -> list[Tensor]:
     return chain
 
 
+def neighbours(kernels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each pair of neighbouring kernels as two matrices that share the hidden channels.
+
+    ``A`` of shape ``(g, hidden, in * k)`` and ``B`` of shape ``(g, out * k, hidden)``, as in
+    :func:`balance`. Any change of basis of the hidden channels leaves the composition as it is,
+    so gradient flow conserves ``B^T B - A A^T``.
+
+    Example:
+        >>> import torch
+        >>> chain = (torch.ones(1, 4, 2, 3, 3), torch.ones(1, 5, 4, 2, 2))
+        >>> [[tuple(matrix.shape) for matrix in pair] for pair in neighbours(chain)]
+        [[(1, 4, 18), (1, 20, 4)]]
+    """
+    return [
+        (_by_hidden_input(low), _by_hidden_output(high))
+        for low, high in itertools.pairwise(kernels)
+    ]
+
+
 def chain_imbalance(kernels: Sequence[Tensor]) -> float:
     """Largest relative distance from balance over pairs of neighbours.
 
-    ``|| B^T B - A A^T ||_F / || A A^T ||_F`` for the matrices of :func:`balance`; what gradient
+    ``|| B^T B - A A^T ||_F / || A A^T ||_F`` for the matrices of :func:`neighbours`; what gradient
     flow conserves. Zero for a single kernel.
     """
     worst = 0.0
-    for low, high in itertools.pairwise(kernels):
-        a, b = _by_hidden_input(low), _by_hidden_output(high)
+    for a, b in neighbours(kernels):
         gram = a @ a.mT
         size = torch.linalg.matrix_norm(gram).amax().clamp_min(torch.finfo(gram.dtype).tiny)
         worst = max(worst, float((torch.linalg.matrix_norm(b.mT @ b - gram) / size).amax()))

@@ -82,6 +82,10 @@ class MatrixLayout:
         # Contiguous, as fully_shard and safetensors demand of parameters.
         return tuple(factor.reshape(shape).contiguous() for factor, shape in pairs)
 
+    def neighbours(self, factors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Each pair of neighbouring factors as matrices that share the hidden units."""
+        return list(itertools.pairwise(factors))
+
 
 @dataclass(frozen=True)
 class ChainLayout:
@@ -146,6 +150,14 @@ class ChainLayout:
         balanced = chain.balance(kernels)
         pairs = zip(balanced, self.shapes, strict=True)
         return tuple(k.to(weight.dtype).reshape(shape).contiguous() for k, shape in pairs)
+
+    def neighbours(self, factors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Each pair of neighbouring kernels as matrices that share the hidden channels.
+
+        A convolution of one group drops the leading dimension, as its factors do.
+        """
+        pairs = chain.neighbours([self._with_group(factor) for factor in factors])
+        return [(low[0], high[0]) for low, high in pairs] if self.groups == 1 else pairs
 
     def _with_group(self, factor: Tensor) -> Tensor:
         return factor[None] if self.groups == 1 else factor

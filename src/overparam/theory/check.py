@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
@@ -57,3 +58,24 @@ class TheoryCheck:
         if agreeing == len(self.measurements) > 0:
             return HOLDS
         return IN_PART if agreeing else FAILS
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of numbers; NaN if one of them is, which Python's ``max`` may pass over.
+
+    Example:
+        >>> largest([1.0, 3.0]), largest([1.0, math.nan])
+        (3.0, nan)
+    """
+    numbers = list(values)
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+
+
+def smallest(values: Iterable[float]) -> float:
+    """The smallest of numbers; NaN if one of them is.
+
+    Example:
+        >>> smallest([1.0, 3.0]), smallest([1.0, math.nan])
+        (1.0, nan)
+    """
+    return -largest(-value for value in values)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from overparam.product import factor_product, factor_product_vjp
 from overparam.rule import end_to_end_update
-
-GradientOf = Callable[[Tensor], Tensor]
-"""The gradient of a loss at a weight: ``W (..., m, n) -> G (..., m, n)``."""
+from overparam.theory.losses import GradientOf
 
 
 def descend_factors(
     factors: Sequence[Tensor],
     gradient_of: GradientOf,
-    lr: float,
+    lr: float | Tensor,
     steps: int,
     weight_decay: float = 0.0,
 ) -> list[tuple[Tensor, ...]]:
@@ -28,7 +26,7 @@ def descend_factors(
     Args:
         factors: ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``.
         gradient_of: gradient of the loss at the product.
-        lr: learning rate.
+        lr: learning rate; a tensor of the leading dimensions gives each run its own.
         steps: number of steps.
         weight_decay: ``wd``, of each factor.
 
@@ -42,12 +40,13 @@ def descend_factors(
         >>> [round(factor.item(), 3) for factor in path[1]]
         [1.8, 0.6]
     """
+    rate = _per_matrix(lr, factors[0])
     path = [tuple(factors)]
     for _ in range(steps):
         current = path[-1]
         slopes = factor_product_vjp(current, gradient_of(factor_product(current)))
         pairs = zip(current, slopes, strict=True)
-        path.append(tuple((1 - lr * weight_decay) * w - lr * slope for w, slope in pairs))
+        path.append(tuple((1 - rate * weight_decay) * w - rate * slope for w, slope in pairs))
     return path
 
 
@@ -55,7 +54,7 @@ def descend_end_to_end(
     weight: Tensor,
     gradient_of: GradientOf,
     depth: float | Tensor,
-    lr: float,
+    lr: float | Tensor,
     steps: int,
     weight_decay: float = 0.0,
 ) -> Tensor:
@@ -68,7 +67,7 @@ def descend_end_to_end(
         weight: ``W``, ``(..., m, n)``.
         gradient_of: gradient of the loss at the weight.
         depth: ``N``, a number or a tensor of the leading dimensions of ``weight``.
-        lr: learning rate.
+        lr: learning rate; a tensor of the leading dimensions gives each run its own.
         steps: number of steps.
         weight_decay: ``wd``, that of each of the N factors.
 
@@ -81,29 +80,15 @@ def descend_end_to_end(
         >>> path.flatten()
         tensor([1.0000, 0.8000, 0.6720])
     """
-    shrink = 1 - lr * weight_decay * torch.as_tensor(depth, dtype=weight.dtype)[..., None, None]
+    rate = _per_matrix(lr, weight)
+    shrink = 1 - rate * weight_decay * _per_matrix(depth, weight)
     path = [weight]
     for _ in range(steps):
-        weight = shrink * weight - lr * end_to_end_update(weight, gradient_of(weight), depth)
+        weight = shrink * weight - rate * end_to_end_update(weight, gradient_of(weight), depth)
         path.append(weight)
     return torch.stack(torch.broadcast_tensors(*path))
 
 
-def fit_to(target: Tensor, scale: Tensor | float = 1.0) -> GradientOf:
-    """Gradient ``scale * (W - target)`` of the loss ``1/2 <W - target, scale * (W - target)>``.
-
-    With a mask of zeros and ones as ``scale`` this is matrix completion.
-
-    Args:
-        target: ``(..., m, n)``.
-        scale: curvature per entry, broadcasts with ``target``.
-
-    Returns:
-        The gradient as a function of the weight.
-
-    Example:
-        >>> import torch
-        >>> fit_to(torch.ones(1, 2), 3.0)(torch.zeros(1, 2))
-        tensor([[-3., -3.]])
-    """
-    return lambda weight: scale * (weight - target)
+def _per_matrix(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or one per run, that multiplies matrices."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)[..., None, None]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from overparam.theory._fit import power_law_exponent
 from overparam.theory._table import Row, columns
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.check import Measurement, TheoryCheck, largest
 
 
 class ScalarRun(NamedTuple):
@@ -174,17 +174,23 @@ def weights_from_gradients(
 
 
 def check() -> TheoryCheck:
-    """Run depth 2 with a scalar at falling learning rates and rebuild each run."""
+    """Run depth 2 with a scalar at falling learning rates and rebuild each run.
+
+    Example:
+        >>> check().verdict
+        'holds'
+    """
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20, 4, generator=generator, dtype=torch.float64)
     labels = features @ torch.tensor([1.0, -0.5, 0.25, 2.0], dtype=torch.float64)
-    inner = 0.01 * torch.randn(4, generator=generator, dtype=torch.float64)
+    direction = torch.randn(4, generator=generator, dtype=torch.float64)
+    inner = 0.01 * direction
 
     def gradient_of(weight: Tensor) -> Tensor:
         return features.mT @ (features @ weight - labels) / len(labels)
 
     lrs = [0.04 / 2**k for k in range(5)]
-    step_errors, path_errors, exact, dropped = [], [], [], []
+    step_errors, path_errors, exact = [], [], []
     rows: list[Row] = []
     for lr in lrs:
         run = run_with_scalar(gradient_of, inner, 0.1, lr, steps=round(8 / lr))
@@ -198,10 +204,14 @@ def check() -> TheoryCheck:
         for rate, gradient, gamma in zip(rates, run.gradients, shrink, strict=True):
             recursion.append(recursion[-1] - rate * gradient - gamma * recursion[-1])
         exact.append((rebuilt - torch.stack(recursion)).abs().max().item())
-        alone = weights_from_gradients(run.gradients, rates, shrink)
-        dropped.append((alone - rebuilt)[-1].norm().item() / weights[-1].norm().item())
         for panel, error in (("one step", step_errors[-1]), ("whole run", path_errors[-1])):
             rows.append((panel, lr, error, 0.0))
+    scales, dropped = [0.1 / 2**k for k in range(5)], []
+    for scale in scales:
+        run = run_with_scalar(gradient_of, scale * direction, scale, 0.02, steps=800)
+        given = (run.gradients, adaptive_rates(run), shrink_rates(run))
+        carried = weights_from_gradients(*given, run.weights[0]) - weights_from_gradients(*given)
+        dropped.append((carried[-1].norm() / run.weights[-1].norm()).item())
     run = run_with_scalar(gradient_of, inner, 0.1, lrs[0], steps=round(4 / lrs[0]))
     mu = memory_weights(adaptive_rates(run), shrink_rates(run))
     # In units of lr^2, at which the coefficients have a limit.
@@ -214,8 +224,8 @@ def check() -> TheoryCheck:
     return TheoryCheck(
         name="memory",
         statement=(
-            "With depth 2 and a scalar, each step is a weighted sum of past gradients, up to a "
-            "term of order lr^2 per step."
+            "With depth 2 and a scalar, each step is a weighted sum of past gradients, up to "
+            "O(lr^2) per step and a term that vanishes with the initialization."
         ),
         source="Arora, Cohen, Hazan (2018), section 3",
         measurements=(
@@ -226,7 +236,8 @@ def check() -> TheoryCheck:
                 2.1,
             ),
             Measurement(
-                "exponent of lr in the relative error of the run rebuilt from gradients alone",
+                "exponent of lr in the relative error of the run rebuilt from its gradients, rho, "
+                "gamma and first weight",
                 power_law_exponent(lrs, path_errors),
                 0.8,
                 1.2,
@@ -234,14 +245,25 @@ def check() -> TheoryCheck:
             Measurement(
                 "largest difference of the sum over past gradients from the step-by-step "
                 "recursion (weights are of order 1)",
-                max(exact),
+                largest(exact),
                 0.0,
                 1e-10,
+            ),
+            Measurement(
+                "exponent of the scale of the first weights in the share of the last weight that "
+                "comes from them and not from gradients",
+                power_law_exponent(scales, dropped),
+                0.9,
+                1.1,
             ),
         ),
         table=columns(("panel", "x", "y", "value"), rows),
         notes=(
-            f"Dropping the term in the initial weight changes the final weight by "
-            f"{dropped[-1]:.2g} of its length (w1 of order 0.01, omega2 = 0.1).",
+            "Without the first weight, from past gradients alone, the last weight is off by "
+            + ", ".join(
+                f"{share:.2g} of its length at scale {scale:.2g}"
+                for scale, share in zip(scales, dropped, strict=True)
+            )
+            + " (w1 and omega2 at the start are of that scale).",
         ),
     )

@@ -6,8 +6,9 @@ every point. Each of the two is a test here.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -16,16 +17,16 @@ from torch import Tensor
 from overparam._checks import check_depth
 from overparam.rule import end_to_end_update, single_output_update
 from overparam.theory._table import Row, columns
-from overparam.theory.check import Measurement, TheoryCheck
+from overparam.theory.asymmetry import Field, antisymmetric_jacobian
+from overparam.theory.check import Measurement, TheoryCheck, largest, smallest
+from overparam.theory.losses import GradientOf, power_loss_gradient
 
-Field = Callable[[Tensor], Tensor]
-"""A vector at every point: ``(..., d) -> (..., d)``."""
 Piece = Callable[[Tensor], Tensor]
 """A smooth piece of a curve: times ``(k,)`` in [0, 1] to points ``(k, d)``."""
 
 
 def end_to_end_field(
-    gradient_of: Field, depth: float, shape: tuple[int, int] | None = None
+    gradient_of: GradientOf, depth: float, shape: tuple[int, int] | None = None
 ) -> Field:
     """The field ``w -> D(w, dL/dw)`` that depth adds to a loss.
 
@@ -138,17 +139,25 @@ def circulation(field: Field, curve: Sequence[Piece], nodes: int = 64) -> Tensor
     """
     if nodes < 1 or len(curve) == 0:
         raise ValueError(f"{nodes} nodes and {len(curve)} pieces; pass at least one of each.")
+    total = torch.zeros((), dtype=torch.float64)
+    for shares, values, velocity in _along(field, curve, nodes):
+        total = total + shares @ (values * velocity).sum(-1)
+    return total
+
+
+def _along(
+    field: Field, curve: Sequence[Piece], nodes: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Quadrature of every piece: weights ``(k,)``, the field and the velocity ``(k, d)``."""
     # Golub and Welsch: nodes and weights from the Jacobi matrix of Legendre's recursion.
     k = torch.arange(1, nodes, dtype=torch.float64)
     off = k / torch.sqrt(4 * k**2 - 1)
     values, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     times, shares = (values + 1) / 2, vectors[0] ** 2
-    total = torch.zeros((), dtype=torch.float64)
     for piece in curve:
         pair = torch.autograd.functional.jvp(piece, times, torch.ones_like(times))
         points, velocity = cast(tuple[Tensor, Tensor], pair)
-        total = total + shares @ (field(points) * velocity).sum(-1)
-    return total
+        yield shares, field(points), velocity
 
 
 def circulation_constant_gradient(size: float, depth: float, inner: float, outer: float) -> float:
@@ -185,94 +194,8 @@ def circulation_constant_gradient(size: float, depth: float, inner: float, outer
     return size * shape * (outer**power - inner**power)
 
 
-def antisymmetric_jacobian(field: Field, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Jacobian of a field at a point and its antisymmetric part ``A = (J - J^T) / 2``.
-
-    Where ``A`` is not zero the field is no gradient near the point: no regularizer gives it.
-    Source: Schwarz's theorem; the local form of Arora, Cohen, Hazan (2018), Theorem 2.
-
-    Args:
-        field: ``(k, d) -> (k, d)``, each row by itself, differentiable by autograd.
-        point: ``(d,)``.
-
-    Returns:
-        ``J`` and ``A``, both ``(d, d)``.
-
-    Raises:
-        ValueError: point is no vector, or the field is not differentiable there by autograd: its
-            derivative is compared with a central difference along one direction.
-
-    Example:
-        >>> import torch
-        >>> turning = lambda points: torch.stack((-points[:, 1], points[:, 0]), dim=-1)
-        >>> antisymmetric_jacobian(turning, torch.ones(2))[1]
-        tensor([[ 0., -1.],
-                [ 1.,  0.]])
-    """
-    if point.ndim != 1:
-        raise ValueError(f"point has shape {tuple(point.shape)}; pass a vector (d,).")
-    # One row of the Jacobian per copy of the point: a single backward pass.
-    copies = point.detach().expand(len(point), -1).clone().requires_grad_()
-    identity = torch.eye(len(point), dtype=point.dtype)
-    values = field(copies)
-    jacobian = torch.zeros_like(identity)
-    if values.requires_grad:
-        (jacobian,) = torch.autograd.grad(
-            values, copies, identity, allow_unused=True, materialize_grads=True
-        )
-    _check_by_differences(field, point.detach(), jacobian)
-    return jacobian, (jacobian - jacobian.mT) / 2
-
-
-def _check_by_differences(field: Field, point: Tensor, jacobian: Tensor) -> None:
-    """Raise where a central difference of the field, along one direction, disagrees.
-
-    A field that cuts a gradient out of the graph gives a wrong Jacobian without any error.
-    """
-    accuracy = torch.finfo(point.dtype).eps ** (1 / 3)
-    direction = torch.cos(torch.arange(len(point), dtype=point.dtype) + 1)
-    direction = direction / direction.norm()
-    step = accuracy * max(1.0, float(point.norm())) * direction
-    # Fields that take a gradient of their own need points that can have one.
-    ahead, behind = field(torch.stack((point + step, point - step)).requires_grad_())
-    measured = (ahead - behind).detach() / 2 / step.norm()
-    expected = jacobian.detach() @ direction
-    # The difference is off by its own round-off, eps |field| / step, and by step^2.
-    round_off = torch.finfo(point.dtype).eps * float(ahead.detach().norm()) / float(step.norm())
-    allowed = 1e-2 * float(measured.norm()) + 100 * round_off
-    if not float((measured - expected).norm()) <= allowed:
-        raise ValueError(
-            f"autograd's derivative of the field disagrees with a difference of its values: "
-            f"{float((measured - expected).norm()):.3g} apart, of {float(measured.norm()):.3g}. "
-            "Where the field takes a gradient by torch.autograd.grad, pass create_graph=True; at a "
-            "point where it has a kink there is no Jacobian."
-        )
-
-
-def power_loss_gradient(features: Tensor, targets: Tensor, power: float) -> Field:
-    """Gradient of ``1/p mean |x w - y|^p`` over rows, ``(..., d) -> (..., d)``.
-
-    Source: Arora, Cohen, Hazan (2018), section 8.
-
-    Raises:
-        ValueError: the shapes do not fit.
-
-    Example:
-        >>> import torch
-        >>> power_loss_gradient(torch.eye(2), torch.ones(2), 4.0)(torch.zeros(2))
-        tensor([-0.5000, -0.5000])
-    """
-    if features.ndim != 2 or targets.shape != features.shape[:1]:
-        raise ValueError(
-            f"features {tuple(features.shape)} and targets {tuple(targets.shape)} do not fit; pass "
-            "(rows, d) and (rows,), for example targets.flatten()."
-        )
-
-    def gradient_of(weight: Tensor) -> Tensor:
-        residual = weight @ features.mT - targets
-        return residual.sign() * residual.abs() ** (power - 1) @ features / len(targets)
-
-    return gradient_of
+_DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_INNER, _OUTER = 0.5, 2.0
 
 
 def check(
@@ -284,59 +207,136 @@ def check(
         features: ``(rows, d)``; default random numbers.
         targets: ``(rows,)``.
         data: name of the data, for the report.
+
+    Example:
+        >>> check().verdict
+        'holds'
     """
     generator = torch.Generator().manual_seed(4)
     if features is None or targets is None:
         features = torch.randn(200, 8, generator=generator, dtype=torch.float64)
         targets = torch.randn(200, generator=generator, dtype=torch.float64)
     features, targets = features.double(), targets.double()
+    rows, off_closed_form, at_zero = _constant_gradient()
+    point = 0.1 * torch.randn(features.shape[1], generator=generator, dtype=torch.float64)
+    asymmetry: dict[tuple[float, float], float] = {}
+    shares: dict[tuple[float, float], float] = {}
+    stokes = []
+    for power, depth in itertools.product((2, 4), _DEPTHS):
+        gradient_of = power_loss_gradient(features, targets, power)
+        field = end_to_end_field(gradient_of, depth)
+        jacobian, part = antisymmetric_jacobian(field, point)
+        asymmetry[power, depth] = (part.norm() / jacobian.norm()).item()
+        shares[power, depth] = _share(field, gradient_of(torch.zeros_like(point)))
+        if depth > 2:
+            stokes.append(_distance_from_small_circle(field, point, part))
+        rows.append(("asymmetry", f"L{power} loss", depth, asymmetry[power, depth]))
+        rows.append(("share", f"L{power} loss", depth, shares[power, depth]))
+    beyond = [key for key in asymmetry if key[1] > 2]
+    plain = [key for key in asymmetry if key[1] == 1]
+    return TheoryCheck(
+        name="circulation",
+        statement=(
+            "For N > 2 the end-to-end field of a loss with a gradient at w = 0 is itself no "
+            "gradient: no regularizer gives it."
+        ),
+        source="Arora, Cohen, Hazan (2018), Theorem 2",
+        measurements=(
+            Measurement(
+                "largest difference of quadrature from the closed form, N = 1 to 8 (constant "
+                f"gradient of size 1.5, r = {_INNER:g}, R = {_OUTER:g})",
+                off_closed_form,
+                0.0,
+                1e-10,
+            ),
+            Measurement("largest circulation at N = 1 and 2, same field", at_zero, 0.0, 1e-10),
+            Measurement(
+                "smallest circulation around the same curve over the integral of |F|, L2 and L4 "
+                f"loss, N = 3 to 8, on {data}",
+                smallest(abs(shares[key]) for key in beyond),
+                1e-6,
+                1.0,
+            ),
+            Measurement(
+                f"largest such share at N = 1, on {data}",
+                largest(abs(shares[key]) for key in plain),
+                0.0,
+                1e-10,
+            ),
+            Measurement(
+                f"smallest |A|_F / |J|_F, L2 and L4 loss, N = 3 to 8, on {data}",
+                smallest(asymmetry[key] for key in beyond),
+                1e-6,
+                1.0,
+            ),
+            Measurement(
+                f"largest |A|_F / |J|_F at N = 1, on {data}",
+                largest(asymmetry[key] for key in plain),
+                0.0,
+                1e-12,
+            ),
+            Measurement(
+                "largest relative difference of A, in the plane where it is largest, from the "
+                "circulation around a small circle over twice its area, same losses and depths",
+                largest(stokes),
+                0.0,
+                1e-4,
+            ),
+        ),
+        table=columns(("panel", "series", "depth", "value"), rows),
+        notes=(
+            "A is the antisymmetric part of the Jacobian J of the field at one point: the "
+            "certificate, since a field with A other than zero is no gradient near that point. "
+            f"|A|_F / |J|_F at N = 3 on {data}: {asymmetry[2, 3.0]:.2g} (L2), "
+            f"{asymmetry[4, 3.0]:.2g} (L4).",
+            f"At N = 2 and a gradient that is not constant, |A|_F / |J|_F is "
+            f"{asymmetry[2, 2.0]:.2g} (L2) and {asymmetry[4, 2.0]:.2g} (L4) on {data}: the zero "
+            "circulation at N = 2 belongs to constant gradients.",
+        ),
+    )
+
+
+def _constant_gradient() -> tuple[list[Row], float, float]:
+    """Circulation over depth: rows, distance from the closed form, and size at N = 1 and 2."""
     e, other = torch.eye(3, dtype=torch.float64)[:2]
-    curve, size, inner, outer = closed_curve(e, other, 0.5, 2.0), 1.5, 0.5, 2.0
+    curve, size = closed_curve(e, other, _INNER, _OUTER), 1.5
     rows: list[Row] = []
     errors, at_zero = [], []
     for tenth in range(10, 81, 2):
         depth = tenth / 10
         value = circulation(end_to_end_field(lambda _: size * e, depth), curve).item()
-        expected = circulation_constant_gradient(size, depth, inner, outer)
-        errors.append(abs(value - expected))
+        errors.append(abs(value - circulation_constant_gradient(size, depth, _INNER, _OUTER)))
         rows.append(("circulation", "constant gradient", depth, value))
         if depth in (1, 2):
             at_zero.append(abs(value))
-    point = 0.1 * torch.randn(features.shape[1], generator=generator, dtype=torch.float64)
-    sizes: dict[tuple[float, float], float] = {}
-    for power in (2, 4):
-        gradient_of = power_loss_gradient(features, targets, power)
-        for depth in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0):
-            whole, part = antisymmetric_jacobian(end_to_end_field(gradient_of, depth), point)
-            sizes[power, depth] = (part.norm() / whole.norm()).item()
-            rows.append(("asymmetry", f"L{power} loss", depth, sizes[power, depth]))
-    beyond = min(value for (_, depth), value in sizes.items() if depth > 2)
-    plain = max(value for (_, depth), value in sizes.items() if depth == 1)
-    return TheoryCheck(
-        name="circulation",
-        statement="For N > 2 the end-to-end field is no gradient: no regularizer gives it.",
-        source="Arora, Cohen, Hazan (2018), Theorem 2",
-        measurements=(
-            Measurement(
-                "largest difference of quadrature from the closed form, N = 1 to 8 (constant "
-                "gradient of size 1.5, r = 0.5, R = 2)",
-                max(errors),
-                0.0,
-                1e-10,
-            ),
-            Measurement("largest circulation at N = 1 and 2, same field", max(at_zero), 0.0, 1e-10),
-            Measurement(
-                f"smallest |A|_F / |J|_F over L2 and L4 loss, N = 3 to 8, on {data}",
-                beyond,
-                1e-6,
-                1.0,
-            ),
-            Measurement(f"largest |A|_F / |J|_F at N = 1, on {data}", plain, 0.0, 1e-12),
-        ),
-        table=columns(("panel", "series", "depth", "value"), rows),
-        notes=(
-            f"At N = 2 and a gradient that is not constant, |A|_F / |J|_F is "
-            f"{sizes[2, 2.0]:.2g} (L2) and {sizes[4, 2.0]:.2g} (L4) on {data}: the zero "
-            "circulation at N = 2 belongs to constant gradients.",
-        ),
-    )
+    return rows, largest(errors), largest(at_zero)
+
+
+def _share(field: Field, slope: Tensor) -> float:
+    """Circulation around the curve along the gradient at the origin, over the integral of |F|."""
+    e = slope / slope.norm()
+    other = torch.zeros_like(e)
+    other[e.abs().argmin()] = 1.0
+    other = other - (other @ e) * e
+    curve = closed_curve(e, other / other.norm(), _INNER, _OUTER)
+    along, length = 0.0, 0.0
+    for shares, values, velocity in _along(field, curve, nodes=64):
+        along += (shares @ (values * velocity).sum(-1)).item()
+        length += (shares @ (values.norm(dim=-1) * velocity.norm(dim=-1))).item()
+    return along / length
+
+
+def _distance_from_small_circle(field: Field, point: Tensor, part: Tensor) -> float:
+    """Stokes: the circulation around a small circle is its area times twice ``<o, A e>``.
+
+    The circle lies in the plane of A's largest singular value.
+    """
+    left, sizes, right = torch.linalg.svd(part)
+    o, e, radius = left[:, 0], right[0], 1e-4 * float(point.norm())
+
+    def circle(time: Tensor) -> Tensor:
+        angle = 2 * math.pi * time[:, None]
+        return point + radius * (torch.cos(angle) * e + torch.sin(angle) * o)
+
+    measured = circulation(field, [circle], nodes=32).item() / (2 * math.pi * radius**2)
+    return abs(measured / sizes[0].item() - 1)

@@ -1,0 +1,43 @@
+"""How far a long command has come, for a terminal or for a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def progress(console: Console, total: float) -> Iterator[Callable[[float], None]]:
+    """A progress bar in a terminal, a line per tenth elsewhere.
+
+    Args:
+        console: where to show it.
+        total: what counts as all.
+
+    Yields:
+        A function to call with what is done so far.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("Training"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    shown = 0
+
+    def show(done: float) -> None:
+        nonlocal shown
+        tenths = int(done * 10 / total) if total else 0
+        if tenths > shown:
+            shown = tenths
+            console.print(f"Training: {shown * 10} %", highlight=False)
+
+    yield show

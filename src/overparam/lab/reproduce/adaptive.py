@@ -1,0 +1,69 @@
+"""Does depth beat AdaGrad and AdaDelta on the plain weight?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from overparam.lab.figures import loss_chart, rate_chart
+from overparam.lab.page import Section
+from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.measures import tuned_distances
+from overparam.lab.reproduce.parts import ADAPTIVE
+from overparam.lab.reproduce.tables import (
+    distances_against_authors,
+    grid_table,
+    horizon_table,
+    joined,
+    label_of,
+)
+from overparam.lab.reproduce.tuned import AUTHORS_ITERATIONS, horizon_remark
+from overparam.lab.reproduce.verdict import Claim, order
+
+PARTS = ("l4-tuned", "l4-adaptive")
+
+_AUTHORS = {"adagrad": "5.8e-2", "adadelta": "2.05e-2", "factors:3": "6e-3"}
+
+
+def chapter(results: Mapping[str, PartResult]) -> Chapter:
+    """The claims and sections of depth 3 against adaptive methods."""
+    part = joined(results["l4-tuned"], results["l4-adaptive"])
+    distances = tuned_distances(part.curves, part.optimum)
+    iterations = part.study.iterations
+    what = f"L4 distance after {iterations:,} iterations, tuned"
+    rows = [(label_of(method), distances[method], theirs) for method, theirs in _AUTHORS.items()]
+    return Chapter(
+        "Depth against AdaGrad and AdaDelta",
+        (
+            Claim(
+                "On L4 three layers beat AdaGrad and AdaDelta on the plain weight.",
+                "AdaGrad 5.8e-2, AdaDelta 2.05e-2, 3 layers 6e-3 after 1,000,000 iterations.",
+                tuple(
+                    order(
+                        "3 layers",
+                        distances["factors:3"],
+                        label_of(method),
+                        distances[method],
+                        what,
+                    )
+                    for method in ADAPTIVE
+                ),
+                "AdaGrad here is PyTorch's, which starts its sums at 0; TensorFlow's starts at "
+                "0.1. " + horizon_remark(iterations),
+            ),
+        ),
+        (
+            Section(
+                "L4, adaptive methods, tuned",
+                distances_against_authors(rows, iterations, AUTHORS_ITERATIONS)
+                + grid_table(part, ADAPTIVE),
+                loss_chart(part.curves, part.optimum),
+                "Each method at its best rate. Line = median, band = range over seeds.",
+            ),
+            Section(
+                "L4, adaptive methods, the whole learning-rate curve",
+                horizon_table(part, ADAPTIVE),
+                rate_chart(part.curves, part.optimum),
+                "Final distance at every rate, median over seeds.",
+            ),
+        ),
+    )

@@ -1,0 +1,77 @@
+"""The floor: second-order methods on the same loss, by iterations and by seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from overparam.data import RegressionData
+from overparam.lab.objective import PowerLoss
+from overparam.lab.optimum import find_optimum
+
+NEWTON, BFGS = "Newton", "BFGS"
+_BFGS_ITERATIONS = 2000
+
+
+def second_order_curves(
+    data: RegressionData, power: float
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Losses of Newton's method and of BFGS after every iteration.
+
+    Newton is :func:`overparam.lab.optimum.find_optimum`, each step a least-squares problem; it
+    starts at the least-squares solution. BFGS is SciPy's, with its line search, in float64, and
+    starts at zero. Newton is left out where there are several outputs, which it solves in turn.
+
+    Args:
+        data: standardized.
+        power: ``p >= 2`` of the loss mean |error|^p.
+
+    Returns:
+        A table ``method, step, loss``, and the seconds per iteration of each method.
+    """
+    objective = PowerLoss(data.features, data.targets, power)
+    start = torch.zeros(objective.outputs, objective.inputs, dtype=torch.float64)
+    rows: list[tuple[str, int, float]] = []
+    seconds: dict[str, float] = {}
+    methods: dict[str, Callable[[Callable[[Tensor], None]], None]] = {
+        BFGS: lambda add: _bfgs(objective, add)
+    }
+    if objective.outputs == 1:
+        methods[NEWTON] = lambda add: _newton(data, power, add)
+    for method, minimize in methods.items():
+        weights = [start]
+        started = time.perf_counter()
+        minimize(weights.append)
+        seconds[method] = (time.perf_counter() - started) / max(1, len(weights) - 1)
+        shape = (len(weights), objective.outputs, objective.inputs)
+        losses = objective.loss(torch.stack([w.flatten() for w in weights]).reshape(shape))
+        rows += [(method, step, loss) for step, loss in enumerate(losses.tolist())]
+    schema = {"method": pl.String, "step": pl.Int64, "loss": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row"), seconds
+
+
+def _newton(data: RegressionData, power: float, add: Callable[[Tensor], None]) -> None:
+    find_optimum(data.features, data.targets, power, add)
+
+
+def _bfgs(objective: PowerLoss, add: Callable[[Tensor], None]) -> None:
+    shape = (1, objective.outputs, objective.inputs)
+
+    def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = torch.from_numpy(flat).reshape(shape)
+        return float(objective.loss(weight)), objective.gradient(weight).flatten().numpy().copy()
+
+    scipy.optimize.minimize(
+        value_and_slope,
+        np.zeros(objective.outputs * objective.inputs),
+        jac=True,
+        method="BFGS",
+        callback=lambda flat: add(torch.from_numpy(np.array(flat))),
+        options={"maxiter": _BFGS_ITERATIONS, "gtol": 1e-12},
+    )

@@ -1,0 +1,133 @@
+"""Do 4 and 8 layers vanish near zero, and does the identity bring them back?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from overparam.lab.page import Section, html_table
+from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.measures import (
+    Interval,
+    best_runs,
+    interval,
+    seed_distances,
+    tuned_distances,
+)
+from overparam.lab.reproduce.tables import distances_against_authors, series, series_chart
+from overparam.lab.reproduce.verdict import Claim, Finding, chain, order, within
+
+PARTS = ("l4-near-zero", "l4-residual")
+OPTIONAL_PARTS = ("l4-identity",)
+
+_AUTHORS_ITERATIONS = 100_000
+# Within 10 % of where it started, a run is stuck.
+_STUCK = 0.9
+
+
+def chapter(results: Mapping[str, PartResult]) -> Chapter:
+    """The claims and sections of depth 4 and 8 by initialization."""
+    near_zero = results["l4-near-zero"]
+    iterations = near_zero.study.iterations
+    near = tuned_distances(near_zero.curves, near_zero.optimum)
+    what = f"L4 distance after {iterations:,} iterations, tuned"
+    names = {
+        "l4-residual": "identity, hidden layers of width 1",
+        "l4-identity": "identity, as wide as the features",
+    }
+    identities = {part: name for part, name in names.items() if part in results}
+    lines = [
+        series(near_zero, "gd", "1 layer, near zero"),
+        series(near_zero, "factors:4", "4 layers, near zero"),
+        series(near_zero, "factors:8", "8 layers, near zero"),
+    ]
+    rows = [
+        ("1 layer, near zero", near["gd"], "0.24"),
+        ("4 layers, near zero", near["factors:4"], "4.5, flat until 66,000"),
+        ("8 layers, near zero", near["factors:8"], "stuck at the start"),
+    ]
+    mended = []
+    for part, name in identities.items():
+        result = results[part]
+        distances = tuned_distances(result.curves, result.optimum)
+        deeper = (distances["factors:8"], distances["factors:4"], near["gd"])
+        mended += chain(
+            ("8", "4", "1"), deeper, what, (f"8 layers, {name}", f"4 layers, {name}", "1 layer")
+        )
+        for depth, theirs in ((4, "0.20"), (8, "0.16")):
+            label = f"{depth} layers, {name}"
+            lines.append(series(result, f"factors:{depth}", label))
+            rows.append((label, distances[f"factors:{depth}"], theirs))
+    return Chapter(
+        "Four and eight layers, near zero and near the identity",
+        (
+            Claim(
+                "Near zero, 4 and 8 layers do not train: the gradient vanishes.",
+                "1 layer 0.24 after 100,000 iterations; 4 layers flat until 66,000, then 4.5; 8 "
+                "layers stuck.",
+                (
+                    order("1 layer", near["gd"], "4 layers", near["factors:4"], what),
+                    within(
+                        "8 layers, last distance over the first",
+                        _remaining(near_zero, "factors:8"),
+                        _STUCK,
+                        1 / _STUCK,
+                    ),
+                    *_plateau(near_zero),
+                ),
+                "The best of all rates for each depth. The largest rate tried is "
+                f"{near_zero.study.rates[-1]:g}: a larger one shortens the wait of 4 layers.",
+            ),
+            Claim(
+                "From the identity, 4 and 8 layers train, and faster than 1.",
+                "4 and 8 layers from the identity: 0.20 and 0.16 after 100,000 iterations.",
+                tuple(mended),
+                "The paper does not say how a first layer of 1 x features gets an identity: "
+                "here it is near zero and the hidden numbers start at 1"
+                + (", or all layers are as wide as the features." if len(identities) > 1 else "."),
+            ),
+        ),
+        (
+            Section(
+                "L4 with 4 and 8 layers, tuned",
+                distances_against_authors(rows, iterations, _AUTHORS_ITERATIONS)
+                + _best_rates(results, identities),
+                series_chart(
+                    lines,
+                    "At the best rate",
+                    "L4 distance against iterations for 1, 4 and 8 layers by initialization.",
+                    dashed=[str(line["label"][0]) for line in lines[:3]],
+                ),
+                "Line = median over seeds, band = smallest to largest. Dashed: near zero.",
+            ),
+        ),
+    )
+
+
+def _remaining(part: PartResult, method: str) -> Interval:
+    """The last distance over the first, at the best rate, over seeds."""
+    curves = seed_distances(best_runs(part.curves), part.optimum, method)
+    return interval([float(c["distance"][-1] / c["distance"][0]) for c in curves.values()])
+
+
+def _plateau(part: PartResult) -> tuple[Finding, ...]:
+    """How long 4 layers wait before the distance falls by a tenth: a tenth of the run counts."""
+    waits = []
+    for curve in seed_distances(best_runs(part.curves), part.optimum, "factors:4").values():
+        fallen = curve.filter(pl.col("distance") < _STUCK * curve["distance"][0])
+        waits.append(float(fallen["step"][0] if len(fallen) else part.study.iterations))
+    wait, iterations = interval(waits), part.study.iterations
+    text = (
+        "4 layers at their best rate lose less than a tenth of the distance for "
+        f"{wait.low:,.0f} to {wait.high:,.0f} of {iterations:,} iterations"
+    )
+    return (Finding(f"{text}.", wait.low > 0.1 * iterations),)
+
+
+def _best_rates(results: Mapping[str, PartResult], identities: Mapping[str, str]) -> str:
+    rows = []
+    for part, name in {"l4-near-zero": "near zero", **identities}.items():
+        best = best_runs(results[part].curves).select("method", "rate").unique(maintain_order=True)
+        rows += [(method, name, f"{rate:g}") for method, rate in best.iter_rows()]
+    return html_table(("Method", "Start", "Best rate"), rows)

@@ -1,0 +1,189 @@
+"""Numbers that the verdicts rest on, from stored curves. Pure functions on tables.
+
+Curves have the columns of :func:`overparam.lab.runner.load_curves`. A *distance* is a loss minus
+the loss of the optimum. Intervals are the smallest and the largest over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from overparam.lab.summary import tuned
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number over seeds.
+
+    Attributes:
+        median: over seeds.
+        low: the smallest.
+        high: the largest.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def below(self, other: Interval) -> bool:
+        """Whether all of this interval lies below all of the other."""
+        return self.high < other.low
+
+    def __str__(self) -> str:
+        """Median and range to three digits."""
+        if not math.isfinite(self.median):
+            return "diverged"
+        if f"{self.low:.3g}" == f"{self.high:.3g}":
+            return f"{self.median:.3g}"
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Median and range of some numbers.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> interval([3.0, 1.0, 2.0])
+        Interval(median=2.0, low=1.0, high=3.0)
+    """
+    if not values:
+        raise ValueError("no values to summarize; pass one per seed.")
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return Interval(median, ordered[0], ordered[-1])
+
+
+def at_horizon(curves: pl.DataFrame, iterations: int) -> pl.DataFrame:
+    """The curves as they would be had training ended earlier.
+
+    A run that diverges later has not diverged yet. Losses are recorded at log-spaced steps: the
+    last one is the largest recorded step up to ``iterations``.
+    """
+    return curves.filter(pl.col("step") <= iterations).with_columns(
+        pl.when(pl.col("diverged_at") <= iterations).then("diverged_at").alias("diverged_at")
+    )
+
+
+def at_rates(curves: pl.DataFrame, rates: Sequence[float]) -> pl.DataFrame:
+    """The runs whose learning rate is one of these."""
+    return curves.filter(pl.col("rate").is_in(list(rates)))
+
+
+def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]:
+    """Final distance of every method at its best rate, by :func:`overparam.lab.summary.tuned`."""
+    return {
+        row["method"]: Interval(*(row[key] - optimum for key in ("median", "low", "high")))
+        for row in tuned(curves).to_dicts()
+    }
+
+
+def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[int, pl.DataFrame]:
+    """The curve of each seed of a method at one rate: columns ``step`` and ``distance``.
+
+    Raises:
+        ValueError: the curves hold the method at several rates; filter them first.
+    """
+    runs = curves.filter(pl.col("method") == method)
+    if runs["rate"].n_unique() > 1:
+        raise ValueError(
+            f"{method} is here at {runs['rate'].n_unique()} rates; choose one of them."
+        )
+    return {
+        seed: runs.filter(pl.col("seed") == seed)
+        .sort("step")
+        .select("step", (pl.col("loss") - optimum).alias("distance"))
+        for seed in sorted(runs["seed"].unique())
+    }
+
+
+def curve_gap(
+    first: dict[int, pl.DataFrame], second: dict[int, pl.DataFrame]
+) -> tuple[Interval, Interval]:
+    """How far apart two methods are, seed by seed, as factors of the distance from the optimum.
+
+    Returns:
+        The ratio first / second at the last step, and the largest factor (at least 1, in either
+        direction) over all steps; each over seeds. A seed that stops earlier for the one than for
+        the other, or whose distance is not positive, counts as infinitely far.
+    """
+    ends, largest = [], []
+    for seed, curve in first.items():
+        both = curve.join(second[seed], on="step", suffix="_second", maintain_order="left")
+        ratio = (both["distance"] / both["distance_second"]).to_list()
+        usable = [value for value in ratio if math.isfinite(value) and value > 0]
+        complete = len(usable) == len(curve) == len(second[seed]) > 0
+        ends.append(usable[-1] if complete else math.inf)
+        largest.append(max(max(v, 1 / v) for v in usable) if complete else math.inf)
+    return interval(ends), interval(largest)
+
+
+def steps_to(curve: pl.DataFrame, distance: float) -> float:
+    """The step at which a curve first comes to a distance; infinite where it never does.
+
+    Between two recorded steps the logarithm of the distance is interpolated linearly in the
+    logarithm of the step.
+
+    Args:
+        curve: columns ``step``, ``distance``, sorted by step.
+        distance: above 0.
+
+    Example:
+        >>> curve = pl.DataFrame({"step": [1, 10, 100], "distance": [1.0, 0.1, 0.01]})
+        >>> round(steps_to(curve, 0.0316227766), 4)
+        31.6228
+    """
+    steps, values = curve["step"].to_list(), curve["distance"].to_list()
+    for i, value in enumerate(values):
+        if value <= distance:
+            before = values[i - 1] if i else math.nan
+            if i == 0 or steps[i - 1] == 0 or not (before > distance and value > 0):
+                return float(steps[i])
+            part = math.log(before / distance) / math.log(before / value)
+            return steps[i - 1] * (steps[i] / steps[i - 1]) ** part
+    return math.inf
+
+
+def best_runs(curves: pl.DataFrame) -> pl.DataFrame:
+    """The runs of every method at its best rate."""
+    return curves.join(tuned(curves).select("method", "rate"), on=["method", "rate"], how="semi")
+
+
+def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) -> Interval:
+    """How many times fewer iterations a method needs than a reference, both at their best rates.
+
+    Where the method ends lower: iterations of the whole run over those that the method takes to
+    the final loss of the reference; where the reference ends lower, the inverse. Above 1 the
+    method is faster. Seed by seed; a seed that diverges counts as 0 for its method.
+
+    Args:
+        curves: with both methods, all rates.
+        optimum: loss of the optimum.
+        method: its name.
+        reference: name of the other.
+    """
+    best = best_runs(curves)
+    ours = seed_distances(best, optimum, method)
+    theirs = seed_distances(best, optimum, reference)
+    last = int(curves["step"].max())  # pyright: ignore[reportArgumentType]
+    return interval([_speed_up(ours[seed], theirs[seed], last) for seed in ours])
+
+
+def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int) -> float:
+    ends = [
+        float(curve["distance"][-1]) if curve["step"][-1] == last else math.inf
+        for curve in (ours, theirs)
+    ]
+    if ends[0] == math.inf:
+        return 0.0
+    if ends[1] == math.inf:
+        return math.inf
+    if ends[0] <= ends[1]:
+        return last / steps_to(ours, ends[1])
+    return steps_to(theirs, ends[0]) / last

@@ -1,0 +1,94 @@
+"""Is depth faster once every method has its best learning rate?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from overparam.lab.figures import loss_chart, rate_chart
+from overparam.lab.page import Section
+from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.measures import tuned_distances
+from overparam.lab.reproduce.parts import DEPTHS
+from overparam.lab.reproduce.tables import (
+    distances_against_authors,
+    grid_table,
+    horizon_table,
+    label_of,
+)
+from overparam.lab.reproduce.verdict import Claim, chain
+
+PARTS = ("l2-tuned", "l4-tuned")
+
+AUTHORS_ITERATIONS = 1_000_000
+_AUTHORS = {
+    "l2": {"gd": "2.7e-3", "factors:2": "3.6e-3", "factors:3": "4.1e-3"},
+    "l4": {
+        "gd": "3.7e-2",
+        "factors:2": "1.7e-2",
+        "factors:3": "6e-3",
+    },
+}
+_LAYERS = {"gd": "1 layer", "factors:2": "2 layers", "factors:3": "3 layers"}
+
+
+def chapter(results: Mapping[str, PartResult]) -> Chapter:
+    """The claims and sections of the tuned runs on L2 and L4."""
+    parts = {loss: results[f"{loss}-tuned"] for loss in ("l2", "l4")}
+    distances = {loss: tuned_distances(part.curves, part.optimum) for loss, part in parts.items()}
+    iterations = parts["l4"].study.iterations
+    what = f"distance after {iterations:,} iterations, tuned"
+    layers, l4 = tuple(_LAYERS), distances["l4"]
+    deeper = layers[::-1]
+    return Chapter(
+        "Every method at its best learning rate",
+        (
+            Claim(
+                "On L2 depth makes gradient descent slower.",
+                "1, 2, 3 layers after 1,000,000 iterations: 2.7e-3, 3.6e-3, 4.1e-3.",
+                chain(layers, [distances["l2"][m] for m in layers], what, list(_LAYERS.values())),
+                horizon_remark(iterations),
+            ),
+            Claim(
+                "On L4 depth makes gradient descent faster, the more the deeper.",
+                "1, 2, 3 layers after 1,000,000 iterations: 3.7e-2, 1.7e-2, 6e-3; depth leads "
+                "after 200,000.",
+                chain(deeper, [l4[m] for m in deeper], what, [_LAYERS[m] for m in deeper]),
+                horizon_remark(iterations),
+            ),
+        ),
+        tuple(section for loss, part in parts.items() for section in _sections(loss, part)),
+    )
+
+
+def horizon_remark(iterations: int) -> str:
+    """Says how far the runs go beside those of the authors."""
+    if iterations == AUTHORS_ITERATIONS:
+        return "At the authors' horizon."
+    return (
+        f"After {iterations:,} iterations; the authors ran {AUTHORS_ITERATIONS:,} "
+        "(overparam reproduce --paper)."
+    )
+
+
+def _sections(loss: str, part: PartResult) -> tuple[Section, ...]:
+    name, methods = loss.upper(), DEPTHS
+    distances = tuned_distances(part.curves, part.optimum)
+    rows = [(label_of(m), distances[m], _AUTHORS[loss].get(m, "not shown")) for m in methods]
+    return (
+        Section(
+            f"{name}, tuned",
+            distances_against_authors(rows, part.study.iterations, AUTHORS_ITERATIONS),
+            loss_chart(part.curves, part.optimum),
+            "Each method at the rate with the lowest median final loss among those at which no "
+            "seed failed. Line = median, band = smallest to largest over seeds.",
+        ),
+        Section(
+            f"{name}, the whole learning-rate curve",
+            grid_table(part, methods),
+            rate_chart(part.curves, part.optimum),
+            "Final distance at every rate. A cross below marks a rate at which some seed diverged "
+            "or ended above its initial loss. The table: what tuning over the paper's half decades "
+            "alone does to each method.",
+        ),
+        Section(f"{name}, at shorter horizons", horizon_table(part, methods)),
+    )

@@ -1,0 +1,111 @@
+"""A claim of the paper, what was measured of it, and the verdict that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overparam.lab.reproduce.measures import Interval
+from overparam.theory.check import FAILS, HOLDS, IN_PART
+
+UNDECIDED = "not decided"
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence with its numbers.
+
+    Attributes:
+        text: what was measured.
+        agrees: whether it agrees with the claim; None where it decides nothing, say because
+            intervals over seeds overlap.
+    """
+
+    text: str
+    agrees: bool | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says, and what we found.
+
+    Attributes:
+        statement: the claim, one sentence.
+        authors: what the authors showed; empty for a question of ours.
+        findings: what decides.
+        why: what explains the verdict or limits it.
+    """
+
+    statement: str
+    authors: str
+    findings: tuple[Finding, ...]
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` where every finding that decides agrees, ``holds in part`` where some do."""
+        decided = [finding.agrees for finding in self.findings if finding.agrees is not None]
+        if not decided:
+            return UNDECIDED
+        if all(decided):
+            # One finding that decides nothing keeps the claim from holding as a whole.
+            return HOLDS if len(decided) == len(self.findings) else IN_PART
+        return IN_PART if any(decided) else FAILS
+
+    @property
+    def measured(self) -> str:
+        """The findings in short: all of them where they are few, else how they divide."""
+        if len(self.findings) <= _FEW:
+            return " ".join(finding.text for finding in self.findings)
+        counts = Counter(finding.agrees for finding in self.findings)
+        words = {True: "agree", False: "disagree", None: "decide nothing"}
+        parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
+        return f"Of {len(self.findings)} comparisons, listed below, {', '.join(parts)}."
+
+
+def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Finding:
+    """Whether one method's number is below another's, over all seeds.
+
+    Args:
+        better: name of the method that should be lower.
+        first: its number.
+        worse: name of the other.
+        second: its number.
+        what: the quantity, such as "distance from the optimum".
+
+    Example:
+        >>> order("A", Interval(1, 1, 2), "B", Interval(4, 3, 5), "Loss")
+        Finding(text='Loss: A 1 [1, 2] is below B 4 [3, 5].', agrees=True)
+    """
+    if first.below(second):
+        agrees, verb = True, "is below"
+    elif second.below(first):
+        agrees, verb = False, "is above"
+    else:
+        agrees, verb = None, "overlaps over seeds with"
+    return Finding(f"{what}: {better} {first} {verb} {worse} {second}.", agrees)
+
+
+def chain(
+    names: Sequence[str], values: Sequence[Interval], what: str, labels: Sequence[str] = ()
+) -> tuple[Finding, ...]:
+    """Findings on neighbours of a list that should rise from the first to the last."""
+    shown = labels or names
+    return tuple(
+        order(shown[i], values[i], shown[i + 1], values[i + 1], what) for i in range(len(names) - 1)
+    )
+
+
+def within(text: str, value: Interval, low: float, high: float) -> Finding:
+    """Whether a number lies within bounds for every seed; undecided where only for some.
+
+    Example:
+        >>> within("Ratio", Interval(1.0, 0.95, 1.05), 0.9, 1.1).agrees
+        True
+    """
+    inside = low <= value.low and value.high <= high
+    outside = value.high < low or value.low > high
+    agrees = True if inside else False if outside else None
+    return Finding(f"{text}: {value}, between {low:.3g} and {high:.3g} would agree.", agrees)

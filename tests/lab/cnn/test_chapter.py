@@ -1,0 +1,171 @@
+"""The network's claims on the reproduction page, on made-up curves with a known answer."""
+
+import dataclasses
+
+import polars as pl
+import pytest
+
+from overparam.data import load_images
+from overparam.lab.cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
+from overparam.lab.cnn.penalty import FORMS
+from overparam.lab.cnn.study import SCALES, VARIANTS
+from overparam.lab.reproduce.network import CnnResult, chapter, load_result
+from overparam.theory.check import FAILS, HOLDS, IN_PART
+
+TINY = SCALES["tiny"]
+STEPS = (0, 20, 40)
+
+
+def curves_of(study, runs):
+    """Runs: variant -> (cross-entropies, penalties, last test error); seeds differ a little."""
+    rows = []
+    for variant, (cross_entropies, penalties, error) in runs.items():
+        for rate in study.rates:
+            for seed in study.seeds:
+                wiggle = 1 + 0.01 * seed
+                for step, cross_entropy, penalty in zip(
+                    STEPS, cross_entropies, penalties, strict=True
+                ):
+                    value = cross_entropy * wiggle
+                    rows.append(
+                        (variant, rate, seed, step, value, value, penalty, error * wiggle,
+                         error * wiggle, None)
+                    )  # fmt: skip
+    return pl.DataFrame(rows, schema=CURVES_SCHEMA, orient="row")
+
+
+def alone_of(study, values):
+    rows = [
+        (form, rate, seed, step, value)
+        for form in FORMS
+        for rate in study.rates
+        for seed in study.seeds
+        for step, value in zip(STEPS, values[form], strict=True)
+    ]
+    return pl.DataFrame(rows, schema=PENALTY_SCHEMA, orient="row")
+
+
+PENALTIES = {"plain": (3.0, 2.5, 2.0), "product": (9.0, 1.0, 0.5), "product_factors": (4.0,) * 3}
+PAPER = {"plain": (3.1, 2.0, 1.56), "product": (12.3, 0.1, 0.0106), "product_factors": (4.0,) * 3}
+SLOW, FAST = (2.0, 0.5, 0.1), (2.0, 0.2, 0.05)
+
+
+def result_of(study=TINY, plain=SLOW, product=SLOW, errors=(0.1, 0.1), penalties=PENALTIES):
+    runs = {
+        "plain": (plain, penalties["plain"], errors[0]),
+        "plain_unpenalized": (plain, (0.0,) * 3, errors[0]),
+        "product": (product, penalties["product"], errors[1]),
+        "product_factors": (product, penalties["product_factors"], errors[1]),
+        "product_unpenalized": (product, (0.0,) * 3, errors[1]),
+    }
+    return CnnResult(
+        study, curves_of(study, runs), alone_of(study, PENALTIES), alone_of(TINY, PAPER)
+    )
+
+
+def claims_of(result):
+    return {claim.statement.split()[0]: claim for claim in chapter(result).claims}
+
+
+def test_a_lower_penalty_alone_is_no_acceleration():
+    claims = claims_of(result_of())
+    accelerated = claims["Replacing"]
+    assert [finding.agrees for finding in accelerated.findings] == [True, None, None, None, None]
+    assert accelerated.verdict == IN_PART
+    agrees = [finding.agrees for finding in claims["The"].findings]
+    # All but the last: at the paper's size the product's penalty ends at a quarter of 0.04.
+    assert agrees == [True] * 8 + [False]
+
+
+def test_a_lower_cross_entropy_is_one():
+    claims = claims_of(result_of(product=FAST, errors=(0.1, 0.05)))
+    assert claims["Replacing"].verdict == HOLDS
+    slower = claims_of(result_of(plain=FAST, product=SLOW, errors=(0.05, 0.1),
+                                 penalties={**PENALTIES, "product": (9.0, 9.0, 9.0)}))  # fmt: skip
+    assert slower["Replacing"].verdict == FAILS
+
+
+def test_a_penalty_that_data_holds_up_is_not_the_one_alone():
+    held = {**PENALTIES, "product": (9.0, 3.0, 1.5)}
+    agrees = [f.agrees for f in claims_of(result_of(penalties=held))["The"].findings]
+    assert agrees[3] is False  # 1.5 against 0.5 without data
+    assert agrees[0] is True
+
+
+def test_a_fit_that_outweighs_the_penalty_is_said():
+    far = (5.0, 4.0, 4.0)
+    agrees = [f.agrees for f in claims_of(result_of(plain=far))["The"].findings]
+    assert agrees[1] is False  # 2 of 6
+    assert agrees[2] is False  # never more than half
+    assert agrees[6] is False  # a difference of 1.5 of 5.4
+
+
+def test_the_papers_size_is_compared_with_the_papers_values():
+    paper = dataclasses.replace(SCALES["paper"], seeds=(0, 1))
+    claims = claims_of(result_of(paper))
+    texts = [finding.text for finding in claims["The"].findings]
+    assert sum("trained batch loss over the paper's" in text for text in texts) == 2
+    assert claims["The"].why.endswith("At the authors' size and horizon.")
+    smaller = claims_of(result_of(SCALES["quick"]))["The"]
+    assert not any("trained batch loss" in finding.text for finding in smaller.findings)
+    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 1,200 steps" in smaller.why
+
+
+def test_sections_have_charts_and_the_numbers():
+    sections = {section.heading: section for section in chapter(result_of()).sections}
+    assert len(sections) == 3
+    assert all(section.chart is not None for section in sections.values())
+    html = sections["Cross-entropy and penalty apart"].body_html
+    for variant in VARIANTS.values():
+        assert html.count(variant.label) == 2
+    assert ">2.1<" in html
+    assert "not reached" in html
+    assert ">20<" in html
+
+
+def test_several_rates_are_tuned_for_each_network():
+    study = dataclasses.replace(TINY, rates=(0.01, 0.02, 0.04))
+    result = result_of(study, product=FAST)
+    better = pl.when((pl.col("rate") == 0.02) & (pl.col("variant") == "product")).then(0.001)
+    curves = result.curves.with_columns(
+        validation_error=better.otherwise("validation_error"),
+        test_error=better.otherwise("test_error"),
+    )
+    made = chapter(dataclasses.replace(result, curves=curves))
+    tuned = made.claims[-1]
+    assert tuned.verdict == HOLDS
+    assert "product at 0.02" in tuned.findings[0].text
+    assert "original at 0.01" in tuned.findings[0].text
+    assert "edge of the rates tried for: Original, penalty on the weights" in tuned.why
+    assert made.sections[-1].heading == "The network at several learning rates"
+
+
+def test_seeds_that_diverged_are_seen_as_such():
+    result = result_of()
+    lost = result.curves.with_columns(
+        diverged_at=pl.when(pl.col("variant") == "product").then(33).cast(pl.Int64)
+    )
+    claims = claims_of(dataclasses.replace(result, curves=lost))
+    assert claims["Replacing"].findings[0].agrees is False
+    assert "diverged" in claims["Replacing"].findings[0].text
+
+
+def test_results_come_when_every_job_is_finished(tmp_path):
+    study = dataclasses.replace(TINY, seeds=(0,), variants=("plain", "product"))
+    jobs = cnn_jobs(study, load_images("digits"), tmp_path)
+    assert load_result(study, jobs) is None
+    for job in jobs:
+        if job.study == study:
+            assert job.train(lambda: False, lambda cost: None)
+        else:  # the penalty at the paper's size takes minutes
+            assert load_result(study, jobs) is None
+            job.file.write_bytes(jobs[-2].file.read_bytes())
+    result = load_result(study, jobs)
+    assert result is not None
+    assert set(result.curves["variant"]) == {"plain", "product"}
+    assert set(result.alone["variant"]) == set(FORMS)
+    assert result.paper_alone.height == result.alone.height
+    made = chapter(result)
+    with pytest.raises(ValueError, match="damaged"):
+        jobs[0].file.write_bytes(b"x") and load_result(study, jobs)
+    assert len(made.claims) == 2

@@ -1,0 +1,206 @@
+"""Verdicts of the chapters on curves made so that the answer is known."""
+
+import dataclasses
+
+import polars as pl
+import pytest
+
+from overparam.lab.reproduce import (
+    adam,
+    adaptive,
+    controls,
+    depth_map,
+    emulation,
+    initialization,
+    tuned,
+)
+from overparam.lab.reproduce.chapter import PartResult
+from overparam.lab.reproduce.parts import map_parts, regression_parts
+from overparam.lab.reproduce.scale import PAPER, QUICK
+
+OPTIMUM = 0.25
+SCALE = dataclasses.replace(
+    QUICK, fixed=100, tuned=100, adam=100, deep=100, map_iterations=100, seeds=(0, 1),
+    map_data=("diabetes",), full_identity=True,
+)  # fmt: skip
+STUDIES = regression_parts(SCALE, "diabetes", 10, "cpu") | map_parts(SCALE, "cpu")
+STEPS = (0, 10, 50, 100)
+
+
+def part(name, ends, start=1.0, spread=1.01):
+    """Curves that fall geometrically to a distance per method; a second rate is twice as bad."""
+    study = STUDIES[name]
+    rows = []
+    for method in study.methods:
+        end = ends[method]
+        for rate, worse in ((study.rates[-1], 1), (study.rates[0], 2)):
+            for seed, factor in ((0, 1.0), (1, spread)):
+                for step in STEPS:
+                    last = end * factor * worse
+                    distance = start * (last / start) ** (step / STEPS[-1])
+                    rows.append((method, rate, seed, step, OPTIMUM + distance, None))
+            if study.rates[0] == study.rates[-1]:
+                break
+    schema = {"method": pl.String, "rate": pl.Float64, "seed": pl.Int64, "step": pl.Int64,
+              "loss": pl.Float64, "diverged_at": pl.Int64}  # fmt: skip
+    return PartResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
+
+
+def verdicts(chapter):
+    return [claim.verdict for claim in chapter.claims]
+
+
+def fixed(depth2, depth3, wide2, wide3, gd=0.5):
+    ends = {"gd": gd, "factors:2": depth2, "rule:2": depth2, "factors:3": depth3, "rule:3": depth3}
+    wide = {"factors:2": wide2, "factors:3": wide3}
+    return {
+        f"{loss}-{kind}": part(f"{loss}-{kind}", values)
+        for loss in ("l2", "l4")
+        for kind, values in (("fixed", ends), ("fixed-wide", wide))
+    }
+
+
+def test_equal_curves_hold_and_a_wider_layer_that_differs_does_not():
+    made = emulation.chapter(fixed(0.2, 0.1, 0.1, 0.02))
+    assert verdicts(made) == ["holds", "does not hold", "holds"]
+    made = emulation.chapter(fixed(0.2, 0.3, 0.2, 0.3, gd=0.1))
+    assert verdicts(made) == ["holds", "holds", "does not hold"]
+
+
+def test_curves_that_have_not_moved_are_no_evidence():
+    made = emulation.chapter(fixed(0.98, 0.99, 0.98, 0.99, gd=0.5))
+    assert verdicts(made)[:2] == ["not decided", "not decided"]
+
+
+def test_a_rule_that_ends_elsewhere_is_found():
+    results = fixed(0.2, 0.1, 0.2, 0.1)
+    ends = {"gd": 0.5, "factors:2": 0.2, "rule:2": 0.3, "factors:3": 0.1, "rule:3": 0.1}
+    results["l4-fixed"] = part("l4-fixed", ends)
+    claim = emulation.chapter(results).claims[0]
+    assert claim.verdict == "holds in part"
+    bad = [finding.text for finding in claim.findings if finding.agrees is False]
+    assert [text[:11] for text in bad] == ["L4, depth 2"] * 2
+
+
+def depths(gd, two, three):
+    return {"gd": gd, "factors:2": two, "factors:3": three, "rule:2": two, "rule:3": three}
+
+
+@pytest.mark.parametrize(
+    ("l2", "l4", "expected"),
+    [
+        ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), ["holds", "holds"]),
+        ((0.3, 0.2, 0.1), (0.1, 0.2, 0.3), ["does not hold", "does not hold"]),
+        ((0.1, 0.2, 0.15), (0.3, 0.3, 0.1), ["holds in part", "holds in part"]),
+    ],
+)
+def test_order_of_depths(l2, l4, expected):
+    results = {"l2-tuned": part("l2-tuned", depths(*l2)), "l4-tuned": part("l4-tuned", depths(*l4))}
+    made = tuned.chapter(results)
+    assert verdicts(made) == expected
+    # The table names the best of the two rates and what the paper's grid alone gives.
+    assert f"{STUDIES['l2-tuned'].rates[-1]:.3g} (edge of the grid)" in made.sections[1].body_html
+
+
+def test_depth_against_adaptive_methods():
+    results = {
+        "l4-tuned": part("l4-tuned", depths(0.3, 0.2, 0.1)),
+        "l4-adaptive": part("l4-adaptive", {"adagrad": 0.2, "adadelta": 0.05}),
+    }
+    assert verdicts(adaptive.chapter(results)) == ["holds in part"]
+
+
+def test_depth_for_adam():
+    ends = {"adam": 0.3, "adam+factors:2": 0.2, "adam+factors:3": 0.1}
+    assert verdicts(adam.chapter({"l4-adam": part("l4-adam", ends)})) == ["holds"]
+    same = dict.fromkeys(ends, 0.2)
+    assert verdicts(adam.chapter({"l4-adam": part("l4-adam", same)})) == ["not decided"]
+
+
+def test_initialization():
+    near = {"gd": 0.2, "factors:4": 0.97, "factors:8": 0.99}
+    results = {
+        "l4-near-zero": part("l4-near-zero", near),
+        "l4-residual": part("l4-residual", {"factors:4": 0.1, "factors:8": 0.05}),
+    }
+    assert verdicts(initialization.chapter(results)) == ["holds", "holds"]
+    results["l4-identity"] = part("l4-identity", {"factors:4": 0.3, "factors:8": 0.4})
+    assert verdicts(initialization.chapter(results)) == ["holds", "holds in part"]
+    near = {"gd": 0.2, "factors:4": 0.01, "factors:8": 0.01}
+    results["l4-near-zero"] = part("l4-near-zero", near)
+    assert verdicts(initialization.chapter(results))[0] == "does not hold"
+
+
+def test_controls_are_compared_with_the_best_depth():
+    others = {"momentum": 0.05, "nesterov": 0.2, "normalized": 0.2, "loss_scaled": 0.2, "adam": 0.2}
+    results = {}
+    for loss in ("l2", "l4"):
+        results[f"{loss}-tuned"] = part(f"{loss}-tuned", depths(0.3, 0.1, 0.2))
+        results[f"{loss}-controls"] = part(f"{loss}-controls", others)
+        results[f"{loss}-adaptive"] = part(f"{loss}-adaptive", {"adagrad": 0.2, "adadelta": 0.2})
+    floor = pl.DataFrame({"method": ["Newton"] * 2, "step": [0, 1], "loss": [1.25, OPTIMUM]})
+    floors = {"l2": floor, "l4": floor}
+    made = controls.chapter(results, floors, {"l4": {"gd": 2.0, "Newton": 3.0}})
+    l4, l2 = made.claims
+    assert (l4.verdict, l2.verdict) == ("holds in part", "holds in part")
+    assert [f.agrees for f in l4.findings] == [False, True, True, True, True]
+    assert len(l2.findings) == 4  # at p = 2 the step scaled by the loss is gradient descent
+    table = made.sections[1].body_html
+    assert "1 · 3 s" in table
+    assert "not reached" in table
+
+
+def map_part_of(gd, deeper):
+    name = "map-diabetes-p4"
+    methods = STUDIES[name].methods
+    ends = {m: deeper if "+" in m or ":" in m else gd for m in methods}
+    return part(name, ends)
+
+
+@pytest.mark.parametrize(
+    ("plain", "deep", "outcome", "agrees"),
+    [(0.1, 0.01, "faster", True), (0.01, 0.1, "slower", False)],
+)
+def test_cells_of_the_map(plain, deep, outcome, agrees):
+    table = depth_map.depth_table([map_part_of(plain, deep)])
+    assert set(table["outcome"]) == {outcome}
+    assert len(table) == 3 * 7
+    assert table["edge"].all()
+    # Geometric curves: the one is twice as far down, in logarithm, at every step.
+    expected = 2 if outcome == "faster" else 0.5
+    assert table["speed_up"].to_list() == pytest.approx([expected] * 21, rel=0.35)
+    results = {f"map-diabetes-p{p}": map_part_of(plain, deep) for p in (2, 4, 6)}
+    for claim in depth_map.chapter(results).claims:
+        found = [finding.agrees for finding in claim.findings if " 0 of 0 " not in finding.text]
+        assert agrees in found
+
+
+def test_seeds_on_both_sides_of_one_decide_nothing():
+    result = map_part_of(0.1, 0.1)
+    curves = result.curves.with_columns(
+        pl.when((pl.col("method") == "rule:2") & (pl.col("seed") == 0) & (pl.col("step") > 0))
+        .then(OPTIMUM + (pl.col("loss") - OPTIMUM) * 0.5)
+        .when((pl.col("method") == "rule:2") & (pl.col("seed") == 1) & (pl.col("step") > 0))
+        .then(OPTIMUM + (pl.col("loss") - OPTIMUM) * 2)
+        .otherwise("loss")
+        .alias("loss")
+    )
+    table = depth_map.depth_table([dataclasses.replace(result, curves=curves)])
+    cell = table.filter((pl.col("optimizer") == "Gradient descent") & (pl.col("depth") == "rule 2"))
+    assert cell["outcome"].to_list() == ["not decided"]
+    assert cell["low"].item() < 1 < cell["high"].item()
+
+
+def test_authors_values_stand_beside_ours_and_say_when_horizons_differ():
+    studies = regression_parts(PAPER, "ethanol", 128, "cpu")
+    results = {
+        "l2-tuned": part("l2-tuned", depths(0.1, 0.2, 0.3)),
+        "l4-tuned": part("l4-tuned", depths(0.3, 0.2, 0.1)),
+    }
+    assert "Not to be compared" in tuned.chapter(results).sections[0].body_html
+    same = {
+        name: dataclasses.replace(result, study=studies[name]) for name, result in results.items()
+    }
+    html = tuned.chapter(same).sections[0].body_html
+    assert "Not to be compared" not in html
+    assert "2.7e-3" in html

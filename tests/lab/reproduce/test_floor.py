@@ -1,0 +1,36 @@
+import polars as pl
+import pytest
+
+from overparam.data import load, standardize
+from overparam.lab.optimum import find_optimum
+from overparam.lab.reproduce.floor import BFGS, NEWTON, second_order_curves
+from overparam.lab.reproduce.timing import seconds_per_iteration
+from overparam.lab.study import Study
+
+
+@pytest.mark.parametrize("power", [2.0, 4.0])
+def test_both_methods_end_at_the_optimum(power):
+    data = standardize(load("diabetes"))
+    optimum = find_optimum(data.features, data.targets, power).loss
+    curves, seconds = second_order_curves(data, power)
+    start = float(data.targets.abs().pow(power).mean())
+    for method in (NEWTON, BFGS):
+        curve = curves.filter(pl.col("method") == method)
+        assert curve["step"].to_list() == list(range(len(curve)))
+        assert curve["loss"][0] == pytest.approx(start, rel=1e-12)
+        assert curve["loss"][-1] == pytest.approx(optimum, rel=1e-8)
+        assert (curve["loss"].diff().drop_nulls() <= 1e-12).all()
+        assert seconds[method] > 0
+
+
+def test_several_outputs_have_no_newton_curve():
+    curves, _ = second_order_curves(standardize(load("linnerud")), 4.0)
+    assert set(curves["method"]) == {BFGS}
+
+
+def test_every_method_is_timed():
+    methods = ("gd", "rule:2", "adam")
+    data = standardize(load("linnerud"))
+    found = seconds_per_iteration(Study("linnerud", methods=methods), data, methods)
+    assert set(found) == set(methods)
+    assert all(value > 0 for value in found.values())
