@@ -14,7 +14,7 @@ from overparam._files import write_whole
 from overparam.data import load, standardize
 from overparam.lab import pool, runner
 from overparam.lab.runner import ShardJob, load_curves, run_study
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import RunDirectory, write_table
 from overparam.lab.study import Study, shards
 
 STUDY = Study(
@@ -37,7 +37,7 @@ def complete(study, path):
     """Train what is missing, and the stored bytes of every shard and of all curves."""
     directory = RunDirectory(path)
     assert run_study(study, identity_of(study), DATA, directory, workers=0)
-    directory.write_table(path / "curves.parquet", load_curves(study, directory))
+    write_table(path / "curves.parquet", load_curves(study, directory))
     assert not list((path / "shards").glob("*.checkpoint"))
     files = [directory.shard_file(shard) for shard in shards(study)]
     return [file.read_bytes() for file in (*files, path / "curves.parquet")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from overparam._files import write_whole
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import RunDirectory, write_table
 from overparam.lab.study import Shard
 
 SHARD = Shard(3, ())
@@ -34,9 +34,9 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypa
 def test_tables_come_back_and_the_same_table_gives_the_same_bytes(directory):
     table = pl.DataFrame({"method": ["gd"] * 500, "loss": [0.1] * 500, "at": [None] * 500})
     path = directory.shard_file(SHARD)
-    directory.write_table(path, table)
+    write_table(path, table)
     first = path.read_bytes()
-    directory.write_table(path, table.clone())
+    write_table(path, table.clone())
     assert path.read_bytes() == first
     assert directory.read_shard(SHARD).equals(table)
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_without_its_parts_counts_as_none(directory):
 
 @pytest.mark.parametrize("keep", [0, 3, 60, -20])
 def test_a_damaged_shard_is_named(directory, keep):
-    directory.write_table(directory.shard_file(SHARD), pl.DataFrame({"loss": [0.1] * 500}))
+    write_table(directory.shard_file(SHARD), pl.DataFrame({"loss": [0.1] * 500}))
     path = directory.shard_file(SHARD)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"0003\.parquet is damaged .*; delete it"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 
+from overparam._words import did_you_mean
 from overparam.data._dataset import Dataset, DatasetStatus, ImageDataset, RegressionDataset
 from overparam.data.abalone import ABALONE
 from overparam.data.embedded import EMBEDDED, EMBEDDED_DIGITS
@@ -152,6 +152,5 @@ def verify(name: str) -> DatasetStatus:
 def _find(name: str) -> Dataset:
     if name in _DATASETS:
         return _DATASETS[name]
-    close = difflib.get_close_matches(str(name).lower(), _DATASETS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(name).lower(), _DATASETS)
     raise DataError(f"no data set is named {name!r}.{hint} Known: {', '.join(_DATASETS)}.")

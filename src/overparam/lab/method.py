@@ -7,7 +7,6 @@ end-to-end rule of depth 2.5, ``factors:3`` gradient descent on three explicit f
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from overparam._words import did_you_mean
 from overparam.lab.scaling import GradientScaling, by_loss, by_norm
 
 
@@ -131,12 +131,12 @@ def _known(kind: str, word: str, words: tuple[str, ...], text: str) -> None:
     if word in words:
         return
     if kind == "optimizer" and word in ENGINES[1:]:
-        near = [f"{word}:2"]  # an engine that lacks its depth
+        hint = f" Did you mean '{word}:2'?"  # an engine that lacks its depth
     elif kind == "engine" and word in OPTIMIZERS:
-        near = [Method(word, "factors", 2.0).name]  # an optimizer that was given a depth
+        # An optimizer that was given a depth.
+        hint = f" Did you mean {Method(word, 'factors', 2.0).name!r}?"
     else:
-        near = difflib.get_close_matches(word, words, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(word, words)
     raise ValueError(
         f"method {text!r}: unknown {kind} {word!r}.{hint} Known: {', '.join(words)}; "
         f"examples: {_EXAMPLES}."

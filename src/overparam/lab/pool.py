@@ -62,7 +62,7 @@ def run_jobs(
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
     on_progress(done)
     if workers == 0:
-        with _single_thread():
+        with single_thread():
             for job in todo:
                 job.train(lambda: False, lambda cost: None)
         return True
@@ -141,7 +141,8 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
+    """One thread for PyTorch: for matrices so small that more only cost, and for equal bytes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

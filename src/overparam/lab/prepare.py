@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 
@@ -101,9 +102,18 @@ def prepare_study(
     """
     identity = study.identity(raw.fingerprint)
     seconds = _claim(directory, identity, overwrite)
-    data = standardize(raw)
-    optimum = find_optimum(data.features, data.targets, study.power)
+    data = _standardized(raw)
+    optimum = _optimum(data, study.power)
     return PreparedStudy(study, identity, data, raw.fingerprint, optimum, directory, seconds)
+
+
+# Many studies of one command share their data. Kept by the object: data are never changed.
+_standardized = functools.cache(standardize)
+
+
+@functools.cache
+def _optimum(data: RegressionData, power: float) -> Optimum:
+    return find_optimum(data.features, data.targets, power)
 
 
 def _claim(directory: RunDirectory, identity: str, overwrite: bool) -> float:

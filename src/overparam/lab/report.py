@@ -16,9 +16,9 @@ from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.findings import findings, label
 from overparam.lab.page import Section, html_list, html_table, write_page
 from overparam.lab.runner import load_curves
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import RunDirectory, write_table
 from overparam.lab.study import Study, study_from_settings
-from overparam.lab.summary import iterations_to, targets, tuned
+from overparam.lab.summary import iterations_by_target, targets, tuned
 
 _PACKAGES = ("overparam", "torch", "numpy", "polars", "altair")
 
@@ -59,7 +59,7 @@ def write_report(directory: RunDirectory) -> Results:
     if curves.is_empty():
         raise ValueError(f"{directory.path} holds no curves yet; let the run go on for a while.")
     data, optimum = manifest["data"], manifest["optimum"]["loss"]
-    directory.write_table(directory.path / "curves.parquet", curves)
+    write_table(directory.path / "curves.parquet", curves)
     charts = {"loss": loss_chart(curves, optimum), "rates": rate_chart(curves, optimum)}
     for name, chart in charts.items():
         svg = vl_convert.vegalite_to_svg(chart.to_dict())
@@ -115,25 +115,17 @@ def _target_table(curves: pl.DataFrame, optimum: float) -> str:
     levels = targets(curves, optimum)
     if not levels:
         return "<p>No method came half of the way from its initial loss to the optimum.</p>"
-    table = iterations_to(curves, levels)
     order = tuned(curves)["method"].to_list()
-    found = {(row["method"], row["target"]): row for row in table.to_dicts()}
+    found = iterations_by_target(curves, levels)
     best = {
-        level: min(
-            (
-                found[m, level]["iterations"]
-                for m in order
-                if found[m, level]["iterations"] is not None
-            ),
-            default=None,
-        )
+        level: min((n for m in order if (n := found[m, level]) is not None), default=None)
         for level in levels
     }
     rows, classes = [], {}
     for i, method in enumerate(order):
         row = [label({"method": method})]
         for j, level in enumerate(levels, start=1):
-            iterations = found[method, level]["iterations"]
+            iterations = found[method, level]
             row.append("not reached" if iterations is None else f"{iterations:,.0f}")
             if iterations is None:
                 classes[i, j] = "none"

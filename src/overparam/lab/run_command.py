@@ -21,7 +21,7 @@ from overparam.lab.report import write_report
 from overparam.lab.runner import run_study
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study, shards
-from overparam.lab.summary import iterations_to, targets, tuned
+from overparam.lab.summary import iterations_by_target, targets, tuned
 
 _RECORD_SECONDS = 5.0
 
@@ -123,10 +123,7 @@ def _finish(directory: RunDirectory, console: Console) -> None:
 
 def _target_table(curves: Any, optimum: float) -> Table:
     levels = targets(curves, optimum, most=5)
-    found = {
-        (row["method"], row["target"]): row["iterations"]
-        for row in iterations_to(curves, levels).to_dicts()
-    }
+    found = iterations_by_target(curves, levels)
     table = Table(title="Iterations to reach a loss, at the best rate for it", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for level in levels:

@@ -14,7 +14,7 @@ import torch
 from overparam.data import RegressionData
 from overparam.lab.objective import PowerLoss
 from overparam.lab.pool import run_jobs
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import RunDirectory, write_table
 from overparam.lab.study import DTYPES, Shard, Study, shards
 from overparam.lab.sweep import Sweep
 
@@ -78,16 +78,23 @@ class ShardJob:
             if stopping:
                 return False
         table = curve_table(study, self.shard, sweep.losses, sweep.diverged_at)
-        directory.write_table(directory.shard_file(self.shard), table)
+        write_table(directory.shard_file(self.shard), table)
         directory.checkpoint_file(self.shard).unlink(missing_ok=True)
         return True
 
 
 def shard_jobs(
-    study: Study, identity: str, data: RegressionData, directory: RunDirectory
+    study: Study,
+    identity: str,
+    data: RegressionData,
+    directory: RunDirectory,
+    step_cost: Callable[[Shard], float] = lambda shard: 1.0,
 ) -> list[ShardJob]:
-    """The jobs of a study on standardized data, a shard each."""
-    return [ShardJob(study, identity, data, shard, directory.path) for shard in shards(study)]
+    """The jobs of a study on standardized data, a shard each; by default a step costs 1."""
+    return [
+        ShardJob(study, identity, data, shard, directory.path, step_cost(shard))
+        for shard in shards(study)
+    ]
 
 
 def run_study(

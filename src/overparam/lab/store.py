@@ -91,10 +91,6 @@ class RunDirectory:
             if _SHARD_FILE.fullmatch(path.name):
                 path.unlink()
 
-    def write_table(self, path: Path, table: pl.DataFrame) -> None:
-        """Store a table as Parquet: the same table gives the same bytes."""
-        write_table(path, table)
-
     def write_checkpoint(self, shard: Shard, state: Mapping[str, Any]) -> None:
         """Store the state of an unfinished shard."""
         write_state(self.checkpoint_file(shard), state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from overparam._words import did_you_mean
 from overparam.lab.method import Method, parse_method
 
 # Raised whenever the same settings would give other numbers, so that stored shards are not mixed.
@@ -110,10 +110,7 @@ class Study:
         for name, known in (("dtype", tuple(DTYPES)), ("init", INITIALIZATIONS)):
             value = getattr(self, name)
             _require(value in known, name, value, f"use one of {', '.join(known)}")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            _require(False, "device", self.device, "use cpu, cuda or cuda:0")
+        _require(is_device(self.device), "device", self.device, "use cpu, cuda or cuda:0")
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -171,6 +168,15 @@ def shards(study: Study) -> tuple[Shard, ...]:
     return tuple(Shard(i, tuple(runs[start : start + size])) for i, start in enumerate(starts))
 
 
+def is_device(name: str) -> bool:
+    """Whether PyTorch knows a device of this name; not whether this machine has it."""
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
+
+
 def read_study(path: Path) -> Study:
     """Read a study from a TOML file of ``name = value`` lines, named as the fields above.
 
@@ -200,8 +206,7 @@ def study_from_settings(settings: Mapping[str, Any], origin: str) -> Study:
     typed = {}
     for name, value in settings.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, fields)
             raise ValueError(
                 f"{origin}: unknown setting {name!r}.{hint} Known: {', '.join(fields)}."
             )

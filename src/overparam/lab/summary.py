@@ -119,6 +119,14 @@ def targets(curves: pl.DataFrame, optimum: float, most: int = 6) -> list[float]:
     return reached[-most:]
 
 
+def iterations_by_target(
+    curves: pl.DataFrame, losses: Sequence[float]
+) -> dict[tuple[str, float], float | None]:
+    """:func:`iterations_to` by method and target, None where no rate gets there."""
+    rows = iterations_to(curves, losses).to_dicts()
+    return {(row["method"], row["target"]): row["iterations"] for row in rows}
+
+
 def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame:
     """Iterations until each loss is first recorded, at the rate that is best for that loss.
 

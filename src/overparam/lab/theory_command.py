@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import torch
 import vl_convert
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +15,7 @@ from torch import Tensor
 from overparam._files import write_whole
 from overparam.data import DataUnavailable, load, standardize
 from overparam.lab.page import Section, html_list, html_table, write_page
+from overparam.lab.pool import single_thread
 from overparam.lab.theory_figures import theory_chart
 from overparam.theory import (
     acceleration,
@@ -74,12 +74,8 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         acceleration.check,
         singular_values.check,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # The matrices are tiny; more threads only cost.
-    try:
+    with single_thread():
         results = [check() for check in checks]
-    finally:
-        torch.set_num_threads(threads)
     console.print(_verdict_table(results))
     for result in results:
         svg = vl_convert.vegalite_to_svg(theory_chart(result).to_json())

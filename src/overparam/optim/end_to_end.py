@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overparam._checks import check_depth
+from overparam._precision import without_autocast
 from overparam.optim.groups import (
     Params,
     accepts_names,
@@ -25,7 +26,6 @@ from overparam.optim.groups import (
     with_modules,
 )
 from overparam.optim.loading import load_exactly, merge
-from overparam.optim.precision import without_autocast
 from overparam.optim.routing import (
     GRANULARITIES,
     Route,

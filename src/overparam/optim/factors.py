@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._precision import without_autocast
 from overparam.balance import balanced_factors
 from overparam.matrices import MatrixView
-from overparam.optim.precision import without_autocast
 from overparam.product import factor_product, factor_product_vjp
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]

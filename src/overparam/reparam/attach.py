@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from overparam._precision import without_autocast
 from overparam.reparam.initialize import initial_factors
 from overparam.reparam.layout import Layout, decode_layout, encode_layout
 from overparam.select import Site, parametrizations_of
@@ -48,11 +49,8 @@ class Product(nn.Module):
 
     def forward(self, *factors: Tensor) -> Tensor:
         """The weight, in the dtype of the factors."""
-        device = factors[0].device.type
         wide = torch.promote_types(factors[0].dtype, torch.float32)
-        if device == "meta":  # has no autocast
-            return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
-        with torch.autocast(device, enabled=False):
+        with without_autocast(factors[0].device):
             return self.layout.product([f.to(wide) for f in factors]).to(factors[0].dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:

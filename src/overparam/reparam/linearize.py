@@ -39,8 +39,7 @@ def gradient_from_factors(
     ``min_G sum_j || (J^T G)_j - g_j ||^2`` by the conjugate gradient method on ``J J^T`` (which is
     the end-to-end rule's preconditioner), in float64. Exact for gradients that came from one G,
     where W has full rank; for balanced factors of a W of low rank the solution of least norm. The
-    nearer the factors are to balance,
-    the fewer steps it takes: one where they are balanced.
+    nearer the factors are to balance, the fewer steps it takes: one where they are balanced.
     """
     wide = [factor.detach().double() for factor in factors]
     target = _push(layout, wide, [gradient.double() for gradient in gradients])

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from overparam.lab.cnn.network import NetworkShape
+from overparam.lab.study import is_device
 
 # Batch loss after 8,600 steps, read by eye from the paper's last figure.
 AUTHORS_STEPS = 8600
@@ -117,7 +118,7 @@ class CnnStudy:
             "init_std": (0 < self.init_std < math.inf, "use a finite number above 0"),
             "held_out": (self.held_out >= 1, "use at least 1: an error is measured on them"),
             "evaluated": (self.evaluated >= 0, "use 0 for all images"),
-            "device": (_is_device(self.device), "use cpu, cuda or cuda:0"),
+            "device": (is_device(self.device), "use cpu, cuda or cuda:0"),
         }
         for name in ("steps", "side", "hidden", "batch", "epoch", "record_every", "evaluate_every"):
             checks[name] = (getattr(self, name) >= 1, "use at least 1")
@@ -164,14 +165,6 @@ def draws(seed: int, purpose: str) -> torch.Generator:
     digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
     # The generator of the CPU takes 32 bits of its seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-def _is_device(name: str) -> bool:
-    try:
-        torch.device(name)
-    except RuntimeError:
-        return False
-    return True
 
 
 # Quick cuts images to 14 x 14, the first convolution to 8 channels, the hidden layer to 256 and the

@@ -14,7 +14,7 @@ from overparam.lab.reproduce.measures import Interval, tuned_distances
 from overparam.lab.reproduce.parts import CONTROLS, DEPTHS
 from overparam.lab.reproduce.tables import joined, label_of
 from overparam.lab.reproduce.verdict import Claim, order
-from overparam.lab.summary import iterations_to, targets
+from overparam.lab.summary import iterations_by_target, targets
 
 KINDS = ("tuned", "adaptive", "controls")
 PARTS = tuple(f"{loss}-{kind}" for loss in ("l2", "l4") for kind in KINDS)
@@ -81,10 +81,7 @@ def _distances(distances: Mapping[str, Interval]) -> str:
 def _targets(part: PartResult, floor: pl.DataFrame, seconds: Mapping[str, float]) -> str:
     """Iterations, and seconds where they were measured, to each loss."""
     levels = targets(part.curves, part.optimum)
-    found = {
-        (row["method"], row["target"]): row["iterations"]
-        for row in iterations_to(part.curves, levels).to_dicts()
-    }
+    found = iterations_by_target(part.curves, levels)
     rows = []
     for method in dict.fromkeys(part.curves["method"]):
         cells = [_cell(found[method, level], seconds.get(method)) for level in levels]

@@ -71,6 +71,15 @@ class NetworkExperiment(Experiment):
         return stored.network is not None
 
 
+def _of_studies(
+    title: str,
+    parts: Collection[str],
+    chapter: Callable[[Mapping[str, PartResult]], Chapter],
+) -> Experiment:
+    """An experiment that needs finished studies and nothing else."""
+    return Experiment(title, lambda part: part in parts, lambda stored: chapter(stored.results))
+
+
 def _known(result: network.CnnResult | None) -> network.CnnResult:
     if result is None:
         raise ValueError("the network is not finished; train it first.")
@@ -79,35 +88,21 @@ def _known(result: network.CnnResult | None) -> network.CnnResult:
 
 NETWORK = "network"
 EXPERIMENTS: dict[str, Experiment] = {
-    "emulation": Experiment(
-        "The rule against explicit layers, at one learning rate",
-        lambda part: part in emulation.PARTS,
-        lambda stored: emulation.chapter(stored.results),
+    "emulation": _of_studies(
+        "The rule against explicit layers, at one learning rate", emulation.PARTS, emulation.chapter
     ),
-    "tuned": Experiment(
-        "L2 and L4 with tuned learning rates",
-        lambda part: part in tuned.PARTS,
-        lambda stored: tuned.chapter(stored.results),
-    ),
-    "adaptive": Experiment(
-        "Depth against AdaGrad and AdaDelta",
-        lambda part: part in adaptive.PARTS,
-        lambda stored: adaptive.chapter(stored.results),
-    ),
+    "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.PARTS, tuned.chapter),
+    "adaptive": _of_studies("Depth against AdaGrad and AdaDelta", adaptive.PARTS, adaptive.chapter),
     "controls": Experiment(
         "Controls that the paper lacks",
         lambda part: part in controls.PARTS,
         lambda stored: controls.chapter(stored.results, stored.floors, stored.seconds),
     ),
-    "adam": Experiment(
-        "Adam on deeper weights",
-        lambda part: part in adam.PARTS,
-        lambda stored: adam.chapter(stored.results),
-    ),
-    "initialization": Experiment(
+    "adam": _of_studies("Adam on deeper weights", adam.PARTS, adam.chapter),
+    "initialization": _of_studies(
         "Four and eight layers by initialization",
-        lambda part: part in initialization.PARTS + initialization.OPTIONAL_PARTS,
-        lambda stored: initialization.chapter(stored.results),
+        initialization.PARTS + initialization.OPTIONAL_PARTS,
+        initialization.chapter,
     ),
     NETWORK: NetworkExperiment(
         "The convolutional network on MNIST",

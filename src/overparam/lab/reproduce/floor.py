@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
-import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -61,6 +60,8 @@ def _newton(data: RegressionData, power: float, add: Callable[[Tensor], None]) -
 
 
 def _bfgs(objective: PowerLoss, add: Callable[[Tensor], None]) -> None:
+    import scipy.optimize  # here, not above: it takes a third of a second of every command
+
     shape = (1, objective.outputs, objective.inputs)
 
     def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:

@@ -7,6 +7,7 @@ the loss of the optimum. Intervals are the smallest and the largest over seeds.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,10 +55,7 @@ def interval(values: Sequence[float]) -> Interval:
     """
     if not values:
         raise ValueError("no values to summarize; pass one per seed.")
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return Interval(median, ordered[0], ordered[-1])
+    return Interval(statistics.median(values), min(values), max(values))
 
 
 def at_horizon(curves: pl.DataFrame, iterations: int) -> pl.DataFrame:
@@ -168,7 +166,8 @@ def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) 
         method: its name.
         reference: name of the other.
     """
-    best = best_runs(curves)
+    # Tuning looks at every run: only those that count.
+    best = best_runs(curves.filter(pl.col("method").is_in([method, reference])))
     ours = seed_distances(best, optimum, method)
     theirs = seed_distances(best, optimum, reference)
     last = int(curves["step"].max())  # pyright: ignore[reportArgumentType]

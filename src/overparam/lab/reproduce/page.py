@@ -15,8 +15,9 @@ from overparam._files import write_whole
 from overparam.lab.page import Section, write_page
 from overparam.lab.reproduce.chapter import Chapter
 from overparam.lab.reproduce.verdict import Claim
+from overparam.theory.check import FAILS, HOLDS
 
-_CLASSES = {"holds": "holds", "does not hold": "fails"}
+_CLASSES = {HOLDS: "holds", FAILS: "fails"}
 
 
 def write_reproduction(

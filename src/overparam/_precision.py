@@ -1,4 +1,4 @@
-"""Products of a step keep the dtype of its state, also where the user's code is autocast."""
+"""Products keep the dtype of what they are made of, also where the user's code is autocast."""
 
 from __future__ import annotations
 
