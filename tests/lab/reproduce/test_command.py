@@ -20,6 +20,12 @@ from overparam.lab.reproduce.parts import map_parts, regression_parts
 from overparam.lab.reproduce.scale import PAPER, PAPER_RATES, QUICK, STANDARD
 from overparam.lab.runner import ShardJob
 
+# Between the margins of the page, in CSS pixels; and what sticks out to the right of them, or
+# would have to be scrolled to.
+A4_WIDTH = int((210 - 2 * 14) / 25.4 * 96)
+CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element =>
+    element.getBoundingClientRect().right > innerWidth + 1 && !element.closest("svg svg")
+).map(element => element.outerHTML.slice(0, 80))"""
 PARTS = regression_parts(TINY, "diabetes", 10, "cpu") | map_parts(TINY, "cpu")
 
 
@@ -224,8 +230,11 @@ def test_page_in_a_browser(browser, folder):
     tiles = page.locator(".mark-rect path")
     assert tiles.count() >= 2 * 3 * 3 * 7
     page.emulate_media(media="print")
-    assert page.pdf().startswith(b"%PDF")
+    page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
+    assert page.evaluate(CUT_OFF) == []
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
     assert page.locator(".chart svg.marks").first.is_visible()
+    page.emulate_media(media="screen")
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
     page.close()
