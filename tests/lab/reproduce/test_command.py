@@ -186,7 +186,7 @@ def test_the_paper_scale_is_that_of_the_paper():
     assert parts["l4-tuned"].iterations == parts["l2-controls"].iterations == 1_000_000
     assert parts["l4-fixed"].iterations == 250_000
     assert parts["l2-fixed"].rates == (1e-3,)
-    assert parts["l4-fixed"].rates == (2.5e-4,)
+    assert parts["l4-fixed"].rates == (1e-4,)
     assert parts["l4-fixed-wide"].width == 100
     assert parts["l4-adam"].iterations == 200_000
     assert parts["l4-near-zero"].iterations == 100_000

@@ -67,9 +67,9 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
                 "L2: 2 layers 1.2e-2, 3 layers 9e-3; L4: 0.21 and 0.145, after 250,000 iterations.",
                 tuple(faster),
                 "One rate for all says little: a rate that suits depth 3 suits 1 layer less. L2 is "
-                "run at the paper's 1e-3. On L4 two layers diverge there, so that the authors' "
-                "loss was probably scaled otherwise; L4 is run at "
-                f"{FIXED_RATES['l4']:g}, their rate if it was mean |error|^4 / 4.",
+                "run at the paper's 1e-3. On L4 every depth diverges there; L4 is run at "
+                f"{FIXED_RATES['l4']:g}, the rate at which the authors' values come out after "
+                f"{_AUTHORS_ITERATIONS:,} iterations (docs/reproduction.md).",
             ),
         ),
         tuple(sections),
