@@ -133,8 +133,8 @@ def _claim(directory: RunDirectory, identity: str, overwrite: bool) -> float:
         return float(stored["wall_seconds"])
     if not overwrite:
         raise ValueError(
-            f"{directory.path} holds another study. Choose another --name, or replace it with "
-            "--overwrite."
+            f"{directory.path} holds another study. Keep both by another --name or --output, or "
+            "replace it with --overwrite."
         )
     directory.clear_shards()
     return 0.0

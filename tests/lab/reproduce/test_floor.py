@@ -3,8 +3,16 @@ import pytest
 
 from overparam.data import load, standardize
 from overparam.lab.optimum import find_optimum
-from overparam.lab.reproduce.floor import BFGS, NEWTON, second_order_curves
+from overparam.lab.prepare import prepare_study
+from overparam.lab.reproduce import floor
+from overparam.lab.reproduce.floor import (
+    BFGS,
+    NEWTON,
+    load_or_measure_floor,
+    second_order_curves,
+)
 from overparam.lab.reproduce.timing import seconds_per_iteration
+from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study
 
 
@@ -34,3 +42,18 @@ def test_every_method_is_timed():
     found = seconds_per_iteration(Study("linnerud", methods=methods), data, methods)
     assert set(found) == set(methods)
     assert all(value > 0 for value in found.values())
+
+
+def test_a_floor_is_measured_once_and_again_for_other_data(tmp_path, monkeypatch):
+    def prepared(data):
+        study = Study(data=data, methods=("gd",), iterations=10)
+        return prepare_study(study, load(data), RunDirectory(tmp_path / data))
+
+    first = load_or_measure_floor(tmp_path / "floor-l4", [prepared("diabetes")])
+    assert set(first[1]) == {"gd", NEWTON, BFGS}
+    other = load_or_measure_floor(tmp_path / "floor-l4", [prepared("linnerud")])
+    assert set(other[1]) == {"gd", BFGS}
+    monkeypatch.setattr(floor, "second_order_curves", None)
+    again = load_or_measure_floor(tmp_path / "floor-l4", [prepared("linnerud")])
+    assert again[0].equals(other[0])
+    assert again[1] == other[1]

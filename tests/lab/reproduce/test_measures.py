@@ -162,6 +162,29 @@ def test_speed_up_of_a_run_that_goes_a_constant_factor_faster(factor):
     assert speed_up(curves, OPTIMUM, "gd", "rule:2").median == pytest.approx(1 / factor, rel=1e-6)
 
 
+def test_what_both_reach_is_timed_and_not_the_noise_below_it():
+    """Both fall to round-off, at step 30 and at step 300; there the slower ends lower."""
+
+    def until(last, noise):
+        return lambda step: 1.0 if step < last else noise
+
+    curves = pl.concat([
+        run("gd", 1.0, 0, until(300, 1e-13)),
+        run("rule:2", 0.5, 0, until(30, 4e-13)),
+        run("rule:2", 0.1, 0, until(1000, -1e-17)),
+    ])  # fmt: skip
+    assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(10, rel=0.05)
+    assert speed_up(curves, OPTIMUM, "gd", "rule:2").median == pytest.approx(0.1, rel=0.05)
+
+
+def test_what_does_not_leave_its_start_has_not_diverged():
+    curves = pl.concat([
+        run("gd", 1.0, 0, power_law(1, 1)),
+        run("rule:2", 1.0, 0, lambda step: 10.0),
+    ])  # fmt: skip
+    assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(1 / 1000)
+
+
 def test_speed_up_of_what_diverges():
     curves = pl.concat([
         run("gd", 1.0, 0, power_law(1, 1)),

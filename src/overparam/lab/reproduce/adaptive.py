@@ -47,8 +47,9 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
                     )
                     for method in ADAPTIVE
                 ),
-                "AdaGrad here is PyTorch's, which starts its sums at 0; TensorFlow's starts at "
-                "0.1. " + horizon_remark(iterations),
+                "Both here are PyTorch's. AdaGrad starts its sums at 0, TensorFlow's at 0.1; "
+                "AdaDelta has rho 0.9 and eps 1e-6, TensorFlow's 0.95 and 1e-8. "
+                + horizon_remark(iterations),
             ),
         ),
         (

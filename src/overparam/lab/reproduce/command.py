@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from overparam._files import write_whole
 from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
 from overparam.lab.cnn.jobs import CnnJob, cnn_jobs
@@ -24,12 +22,12 @@ from overparam.lab.progress import progress
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.controls import KINDS
 from overparam.lab.reproduce.experiments import EXPERIMENTS, NETWORK, Stored
-from overparam.lab.reproduce.floor import second_order_curves
+from overparam.lab.reproduce.floor import load_or_measure_floor
 from overparam.lab.reproduce.network import load_result
 from overparam.lab.reproduce.page import write_reproduction
 from overparam.lab.reproduce.parts import map_parts, regression_parts
 from overparam.lab.reproduce.scale import PAPER, QUICK, STANDARD, Scale
-from overparam.lab.reproduce.timing import seconds_per_iteration
+from overparam.lab.reproduce.verdict import chance_of_order
 from overparam.lab.runner import ShardJob, load_curves, shard_jobs
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Shard, Study
@@ -107,8 +105,15 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     prepared = {
         name: _prepare(name, study, others[study.data], folder, command.overwrite)
         for name, study in studies.items()
-        if name in wanted or RunDirectory(folder / "parts" / name).manifest.exists()
+        if name in wanted
     }
+    for name, study in studies.items():
+        # What an earlier command left joins the page; of other settings it is left alone.
+        if name not in wanted and RunDirectory(folder / "parts" / name).manifest.exists():
+            try:
+                prepared[name] = _prepare(name, study, others[study.data], folder, False)
+            except ValueError as error:
+                remarks.append(f"Not on this page: {error}")
     network_jobs: list[CnnJob] = []
     if NETWORK in chosen or (folder / NETWORK).exists():
         network, images = _network(scale, command.device, NETWORK in chosen, remarks)
@@ -159,7 +164,7 @@ def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
@@ -231,23 +236,19 @@ def _stored(prepared: Mapping[str, PreparedStudy], folder: Path) -> Stored:
     for loss in ("l2", "l4"):
         kinds = [f"{loss}-{kind}" for kind in KINDS]
         if set(kinds) <= results.keys():
-            part = prepared[kinds[0]]
-            floors[loss], spent = second_order_curves(part.data, part.study.power)
-            file = folder / f"seconds-{loss}.json"
-            if not file.exists():
-                methods = [name for kind in kinds for name in prepared[kind].study.methods]
-                spent |= seconds_per_iteration(part.study, part.data, methods)
-                write_whole(file, json.dumps(spent, indent=2, sort_keys=True).encode())
-            seconds[loss] = json.loads(file.read_text(encoding="utf-8"))
+            parts = [prepared[kind] for kind in kinds]
+            floors[loss], seconds[loss] = load_or_measure_floor(folder / f"floor-{loss}", parts)
     return Stored(results, floors, seconds)
 
 
 def _lead(scale: Scale, raw: RegressionData) -> str:
     return (
         f"Arora, Cohen, Hazan, ICML 2018, on {raw.title}. Scale {scale.name!r}: "
-        f"{scale.tuned:,} iterations of the tuned runs, {len(scale.seeds)} seeds. Every method is "
-        "tuned over the same learning rates; divergence is a result; a verdict follows from the "
-        "numbers behind it, where intervals are ranges over seeds."
+        f"{scale.tuned:,} iterations of the tuned runs, {len(scale.seeds)} seeds. Methods that are "
+        "compared tuned have the same learning rates to choose from; divergence is a result; a "
+        "verdict follows from the numbers behind it and is one at their horizon. Intervals are "
+        "ranges over seeds: those of two methods that do not differ lie apart by chance once in "
+        f"{1 / chance_of_order(len(scale.seeds)):.0f} comparisons."
     )
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from overparam.lab.figures import loss_chart
+from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.floor import BFGS, NEWTON
 from overparam.lab.reproduce.measures import Interval, tuned_distances
 from overparam.lab.reproduce.parts import CONTROLS, DEPTHS
-from overparam.lab.reproduce.tables import joined, label_of
+from overparam.lab.reproduce.tables import grid_table, joined, label_of
 from overparam.lab.reproduce.verdict import Claim, order
 from overparam.lab.summary import iterations_by_target, targets
 
@@ -47,6 +47,13 @@ def chapter(
                 "Each method at its best rate. Line = median, band = range over seeds.",
             ),
             Section(
+                f"{loss.upper()}, every control, the whole learning-rate curve",
+                grid_table(part, list(distances)),
+                rate_chart(part.curves, part.optimum),
+                "Final distance at every rate, median over seeds. A cross below marks a rate at "
+                "which some seed diverged or ended above its initial loss.",
+            ),
+            Section(
                 f"{loss.upper()}, iterations and seconds to each loss",
                 _targets(part, floors[loss], seconds.get(loss, {})),
             ),
@@ -57,7 +64,7 @@ def chapter(
 def _claim(loss: str, part: PartResult, distances: Mapping[str, Interval], depth: str) -> Claim:
     iterations = part.study.iterations
     what = f"distance after {iterations:,} iterations, tuned"
-    others = [method for method in CONTROLS if loss == "l4" or method != "loss_scaled"]
+    others = [method for method in CONTROLS if method in distances]
     return Claim(
         f"On {loss.upper()} gradient descent with depth beats simple methods on the plain weight.",
         "Not compared; a question of ours.",

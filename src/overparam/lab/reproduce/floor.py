@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from overparam._files import write_whole
 from overparam.data import RegressionData
 from overparam.lab.objective import PowerLoss
 from overparam.lab.optimum import find_optimum
+from overparam.lab.prepare import PreparedStudy
+from overparam.lab.reproduce.timing import seconds_per_iteration
+from overparam.lab.store import read_table, write_table
 
 NEWTON, BFGS = "Newton", "BFGS"
 _BFGS_ITERATIONS = 2000
+
+
+def load_or_measure_floor(
+    path: Path, parts: Sequence[PreparedStudy]
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """What is stored of the floor and of the seconds, or both measured anew and stored.
+
+    Args:
+        path: of the files ``.parquet`` and ``.json``, without a suffix.
+        parts: studies on one loss whose methods are timed.
+
+    Returns:
+        The curves of :func:`second_order_curves`, and seconds per iteration by method.
+    """
+    curves_file, seconds_file = path.with_suffix(".parquet"), path.with_suffix(".json")
+    identities = [part.identity for part in parts]
+    if curves_file.exists() and seconds_file.exists():
+        stored = json.loads(seconds_file.read_text(encoding="utf-8"))
+        if stored["identities"] == identities:
+            return read_table(curves_file), stored["seconds"]
+    study, data = parts[0].study, parts[0].data
+    curves, seconds = second_order_curves(data, study.power)
+    methods = [name for part in parts for name in part.study.methods]
+    seconds |= seconds_per_iteration(study, data, methods)
+    write_table(curves_file, curves)
+    stored = {"identities": identities, "seconds": seconds}
+    write_whole(seconds_file, json.dumps(stored, indent=2, sort_keys=True).encode())
+    return curves, seconds
 
 
 def second_order_curves(

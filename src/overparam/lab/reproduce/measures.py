@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from overparam.lab.summary import tuned
+from overparam.lab.summary import rate_curve, tuned
+
+# A distance below this share of the first one is called zero: further down, curves in float32 and
+# float64 compare round-off.
+_ZERO = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,14 @@ class Interval:
 
     def __str__(self) -> str:
         """Median and range to three digits."""
+        return self.text(3)
+
+    def text(self, digits: int) -> str:
+        """Median and range to some digits."""
         if not math.isfinite(self.median):
             return "diverged"
-        if f"{self.low:.3g}" == f"{self.high:.3g}":
-            return f"{self.median:.3g}"
-        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        median, low, high = (f"{x:.{digits}g}" for x in (self.median, self.low, self.high))
+        return median if low == high else f"{median} [{low}, {high}]"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -156,9 +163,11 @@ def best_runs(curves: pl.DataFrame) -> pl.DataFrame:
 def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) -> Interval:
     """How many times fewer iterations a method needs than a reference, both at their best rates.
 
-    Where the method ends lower: iterations of the whole run over those that the method takes to
-    the final loss of the reference; where the reference ends lower, the inverse. Above 1 the
-    method is faster. Seed by seed; a seed that diverges counts as 0 for its method.
+    Iterations to the distance at which the worse of the two ends: the whole run for it, over those
+    that the other takes. Where both come to a millionth of the distance at which the reference
+    starts, iterations to that, each at the rate that is there first. Above 1 the method is faster;
+    1 over the length of the run is what a method gets that does not leave its start. Seed by seed;
+    a seed that diverges counts as 0 for its method.
 
     Args:
         curves: with both methods, all rates.
@@ -166,15 +175,26 @@ def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) 
         method: its name.
         reference: name of the other.
     """
-    # Tuning looks at every run: only those that count.
-    best = best_runs(curves.filter(pl.col("method").is_in([method, reference])))
-    ours = seed_distances(best, optimum, method)
-    theirs = seed_distances(best, optimum, reference)
+    starts = curves.filter(pl.col("method") == reference, pl.col("step") == 0)["loss"] - optimum
+    zero = _ZERO * float(starts.median())  # pyright: ignore[reportArgumentType]
+    ours, theirs = (_best_seeds(curves, optimum, name, zero) for name in (method, reference))
     last = int(curves["step"].max())  # pyright: ignore[reportArgumentType]
-    return interval([_speed_up(ours[seed], theirs[seed], last) for seed in ours])
+    return interval([_speed_up(ours[seed], theirs[seed], last, zero) for seed in ours])
 
 
-def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int) -> float:
+def _best_seeds(
+    curves: pl.DataFrame, optimum: float, method: str, zero: float
+) -> dict[int, pl.DataFrame]:
+    """A method at its best rate: of those at which every seed comes to zero, the fastest."""
+    runs = curves.filter(pl.col("method") == method)
+    there = rate_curve(runs).filter(failed=0).filter(pl.col("high") - optimum <= zero)["rate"]
+    if not len(there):
+        return seed_distances(best_runs(runs), optimum, method)
+    tried = [seed_distances(at_rates(runs, [rate]), optimum, method) for rate in there]
+    return min(tried, key=lambda s: statistics.median(steps_to(c, zero) for c in s.values()))
+
+
+def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int, zero: float) -> float:
     ends = [
         float(curve["distance"][-1]) if curve["step"][-1] == last else math.inf
         for curve in (ours, theirs)
@@ -183,6 +203,9 @@ def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int) -> float:
         return 0.0
     if ends[1] == math.inf:
         return math.inf
-    if ends[0] <= ends[1]:
-        return last / steps_to(ours, ends[1])
-    return steps_to(theirs, ends[0]) / last
+    target = max(*ends, zero)
+    first, second = (
+        last if end == target else max(1.0, steps_to(curve, target))
+        for curve, end in zip((ours, theirs), ends, strict=True)
+    )
+    return second / first

@@ -39,6 +39,9 @@ def write_reproduction(
         lead: the paragraph below the title.
         remarks: sentences about this run as a whole, such as data that were not to be had.
     """
+    figures = folder / "figures"
+    for stale in figures.glob("*.svg"):
+        stale.unlink()
     sections = [Section("Claims and verdicts", _overview(chapters, missing, remarks))]
     for name, chapter in chapters.items():
         details = "".join(map(_claim_html, chapter.claims))
@@ -47,7 +50,7 @@ def write_reproduction(
         for section in chapter.sections:
             if section.chart is not None:
                 svg = vl_convert.vegalite_to_svg(section.chart.to_dict())
-                file = folder / "figures" / f"{name}-{_slug(section.heading)}.svg"
+                file = figures / f"{name}-{_slug(section.heading)}.svg"
                 write_whole(file, svg.encode("utf-8"))
     write_page(
         folder / "report.html",

@@ -40,7 +40,9 @@ def regression_parts(scale: Scale, data: str, features: int, device: str) -> dic
         common: dict[str, object] = {
             "lowest_rate": scale.lowest_rate,
             "highest_rate": scale.highest_rate,
-            "rates_per_decade": scale.rates_per_decade,
+            "rates_per_decade": (
+                scale.l2_rates_per_decade if power == 2 else scale.rates_per_decade
+            ),
             "more_rates": PAPER_RATES,
             "width": 1,
             # Least squares is cheap by Gram matrices, and its late progress slow.
@@ -66,7 +68,9 @@ def regression_parts(scale: Scale, data: str, features: int, device: str) -> dic
         parts[f"{name}-fixed-wide"] = study(power, wide, scale.fixed, width=WIDE, **one_rate)
         parts[f"{name}-tuned"] = study(power, DEPTHS, scale.tuned)
         parts[f"{name}-adaptive"] = study(power, ADAPTIVE, scale.tuned)
-        parts[f"{name}-controls"] = study(power, CONTROLS, scale.tuned)
+        # On least squares the step scaled by the loss is gradient descent.
+        controls = tuple(name for name in CONTROLS if power > 2 or name != "loss_scaled")
+        parts[f"{name}-controls"] = study(power, controls, scale.tuned)
     parts["l4-adam"] = study(4.0, ("adam", "adam+factors:2", "adam+factors:3"), scale.adam)
     deep = ("factors:4", "factors:8")
     parts["l4-near-zero"] = study(4.0, ("gd", *deep), scale.deep)

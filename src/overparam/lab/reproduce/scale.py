@@ -18,7 +18,8 @@ class Scale:
         tuned: iterations of the tuned runs; 1,000,000.
         adam: iterations of Adam on deeper weights; 200,000.
         deep: iterations of 4 and 8 layers; 100,000.
-        rates_per_decade: of the grid that joins the paper's own.
+        rates_per_decade: of the grid that joins the paper's own, for L4.
+        l2_rates_per_decade: the same for L2, which is cheap.
         lowest_rate: of that grid.
         highest_rate: of that grid.
         seeds: one initialization each.
@@ -37,6 +38,7 @@ class Scale:
     adam: int
     deep: int
     rates_per_decade: int
+    l2_rates_per_decade: int = 8
     lowest_rate: float = 1e-4
     highest_rate: float = 1.0
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -44,7 +46,7 @@ class Scale:
     network: str = "quick"
     map_data: tuple[str, ...] = ("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud")
     map_iterations: int = 20_000
-    map_rates_per_decade: int = 3
+    map_rates_per_decade: int = 4
     map_lowest_rate: float = 1e-6
     map_highest_rate: float = 10.0
 
@@ -59,11 +61,12 @@ QUICK = Scale(
     full_identity=False,
     map_data=("ethanol", "abalone", "diabetes"),
     map_iterations=1_000,
-    map_rates_per_decade=2,
+    map_rates_per_decade=3,
 )
 STANDARD = Scale(
-    "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4
-)
+    "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4,
+    network="standard",
+)  # fmt: skip
 PAPER = Scale(
     "paper", fixed=250_000, tuned=1_000_000, adam=200_000, deep=100_000, rates_per_decade=8,
     network="paper", map_iterations=50_000,

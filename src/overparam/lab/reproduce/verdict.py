@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 from overparam.lab.reproduce.measures import Interval
 from overparam.theory.check import FAILS, HOLDS, IN_PART
@@ -108,4 +109,19 @@ def within(text: str, value: Interval, low: float, high: float) -> Finding:
     inside = low <= value.low and value.high <= high
     outside = value.high < low or value.low > high
     agrees = True if inside else False if outside else None
-    return Finding(f"{text}: {value}, between {low:.3g} and {high:.3g} would agree.", agrees)
+    # A digit more than elsewhere: a value may lie near a bound.
+    shown = value.text(4)
+    return Finding(f"{text}: {shown}, between {low:.3g} and {high:.3g} would agree.", agrees)
+
+
+def chance_of_order(seeds: int) -> float:
+    """How often :func:`order` decides though two methods do not differ: ``2 / C(2n, n)``.
+
+    Of the orders of ``2n`` independent draws of one distribution, those with all of one method
+    first.
+
+    Example:
+        >>> chance_of_order(3)
+        0.1
+    """
+    return 2 / comb(2 * seeds, seeds)
