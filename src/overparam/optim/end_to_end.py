@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from overparam.optim.groups import (
     expand_module,
     group_views,
     parameter_names,
+    warn_of_zeros,
     with_modules,
 )
 from overparam.optim.loading import load_exactly, merge
@@ -172,7 +172,7 @@ class EndToEnd(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load state bit for bit; older state is completed, see the class for what it holds."""
 
-        def restore(group: dict[str, Any], saved: list[State]) -> None:
+        def restore(group: dict[str, Any], _: dict[str, Any], saved: list[State]) -> None:
             fresh = _fresh_states(group)
             for p, state, old in zip(group["params"], fresh, saved, strict=True):
                 self.state[p] = merge(state, old)
@@ -224,12 +224,7 @@ class EndToEnd(Optimizer):
             for p, chosen in _routes(group)
             if chosen.rule != "gradient" and p.numel() and not p.is_meta and not bool(p.any())
         ]
-        if stuck:
-            warnings.warn(
-                f"all-zero weights stay zero for depth > 1: {', '.join(stuck)}. Initialize them, "
-                "set singular_value_floor, or put them in a group with depth=1.",
-                stacklevel=4,
-            )
+        warn_of_zeros(stuck, "set singular_value_floor")
 
 
 def _check_options(options: dict[str, Any]) -> None:
