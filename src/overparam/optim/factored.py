@@ -64,12 +64,20 @@ class Factored(Optimizer):
 
     **State.** ``state[p]`` holds ``"factors"`` and ``"inner"``, the inner optimizer's state for
     each; ``state_dict`` is complete, and loading it writes the products back. If you change the
-    weights yourself, call :meth:`refactor`.
+    weights yourself, call :meth:`refactor`. A weight that has no gradient is not written, and a
+    frozen one (``requires_grad=False``) stays bit for bit; it has factors all the same, for the
+    day it is trained: leave it out of the groups to save their memory.
+
+    **What is not checked.** As in the optimizers of torch a non-finite gradient spoils the
+    factors: let ``GradScaler`` or your loop skip such a step. A zero weight stays zero, with a
+    warning. A learning rate tensor on an accelerator is not read: ``lr * weight_decay`` above 1
+    gives NaN there, an error elsewhere.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
         inner: class of the optimizer of the factors, or a function of groups and options.
-        depth: ``N``, an integer of at least 1.
+        depth: ``N``, an integer of at least 1; it cannot change during a run, but
+            :meth:`collapse` and :meth:`expand` change it.
         width: hidden width, see :func:`overparam.balanced_factors`.
         init: "balanced": factor the present weights, which stay the same up to rounding. Or a
             function ``(matrices, depth, width) -> factors``, whose product replaces the weights.
