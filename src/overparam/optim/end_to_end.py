@@ -102,8 +102,8 @@ class EndToEnd(Optimizer):
             first and every hundredth step elsewhere, where a look makes the host wait: in between,
             a jump of the weight is made up for by one sweep a step. Its error,
             ``state[p]["basis_error"]``, does not see directions of small singular values: for
-            Gaussian weights of 256 x 256 that move by 1 % a step the update was off by 5e-4 to
-            2e-3, for weights of low rank with noise by 1e-2 to 4e-2 (``benchmarks/optim.md``).
+            Gaussian weights of 256 x 256 that move by 1 % a step the update was off by 1e-3 to
+            3e-3, for weights of low rank with noise by 1e-2 to 4e-2 (``benchmarks/optim.md``).
             It stays a descent direction.
         maximize: ascend.
         foreach: whether to update same-shape parameters in one batched call; by default yes, in
