@@ -251,3 +251,38 @@ def test_schedulers_go_on_after_expand_and_collapse() -> None:
     assert not {"depth", "views", "init"} & set(collapsed.param_groups[0])
     torch.optim.lr_scheduler.LambdaLR(collapsed, lambda step: 1 / (1 + step), last_epoch=2)
     assert collapsed.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_refactor_keeps_the_widths_of_an_initialization_of_ones_own(rows: int) -> None:
+    """One row is the trap: its narrow factors would be broadcast into the wide ones."""
+
+    def wide(matrices: Tensor, depth: int, width: object) -> list[Tensor]:
+        return [matrices.new_ones(6, 4), matrices.new_ones(rows, 6)]
+
+    p = drawn(rows, 4)
+    optimizer = Factored([p], torch.optim.SGD, init=wide, lr=0.1)
+    changed = drawn(rows, 4, seed=3).detach()
+    with torch.no_grad():
+        p.copy_(changed)
+    optimizer.refactor()
+    torch.testing.assert_close(p.detach(), changed)
+    assert [tuple(f.shape) for f in optimizer.state[p]["factors"]] == [(6, 4), (rows, 6)]
+
+
+def test_refactor_refuses_factors_too_narrow_before_anything_changes() -> None:
+    def narrow(matrices: Tensor, depth: int, width: object) -> list[Tensor]:
+        rows, columns = matrices.shape
+        return [matrices.new_ones(2, columns), matrices.new_ones(rows, 2)]
+
+    params = [drawn(2, 4), drawn(3, 4)]
+    optimizer = Factored(params, torch.optim.SGD, init=narrow, lr=0.1)
+    with torch.no_grad():
+        params[0].mul_(2)
+    before = copy.deepcopy([optimizer.state[p]["factors"] for p in params])
+    values = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match="width 2 is below 3"):
+        optimizer.refactor()
+    assert_same_bits([p.detach() for p in params], values)
+    for p, factors in zip(params, before, strict=True):
+        assert_same_bits(optimizer.state[p]["factors"], factors)

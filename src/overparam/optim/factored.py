@@ -201,14 +201,16 @@ class Factored(Optimizer):
         The inner state stays as it is.
 
         Raises:
-            ValueError: the depth of a group is not that of its factors; nothing has changed.
+            ValueError: the depth of a group is not that of its factors, or the hidden widths of
+                your ``init`` are too small for the weight; nothing has changed.
         """
         self._check_groups()
-        for group in self.param_groups:
-            for p, view in _matrices(group):
-                self._refactor(p, view, group)
-                if p.requires_grad:
-                    write_product(p, view, self.state[p]["factors"])
+        matrices = [pair for group in self.param_groups for pair in _matrices(group)]
+        fresh = [self._balanced(p, view) for p, view in matrices]
+        for (p, view), factors in zip(matrices, fresh, strict=True):
+            self._replace(p, factors)
+            if p.requires_grad:
+                write_product(p, view, factors)
 
     def collapse(self) -> Optimizer:
         """A plain inner optimizer on the weights themselves, to go on with.
@@ -305,7 +307,7 @@ class Factored(Optimizer):
                         write_product(p, factored[p], state["factors"])
                     continue
                 if p in factored:
-                    self._refactor(p, factored[p], group)
+                    self._replace(p, self._balanced(p, factored[p]))
                 if old:
                     lost.append(p)
 
@@ -353,9 +355,14 @@ class Factored(Optimizer):
         for factor in factors:
             factor.mul_((1 - group["lr"] * decay) ** (1 / len(factors)))
 
-    def _refactor(self, p: Tensor, view: MatrixView, group: dict[str, Any]) -> None:
-        fresh = _make(p, view, group, "balanced")
-        for old, new in zip(self.state[p]["factors"], fresh, strict=True):
+    def _balanced(self, p: Tensor, view: MatrixView) -> list[Tensor]:
+        """Balanced factors of the weight as it is, of the shapes of its present ones."""
+        held = self.state[p]["factors"]
+        widths = [factor.shape[-2] for factor in held[:-1]]  # init may have chosen its own
+        return make_factors(p, view, len(held), widths, "balanced", held[0].dtype)
+
+    def _replace(self, p: Tensor, factors: list[Tensor]) -> None:
+        for old, new in zip(self.state[p]["factors"], factors, strict=True):
             old.copy_(new)
 
     def _check_groups(self) -> None:
