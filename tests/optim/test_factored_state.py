@@ -286,3 +286,16 @@ def test_refactor_refuses_factors_too_narrow_before_anything_changes() -> None:
     assert_same_bits([p.detach() for p in params], values)
     for p, factors in zip(params, before, strict=True):
         assert_same_bits(optimizer.state[p]["factors"], factors)
+
+
+@pytest.mark.parametrize(("made", "asked"), [(2, 1), (1, 2), (2, 3)])
+def test_the_remedy_for_another_depth_keeps_the_velocity(made: int, asked: int) -> None:
+    """As the error says, with the depth of the group as it was asked for."""
+    p = drawn(3, 4)
+    optimizer = Factored([p], torch.optim.SGD, made, lr=0.1, momentum=0.9)
+    optimizer.step()
+    velocity = optimizer.collapse().state[p]["momentum_buffer"]
+    optimizer.param_groups[0]["depth"] = asked
+    expanded = Factored.expand(optimizer.collapse(), depth=asked)
+    torch.testing.assert_close(expanded.collapse().state[p]["momentum_buffer"], velocity)
+    expanded.step()

@@ -134,8 +134,10 @@ class Factored(Optimizer):
             check_options(group)
             complete_views(group)
             # Frozen weights stay what they are, whatever the initialization of the others.
+            depth, width, dtype = (group[name] for name in ("depth", "width", "factor_dtype"))
+            inits = {True: group["init"], False: "balanced"}
             made = {
-                p: _make(p, view, group, group["init"] if p.requires_grad else "balanced")
+                p: make_factors(p, view, depth, width, inits[p.requires_grad], dtype)
                 for p, view in _matrices(group)
             }
         except Exception:
@@ -230,12 +232,13 @@ class Factored(Optimizer):
         plain = type(self._inner)(groups, **arguments(self._inner))
         with torch.no_grad():
             for group in self.param_groups:
-                for p in group["params"]:
-                    if not self.state[p]["factors"]:
-                        plain.state[p] = copy.deepcopy(self._inner.state[p])
-                for p, view in _matrices(group):
+                for p, view in zip(group["params"], group_views(group), strict=True):
                     factors, states = self.state[p]["factors"], self.state[p]["inner"]
-                    plain.state[p] = collapse_state(states, factors, p, view)
+                    # By the factors held: the depth of a group may have been changed since.
+                    if factors and view is not None:
+                        plain.state[p] = collapse_state(states, factors, p, view)
+                    else:
+                        plain.state[p] = copy.deepcopy(self._inner.state[p])
         return plain
 
     @classmethod
@@ -378,10 +381,6 @@ def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
     for p, view in zip(group["params"], group_views(group), strict=True):
         if view is not None and group["depth"] > 1 and p.numel() > 0:
             yield p, view
-
-
-def _make(p: Tensor, view: MatrixView, group: dict[str, Any], init: Any) -> list[Tensor]:
-    return make_factors(p, view, group["depth"], group["width"], init, group["factor_dtype"])
 
 
 def _is_zero(tensor: Tensor) -> bool:
