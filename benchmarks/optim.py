@@ -1,6 +1,7 @@
 """Time of one optimizer step, side by side: EndToEnd and Factored against Muon, AdamW and SGD.
 
     python benchmarks/optim.py [--device cuda --tf32] [--shapes 64x64,768x3072] [--seconds 20]
+    python benchmarks/optim.py --shapes "" --layers 0  # accuracy alone
 
 Prints markdown tables; asserts nothing. Every round runs each optimizer once, so that they see the
 same machine; ratios are taken within a round. On a GPU it also times a captured step of EndToEnd,
@@ -10,6 +11,7 @@ and a training step of GPT-2 small to hold all of them against.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import random
@@ -279,13 +281,29 @@ def print_training_share(tokens: int, device: str, times: Times) -> None:
     print_table(["optimizer", "step / forward and backward"], shares)
 
 
+def weight_to_move(kind: str, m: int, n: int, device: str) -> Tensor:
+    """A "Gaussian" weight, or one of "low rank + noise".
+
+    Of the latter an eighth of the singular values lies between 1 and 1/2, the others at 1e-3.
+    """
+    weight = torch.randn(m, n, device=device) / n**0.5
+    if kind == "Gaussian":
+        return weight
+    spectrum = torch.full((min(m, n),), 1e-3, device=device)
+    large = min(m, n) // 8
+    spectrum[:large] = torch.linspace(1, 0.5, large, device=device)
+    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    return (left * spectrum) @ right
+
+
 def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
     """Relative error of the float32 update, and of its basis, while the weight moves randomly."""
     lines = []
-    for m, n in sizes:
+    depths = (1.5, 2, 3, 4)
+    for (m, n), kind in itertools.product(sizes, ("Gaussian", "low rank + noise")):
         gradient = torch.randn(m, n, device=device)
         for move in (0.0, 1e-3, 1e-2):
-            weight = torch.randn(m, n, device=device) / n**0.5
+            weight = weight_to_move(kind, m, n, device)
             left, before = exact_left_basis(weight), torch.zeros(())
             for _ in range(10 if move else 0):
                 noise = torch.randn_like(weight)
@@ -294,16 +312,16 @@ def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
                 before, left = basis_error(gram), jacobi_sweep(left, gram)
             after = basis_error(rotated_gram(left, weight))
             errors = []
-            for depth in (2, 3, 4):
+            for depth in depths:
                 truth = end_to_end_update(weight.double(), gradient.double(), depth)
                 update = update_in_basis(left, weight, gradient, depth)
                 errors.append(f"{((update - truth).norm() / truth.norm()).item():.1e}")
             basis = [f"{before.item():.1e}", f"{after.item():.1e}"]
             moved = f"{move:.1%} per step" if move else "exact basis"
-            lines.append([f"{m} x {n}", moved, *basis, *errors])
+            lines.append([f"{m} x {n}", kind, moved, *basis, *errors])
     print("\nRelative error of the float32 update against the float64 reference\n")
-    bases = ["basis before sweep", "after"]
-    print_table(["shape", "weight", *bases, "N = 2", "N = 3", "N = 4"], lines)
+    header = ["shape", "weight", "moves", "basis before sweep", "after"]
+    print_table([*header, *(f"N = {depth:g}" for depth in depths)], lines)
 
 
 def print_table(header: list[str], lines: list[list[str]]) -> None:
@@ -358,13 +376,15 @@ def main() -> None:
         measured[shape] = rounds(calls, device, budget, expected(shape), options.patience)
         print_times({f"{shape[0]} x {shape[1]}": measured[shape]}, device)
         print_load()
-    print_rates(measured, device)
+    if measured:
+        print_rates(measured, device)
     tables = {f"{m} x {n}": times for (m, n), times in measured.items()}
     if options.layers:
         tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(
             options.layers, device, budget, measured
         )
-    print_times(tables, device)
+    if tables:
+        print_times(tables, device)
     tokens = options.tokens or (32768 if device == "cuda" else 0)
     if tokens and options.layers:
         print_training_share(tokens, device, tables[f"GPT-2, {options.layers} layers"])

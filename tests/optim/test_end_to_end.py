@@ -165,12 +165,13 @@ def test_depth_one_is_sgd_with_weight_decay(lr: float, decay: float, seed: int) 
     torch.testing.assert_close(first, second)
 
 
-def test_weight_decay_is_that_of_the_paper_in_raw_units_and_of_sgd_otherwise() -> None:
+@pytest.mark.parametrize("options", [{}, {"granularity": "row"}, {"granularity": "tensor"}])
+def test_weight_decay_is_that_of_the_paper_in_raw_units_and_of_sgd_otherwise(options) -> None:
     for normalize, factor in ((False, 1 - 0.1 * 0.2 * 3), (True, 1 - 0.1 * 0.2)):
         p = drawn(3, 4)
         p.grad.zero_()
         before = p.detach().clone()
-        EndToEnd([p], 0.1, depth=3, weight_decay=0.2, normalize=normalize).step()
+        EndToEnd([p], 0.1, depth=3, weight_decay=0.2, normalize=normalize, **options).step()
         torch.testing.assert_close(p.detach(), before * factor)
 
 

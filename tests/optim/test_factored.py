@@ -213,7 +213,7 @@ def test_expand_and_collapse_in_the_middle_of_a_run(inner: str) -> None:
     collapsed = expanded.collapse()
     assert type(collapsed) is kind
     after = run(model, collapsed, 5)
-    assert after < loss + 0.1
+    assert after < loss
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -295,7 +295,8 @@ def test_adam_keeps_the_length_of_its_step() -> None:
         assert all((s["exp_avg_sq"] >= 0).all() for s in state)
     expected = plain.state[p]["exp_avg"].square().sum() / plain.state[p]["exp_avg_sq"].sum()
     assert ratios[0] == pytest.approx(expected.item())
-    assert 0.1 < ratios[1] / expected.item() < 10
+    # What products spread and squares do not; test_carry.py has both maps entry by entry.
+    assert ratios[1] == pytest.approx(expected.item(), rel=0.02)
 
 
 def test_state_of_unknown_meaning_is_refused() -> None:

@@ -164,6 +164,58 @@ def test_one_bad_matrix_of_a_stack_does_not_spoil_the_others(monkeypatch) -> Non
         torch.testing.assert_close(update, expected[index], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["exact", "tracked"])
+def test_a_weight_that_is_not_finite_keeps_its_basis_and_is_counted(kind: str) -> None:
+    params = [drawn(3, 4, seed=seed) for seed in range(2)]
+    optimizer = EndToEnd(params, 0.01, basis=kind)
+    optimizer.step()
+    old = optimizer.state[params[0]]["basis"].clone()
+    with torch.no_grad():
+        params[0][0, 0] = math.nan
+    for _ in range(2):
+        optimizer.step()
+    assert torch.equal(optimizer.state[params[0]]["basis"], old)
+    assert [optimizer.state[p]["basis_failures"].tolist() for p in params] == [[2], [0]]
+    assert params[1].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["exact", "tracked"])
+def test_a_frozen_weight_has_no_basis_until_it_is_trained(kind: str) -> None:
+    p = drawn(3, 4).requires_grad_(False)
+    value, gradient = p.clone(), p.grad
+    assert gradient is not None
+    p.grad = None
+    optimizer = EndToEnd([p], 0.1, basis=kind, normalize=False, momentum=0.9)
+    optimizer.step()
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert "basis" not in optimizer.state[p]
+    assert torch.equal(p, value)
+    p.requires_grad_(True)
+    p.grad = gradient
+    optimizer.step()
+    update = (value - p.detach()) / 0.1
+    torch.testing.assert_close(update, end_to_end_update(value, gradient, 2), atol=1e-6, rtol=1e-6)
+    # Frozen again: what was tracked goes through a checkpoint.
+    p.requires_grad_(False)
+    basis = optimizer.state[p]["basis"].clone()
+    resumed = EndToEnd([p], 0.1, basis=kind)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(resumed.state[p]["basis"], basis)
+
+
+def test_layers_are_read_as_the_optimizer_reads_them_unless_it_knows_no_layer() -> None:
+    conv = nn.Conv2d(6, 6, 3, groups=2)
+    by_layer, by_shape = EndToEnd(conv, 0.1), EndToEnd(conv.parameters(), 0.1)
+    saved = [copy.deepcopy(each.state_dict()) for each in (by_layer, by_shape)]
+    for optimizer in (by_layer, by_shape):
+        for state in saved[::-1]:  # that of bare parameters first
+            optimizer.load_state_dict(copy.deepcopy(state))
+        optimizer.load_state_dict(copy.deepcopy(saved[1]))
+        assert next(iter(optimizer.routing()))["matrices"] == "2 x (3, 27)"
+        conv.weight.grad = torch.randn_like(conv.weight)
+        optimizer.step()
+
+
 def test_weights_changed_from_outside_reset_a_tracked_basis() -> None:
     p = drawn(6, 8)
     optimizer = EndToEnd([p], 0.1, normalize=False, **TRACKED)

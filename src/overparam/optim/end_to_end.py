@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from overparam.optim.groups import (
     expand_module,
     group_views,
     parameter_names,
+    warn_of_zeros,
     with_modules,
 )
 from overparam.optim.loading import load_exactly, merge
@@ -48,8 +48,9 @@ class EndToEnd(Optimizer):
     Source: Arora, Cohen, Hazan (2018), Theorem 1, for gradient descent with a small learning
     rate. No factors are stored: the weights, the forward pass and the checkpoints of the model
     stay as they are. ``B`` is the gradient, or with ``momentum`` its running sum as in
-    :class:`torch.optim.SGD`. For ``depth=1`` the step is that of SGD, bit for bit without weight
-    decay.
+    :class:`torch.optim.SGD`. For ``depth=1`` the step is that of SGD: bit for bit in float32 and
+    float64 with ``lr`` a number and without weight decay, else up to rounding (half precision is
+    rounded once a step, from float32, where SGD computes in the dtype of the parameter).
 
     What each parameter gets is printed by ``print(optimizer.routing())``:
 
@@ -79,6 +80,9 @@ class EndToEnd(Optimizer):
 
     Half-precision parameters are updated in float32, where their state lives too.
 
+    **State** is complete at construction, but for frozen weights (``requires_grad=False``): their
+    basis, the largest part of it, is made at their first step.
+
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
             be a module. Groups override any option below, and may give ``"views"``, one
@@ -92,8 +96,15 @@ class EndToEnd(Optimizer):
             tensor as one single output, vectors too; "auto": matrices, and rows for embeddings.
         normalize: see above.
         singular_value_floor: singular values below count as this one.
-        basis: "exact", a decomposition each step; "tracked", one sweep of matrix products each
-            step; "auto", exact on the CPU and tracked elsewhere.
+        basis: "exact", a decomposition each step; "tracked", sweeps of matrix products, one each
+            step; "auto", exact on the CPU and tracked elsewhere. A tracked basis is looked at, and
+            swept again or decomposed anew where it is lost, at every step on the CPU and at the
+            first and every hundredth step elsewhere, where a look makes the host wait: in between,
+            a jump of the weight is made up for by one sweep a step. Its error,
+            ``state[p]["basis_error"]``, does not see directions of small singular values: for
+            Gaussian weights of 256 x 256 that move by 1 % a step the update was off by 1e-3 to
+            3e-3, for weights of low rank with noise by 1e-2 to 4e-2 (``benchmarks/optim.md``).
+            It stays a descent direction.
         maximize: ascend.
         foreach: whether to update same-shape parameters in one batched call; by default yes, in
             stacks of bounded size.
@@ -165,17 +176,18 @@ class EndToEnd(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        for p, state in zip(group["params"], _fresh_states(group), strict=True):
-            self.state[p] = state
+        for p, chosen in _routes(group):
+            self.state[p] = fresh_state(p, group, chosen, basis=p.requires_grad)
         self._warn_of_zeros(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load state bit for bit; older state is completed, see the class for what it holds."""
 
-        def restore(group: dict[str, Any], saved: list[State]) -> None:
-            fresh = _fresh_states(group)
-            for p, state, old in zip(group["params"], fresh, saved, strict=True):
-                self.state[p] = merge(state, old)
+        def restore(group: dict[str, Any], _: dict[str, Any], saved: list[State]) -> None:
+            for (p, chosen), old in zip(_routes(group), saved, strict=True):
+                # A weight may have been frozen after it was trained.
+                basis = p.requires_grad or "basis" in old
+                self.state[p] = merge(fresh_state(p, group, chosen, basis=basis), old)
 
         load_exactly(self, super().load_state_dict, state_dict, restore)
 
@@ -224,12 +236,7 @@ class EndToEnd(Optimizer):
             for p, chosen in _routes(group)
             if chosen.rule != "gradient" and p.numel() and not p.is_meta and not bool(p.any())
         ]
-        if stuck:
-            warnings.warn(
-                f"all-zero weights stay zero for depth > 1: {', '.join(stuck)}. Initialize them, "
-                "set singular_value_floor, or put them in a group with depth=1.",
-                stacklevel=4,
-            )
+        warn_of_zeros(stuck, "set singular_value_floor")
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -256,7 +263,3 @@ def _routes(group: dict[str, Any]) -> Iterator[tuple[Tensor, Route]]:
     granularity, depth = group["granularity"], float(group["depth"])
     for p, view in zip(group["params"], group_views(group), strict=True):
         yield p, route(tuple(p.shape), view, granularity, depth)
-
-
-def _fresh_states(group: dict[str, Any]) -> list[State]:
-    return [fresh_state(p, group, chosen) for p, chosen in _routes(group)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam.matrices import MatrixView
+from overparam.optim.factored_options import (
+    OWN,
+    SHAPE,
+    arguments,
+    check_decay,
+    check_held,
+    check_inner,
+    check_options,
+    named,
+)
 from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
 from overparam.optim.groups import (
     Params,
@@ -20,15 +30,14 @@ from overparam.optim.groups import (
     complete_views,
     expand_module,
     group_views,
+    parameter_names,
+    same_matrices,
     views_of,
+    warn_of_zeros,
     with_modules,
 )
-from overparam.optim.loading import load_exactly
+from overparam.optim.loading import load_exactly, moved
 from overparam.optim.moments import collapse_state, expand_state
-
-_DECAYS = ("product", "factors")
-# Options of this optimizer; all others belong to the inner one.
-_OWN = ("depth", "width", "init", "weight_decay_on", "factor_dtype", "views")
 
 
 class Factored(Optimizer):
@@ -55,12 +64,20 @@ class Factored(Optimizer):
 
     **State.** ``state[p]`` holds ``"factors"`` and ``"inner"``, the inner optimizer's state for
     each; ``state_dict`` is complete, and loading it writes the products back. If you change the
-    weights yourself, call :meth:`refactor`.
+    weights yourself, call :meth:`refactor`. A weight that has no gradient is not written, and a
+    frozen one (``requires_grad=False``) stays bit for bit; it has factors all the same, for the
+    day it is trained: leave it out of the groups to save their memory.
+
+    **What is not checked.** As in the optimizers of torch a non-finite gradient spoils the
+    factors: let ``GradScaler`` or your loop skip such a step. A zero weight stays zero, with a
+    warning. A learning rate tensor on an accelerator is not read: ``lr * weight_decay`` above 1
+    gives NaN there, an error elsewhere.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
         inner: class of the optimizer of the factors, or a function of groups and options.
-        depth: ``N``, an integer of at least 1.
+        depth: ``N``, an integer of at least 1; it cannot change during a run, but
+            :meth:`collapse` and :meth:`expand` change it.
         width: hidden width, see :func:`overparam.balanced_factors`.
         init: "balanced": factor the present weights, which stay the same up to rounding. Or a
             function ``(matrices, depth, width) -> factors``, whose product replaces the weights.
@@ -102,10 +119,10 @@ class Factored(Optimizer):
             "weight_decay_on": weight_decay_on,
             "factor_dtype": factor_dtype,
         }
-        _check_options(own)
+        check_options(own)
         # One throw-away parameter: the inner optimizer checks its options, and tells its defaults.
         self._inner = inner([torch.zeros(1, 1)], **inner_options)
-        _check_inner(self._inner)
+        check_inner(self._inner)
         self._inner.param_groups.clear()
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
 
@@ -114,9 +131,15 @@ class Factored(Optimizer):
         super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
         group = self.param_groups[-1]
         try:
-            _check_options(group)
+            check_options(group)
             complete_views(group)
-            made = {p: _make(p, view, group, group["init"]) for p, view in _matrices(group)}
+            # Frozen weights stay what they are, whatever the initialization of the others.
+            depth, width, dtype = (group[name] for name in ("depth", "width", "factor_dtype"))
+            inits = {True: group["init"], False: "balanced"}
+            made = {
+                p: make_factors(p, view, depth, width, inits[p.requires_grad], dtype)
+                for p, view in _matrices(group)
+            }
         except Exception:
             self.param_groups.pop()
             raise
@@ -132,7 +155,13 @@ class Factored(Optimizer):
             # The inner states are shared, not copied: this state is always complete.
             inner = [self._inner.state[each] for each in stepped]
             self.state[p] = {"factors": made.get(p, []), "inner": inner}
-        self._write_products(group)
+        for p, view in _matrices(group):
+            if p.requires_grad:
+                write_product(p, view, made[p])
+        names = parameter_names(self.param_groups)
+        # A product with two factors of zeros has no gradient in any factor.
+        stuck = [p for p, factors in made.items() if sum(map(_is_zero, factors)) > 1]
+        warn_of_zeros([names[p] for p in stuck], "give init")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Step on the factors and write the products back.
@@ -144,14 +173,14 @@ class Factored(Optimizer):
             The loss of the closure, or None.
 
         Raises:
-            ValueError: ``lr * weight_decay`` above 1 with decay of the product.
+            ValueError: ``lr * weight_decay`` above 1 with decay of the product, or another depth
+                than that of the factors; nothing has changed.
         """
+        self._check_groups()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            _check_decay(group)
         with torch.no_grad():
             for number, group in enumerate(self.param_groups):
                 self._share_options(number, group)
@@ -160,9 +189,11 @@ class Factored(Optimizer):
                     self._decay_product(p, group)
             self._inner.step()
             for group in self.param_groups:
-                self._write_products(group)
-                for p, _ in _matrices(group):
-                    for factor in self.state[p]["factors"]:
+                for p, view in _matrices(group):
+                    factors = self.state[p]["factors"]
+                    if p.grad is not None:  # others have not moved
+                        write_product(p, view, factors)
+                    for factor in factors:
                         factor.grad = None
         return loss
 
@@ -170,13 +201,18 @@ class Factored(Optimizer):
         """Balance the factors of the present weights, after you changed them.
 
         The inner state stays as it is.
+
+        Raises:
+            ValueError: the depth of a group is not that of its factors, or the hidden widths of
+                your ``init`` are too small for the weight; nothing has changed.
         """
-        for group in self.param_groups:
-            for p, view in _matrices(group):
-                fresh = _make(p, view, group, "balanced")
-                for old, new in zip(self.state[p]["factors"], fresh, strict=True):
-                    old.copy_(new)
-            self._write_products(group)
+        self._check_groups()
+        matrices = [pair for group in self.param_groups for pair in _matrices(group)]
+        fresh = [self._balanced(p, view) for p, view in matrices]
+        for (p, view), factors in zip(matrices, fresh, strict=True):
+            self._replace(p, factors)
+            if p.requires_grad:
+                write_product(p, view, factors)
 
     def collapse(self) -> Optimizer:
         """A plain inner optimizer on the weights themselves, to go on with.
@@ -188,16 +224,21 @@ class Factored(Optimizer):
         Raises:
             NotImplementedError: the inner optimizer has state of an unknown kind.
         """
-        groups = [{**self._inner_options(group), **_named(group)} for group in self.param_groups]
-        plain = type(self._inner)(groups, **_arguments(self._inner))
+        # What schedulers and users keep in a group, initial_lr for one, goes along.
+        groups = [
+            {**{name: group[name] for name in group if name not in OWN}, **named(group)}
+            for group in self.param_groups
+        ]
+        plain = type(self._inner)(groups, **arguments(self._inner))
         with torch.no_grad():
             for group in self.param_groups:
-                for p in group["params"]:
-                    if not self.state[p]["factors"]:
-                        plain.state[p] = copy.deepcopy(self._inner.state[p])
-                for p, view in _matrices(group):
+                for p, view in zip(group["params"], group_views(group), strict=True):
                     factors, states = self.state[p]["factors"], self.state[p]["inner"]
-                    plain.state[p] = collapse_state(states, factors, p, view)
+                    # By the factors held: the depth of a group may have been changed since.
+                    if factors and view is not None:
+                        plain.state[p] = collapse_state(states, factors, p, view)
+                    else:
+                        plain.state[p] = copy.deepcopy(self._inner.state[p])
         return plain
 
     @classmethod
@@ -211,23 +252,31 @@ class Factored(Optimizer):
         """Go on from a plain optimizer with factors, keeping the velocity of every weight.
 
         Undoes :meth:`collapse`: first moments become the smallest velocities of balanced factors
-        with the same velocity of the product.
+        with the same velocity of the product. Where a weight is rank-deficient, balanced factors
+        cannot leave its null spaces: the part of the velocity from null space to null space is
+        lost, and the weight goes on without it.
 
         Args:
             optimizer: whose class, options and state the inner optimizer takes over.
             depth: ``N``.
             model: tells grouped convolutions and packed projections, which the shapes of bare
                 parameters do not.
-            **options: of this class or of the inner optimizer, to replace those taken over.
+            **options: of this class or of the inner optimizer, to replace those taken over, in
+                every group.
 
         Raises:
             NotImplementedError: the optimizer has state of an unknown kind.
         """
-        groups = [{**group, **_named(group)} for group in optimizer.param_groups]
+        # A scheduler starts from the initial_lr of a group where it has one.
+        start = {"initial_lr": options["lr"]} if "lr" in options else {}
+        groups = [
+            {**group, **(start if "initial_lr" in group else {}), **options, **named(group)}
+            for group in optimizer.param_groups
+        ]
         if model is not None:
             for group, plain in zip(groups, optimizer.param_groups, strict=True):
                 group["views"] = views_of(model, plain["params"])
-        options = {**_arguments(optimizer), **options}
+        options = {**arguments(optimizer), **options}
         factored = cls(groups, type(optimizer), depth, **options)
         with torch.no_grad():
             for group in factored.param_groups:
@@ -241,20 +290,44 @@ class Factored(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load factors and inner state bit for bit, and write the products to the weights.
 
-        State without fitting factors (of another optimizer, or depth) leaves the present ones.
+        Depth, width and the reading of the layers stay those of this optimizer. State that does
+        not fit them (of a plain optimizer, another depth or width) is not loaded: the weights
+        stay as they are and are factored anew, the inner state stays as by :meth:`refactor`, and
+        a warning names the parameters. Frozen weights are not written.
         """
-        present = dict(self.state)
+        present, lost = dict(self.state), []
 
-        def restore(group: dict[str, Any], saved: list[dict[str, Any]]) -> None:
-            for p, old in zip(group["params"], saved, strict=True):
-                self.state[p] = present[p]
-                _restore_parameter(present[p], old)
-            self._write_products(group)
+        def restore(
+            group: dict[str, Any], then: dict[str, Any], saved: list[dict[str, Any]]
+        ) -> None:
+            own, views = group_views(group), group_views(then if "views" in then else group)
+            factored = dict(_matrices(group))
+            for p, view, old_view, old in zip(group["params"], own, views, saved, strict=True):
+                state = self.state[p] = present[p]
+                if _fits(state, old) and (p not in factored or same_matrices(view, old_view)):
+                    _take_over(p, state, old, group)
+                    if p in factored and p.requires_grad:
+                        write_product(p, factored[p], state["factors"])
+                    continue
+                if p in factored:
+                    self._replace(p, self._balanced(p, factored[p]))
+                if old:
+                    lost.append(p)
 
-        load_exactly(self, super().load_state_dict, state_dict, restore)
+        load_exactly(self, super().load_state_dict, state_dict, restore, keep=SHAPE)
         # Where optimizers of torch complete state of older versions, a step as a number say.
         inner = self._inner
         inner.__setstate__({"state": inner.state, "param_groups": inner.param_groups})
+        if lost:
+            names = parameter_names(self.param_groups)
+            warnings.warn(
+                f"the saved state of {', '.join(names[p] for p in lost)} is not that of the "
+                "factors here (saved by another optimizer, or with another depth, width or "
+                "reading of the layer) and was not loaded; weights were factored as they are. To "
+                "go on with the momentum, load it into an optimizer like the one that saved it, "
+                "then use collapse() and Factored.expand().",
+                stacklevel=2,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inner": self._inner}
@@ -285,49 +358,22 @@ class Factored(Optimizer):
         for factor in factors:
             factor.mul_((1 - group["lr"] * decay) ** (1 / len(factors)))
 
-    def _write_products(self, group: dict[str, Any]) -> None:
-        for p, view in _matrices(group):
-            write_product(p, view, self.state[p]["factors"])
+    def _balanced(self, p: Tensor, view: MatrixView) -> list[Tensor]:
+        """Balanced factors of the weight as it is, of the shapes of its present ones."""
+        held = self.state[p]["factors"]
+        widths = [factor.shape[-2] for factor in held[:-1]]  # init may have chosen its own
+        return make_factors(p, view, len(held), widths, "balanced", held[0].dtype)
 
+    def _replace(self, p: Tensor, factors: list[Tensor]) -> None:
+        for old, new in zip(self.state[p]["factors"], factors, strict=True):
+            old.copy_(new)
 
-def _check_options(options: dict[str, Any]) -> None:
-    depth = options["depth"]
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(
-            f"depth is {depth!r}; a product has a whole number of factors. For real depth use "
-            "overparam.optim.EndToEnd."
-        )
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; use an integer >= 1.")
-    if options["weight_decay_on"] not in _DECAYS:
-        raise ValueError(
-            f"weight_decay_on is {options['weight_decay_on']!r}; use one of {', '.join(_DECAYS)}."
-        )
-    if not callable(options["init"]) and options["init"] != "balanced":
-        raise ValueError(f"init is {options['init']!r}; use 'balanced' or a function.")
-
-
-def _check_decay(group: dict[str, Any]) -> None:
-    lr, decay = group.get("lr", 0), group.get("weight_decay", 0)
-    if group["weight_decay_on"] == "product" and not isinstance(lr, Tensor) and lr * decay > 1:
-        raise ValueError(
-            f"lr * weight_decay is {lr * decay}: the product cannot decay by more than the whole; "
-            'lower one of them, or use weight_decay_on="factors".'
-        )
-
-
-def _check_inner(inner: Optimizer) -> None:
-    closure = inspect.signature(type(inner).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise TypeError(
-            f"{type(inner).__name__} calls the model by itself within a step, which the factors "
-            "are no part of; use an inner optimizer whose step needs no closure."
-        )
-    if inner.defaults.get("differentiable"):
-        raise ValueError(
-            "differentiable=True: gradients do not flow through a step of Factored; train explicit "
-            "factors, overparam.overparameterize, or use EndToEnd."
-        )
+    def _check_groups(self) -> None:
+        for number, group in enumerate(self.param_groups):
+            views = zip(group["params"], group_views(group), strict=True)
+            held = {len(self.state[p]["factors"]) for p, view in views if view and p.numel()}
+            check_held(number, group["depth"], held)
+            check_decay(group)
 
 
 def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
@@ -337,29 +383,26 @@ def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
             yield p, view
 
 
-def _make(p: Tensor, view: MatrixView, group: dict[str, Any], init: Any) -> list[Tensor]:
-    return make_factors(p, view, group["depth"], group["width"], init, group["factor_dtype"])
+def _is_zero(tensor: Tensor) -> bool:
+    return not tensor.is_meta and not bool(tensor.any())
 
 
-def _named(group: dict[str, Any]) -> dict[str, Any]:
-    """The ``"params"`` of a group for a constructor, with their names where they have some."""
-    params, names = group["params"], group.get("param_names")
-    return {"params": list(zip(names, params, strict=True)) if names else list(params)}
+def _fits(state: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether saved factors, perhaps none, are of the shapes of those here."""
+    shapes = [tuple(factor.shape) for factor in state["factors"]]
+    return "factors" in saved and shapes == [tuple(each.shape) for each in saved["factors"]]
 
 
-def _arguments(optimizer: Optimizer) -> dict[str, Any]:
-    """Options to construct an optimizer of the same class."""
-    accepted = inspect.signature(type(optimizer)).parameters
-    return {name: value for name, value in optimizer.defaults.items() if name in accepted}
-
-
-def _restore_parameter(present: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Take over the factors and inner states of one parameter, where they fit."""
-    factors, kept = present["factors"], saved.get("factors", [])
-    if [tuple(f.shape) for f in factors] != [tuple(f.shape) for f in kept]:
-        return
-    for factor, value in zip(factors, kept, strict=True):
+def _take_over(
+    p: Tensor, state: dict[str, Any], saved: dict[str, Any], group: dict[str, Any]
+) -> None:
+    """Take over the factors and inner states of one parameter, in place."""
+    for factor, value in zip(state["factors"], saved["factors"], strict=True):
         factor.copy_(value)
-    for inner, state in zip(present["inner"], saved.get("inner", []), strict=False):
+    stepped, were = state["factors"] or [p], saved["factors"] or [p]
+    on_device = bool(group.get("capturable") or group.get("fused"))
+    for inner, old, now, was in zip(
+        state["inner"], saved.get("inner", []), stepped, were, strict=False
+    ):
         inner.clear()
-        inner.update(copy.deepcopy(state))
+        inner.update(moved(old, now, was.dtype, step=on_device))

@@ -8,6 +8,7 @@ its layer does. So a group takes a model (or any module) as its ``"params"``, an
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -135,6 +136,23 @@ def parameter_names(groups: list[dict[str, Any]]) -> dict[Tensor, str]:
         for index, p in enumerate(group["params"]):
             names[p] = given[index] if given else f"group {number}, parameter {index}"
     return names
+
+
+def same_matrices(first: MatrixView | None, second: MatrixView | None) -> bool:
+    """Whether two readings of one tensor give the same matrices, under whatever name."""
+    if first is None or second is None:
+        return first is second
+    return dataclasses.astuple(first)[1:] == dataclasses.astuple(second)[1:]
+
+
+def warn_of_zeros(names: list[str], remedy: str) -> None:
+    """Warn of weights that no step moves, if there are any."""
+    if names:
+        warnings.warn(
+            f"all-zero weights stay zero for depth > 1: {', '.join(names)}. Initialize them, "
+            f"{remedy}, or put them in a group with depth=1.",
+            stacklevel=5,
+        )
 
 
 def check_lr(lr: float | Tensor) -> None:

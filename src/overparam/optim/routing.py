@@ -11,6 +11,9 @@ from torch import Tensor
 
 from overparam.matrices import MatrixView, flat_view
 
+# The kind of a view that knows no more than a shape.
+BY_SHAPE = "by shape"
+
 GRANULARITIES = ("auto", "matrix", "row", "tensor")
 
 
@@ -108,7 +111,7 @@ def view_by_shape(shape: tuple[int, ...], name: str | None = None) -> MatrixView
     rest = math.prod(shape[1:])
     if len(shape) == 2 and (name or "").endswith("in_proj_weight") and shape[0] % 3 == 0:
         return MatrixView("packed attention, by name", shape, 3, shape[0] // 3, rest)
-    return flat_view(shape)
+    return flat_view(shape, BY_SHAPE)
 
 
 class RoutingEntry(dict[str, Any]):

@@ -39,8 +39,15 @@ class Item:
     route: Route
 
 
-def fresh_state(p: Tensor, group: dict[str, Any], route: Route) -> State:
-    """The state of a parameter before its first step: tensors only."""
+def fresh_state(p: Tensor, group: dict[str, Any], route: Route, *, basis: bool) -> State:
+    """The state of a parameter before its first step: tensors only.
+
+    Args:
+        p: the parameter.
+        group: its group.
+        route: of the parameter.
+        basis: whether it has one where its rule needs one.
+    """
     dtype = state_dtype(p)
     step_device = p.device if group["capturable"] else torch.device("cpu")
     state: State = {
@@ -50,13 +57,13 @@ def fresh_state(p: Tensor, group: dict[str, Any], route: Route) -> State:
     if group["momentum"] != 0:
         layout = torch.preserve_format
         state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, memory_format=layout)
-    if route.rule == "matrix":
+    if route.rule == "matrix" and basis:
         with torch.no_grad():
             identity = torch.eye(route.rows, dtype=dtype, device=p.device)
-            basis = identity.repeat(route.batch, 1, 1)
+            left = identity.repeat(route.batch, 1, 1)
             if _basis_kind(p, group) == "tracked":
-                basis = exact_basis(basis, route.split(p.unsqueeze(0)).to(dtype)).left
-        state["basis"] = basis
+                left = exact_basis(left, route.split(p.unsqueeze(0)).to(dtype)).left
+        state["basis"] = left
         state["basis_error"] = torch.zeros(route.batch, dtype=dtype, device=p.device)
         state["basis_failures"] = torch.zeros(route.batch, dtype=torch.int64, device=p.device)
     return state
@@ -193,10 +200,10 @@ def _basis_kind(p: Tensor, group: dict[str, Any]) -> str:
 
 
 def _complete_state(item: Item, group: dict[str, Any]) -> None:
-    """Add what options ask for that were changed on the way: momentum by a scheduler, depth."""
+    """Add what was not asked for at first: momentum by a scheduler, depth, a weight unfrozen."""
     momentum = group["momentum"] != 0 and "momentum_buffer" not in item.state
     if momentum or (item.route.rule == "matrix" and "basis" not in item.state):
-        item.state.update({**fresh_state(item.p, group, item.route), **item.state})
+        item.state.update({**fresh_state(item.p, group, item.route, basis=True), **item.state})
 
 
 def _host_decides(p: Tensor, group: dict[str, Any]) -> bool:
