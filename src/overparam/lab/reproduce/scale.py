@@ -69,6 +69,7 @@ STANDARD = Scale(
 )  # fmt: skip
 PAPER = Scale(
     "paper", fixed=250_000, tuned=1_000_000, adam=200_000, deep=100_000, rates_per_decade=8,
+    lowest_rate=1e-5,
     network="paper", map_iterations=50_000,
     map_data=("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud", "digits"),
 )  # fmt: skip
