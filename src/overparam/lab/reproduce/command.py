@@ -38,7 +38,7 @@ from overparam.theory.check import FAILS, HOLDS
 class ReproduceCommand:
     """Rerun every experiment of the paper, and give each of its claims a verdict.
 
-    On two cores --quick takes about ten minutes, no flag an hour or two by estimate, --paper at the
+    On two cores --quick takes about ten minutes, no flag two hours by estimate, --paper at the
     paper's horizons (1,000,000 iterations) half a day by estimate. Stop it with ctrl-C or in any
     other way: the same command goes on, and ends with the same curves and verdicts, byte for byte.
 

@@ -58,10 +58,12 @@ QUICK = Scale(
     adam=8_000,
     deep=6_000,
     rates_per_decade=3,
+    l2_rates_per_decade=6,
     full_identity=False,
     map_data=("ethanol", "abalone", "diabetes"),
-    map_iterations=1_000,
+    map_iterations=750,
     map_rates_per_decade=3,
+    map_lowest_rate=5e-6,
 )
 STANDARD = Scale(
     "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4,
