@@ -61,7 +61,7 @@ QUICK = Scale(
     l2_rates_per_decade=6,
     full_identity=False,
     map_data=("ethanol", "abalone", "diabetes"),
-    map_iterations=750,
+    map_iterations=500,
     map_rates_per_decade=3,
     map_lowest_rate=5e-6,
 )
