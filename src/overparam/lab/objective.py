@@ -21,9 +21,9 @@ class PowerLoss:
 
     The gradient costs ``4 B n m`` flops per run, in two matrix products per block; it uses the
     dtype given. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which
-    costs ``2 n^2 m``, with both Gram matrices formed once in float64. Losses are always computed
-    from residuals in float64, so that a curve measured in float32 shows the error of training and
-    not that of measuring.
+    costs ``2 n^2 m``, with both Gram matrices formed once in float64. Losses are computed from
+    residuals in float64 unless told otherwise, so that a curve measured in float32 shows the error
+    of training and not that of measuring.
 
     Args:
         features: ``X``, ``(B, n)``, float64.
@@ -70,11 +70,17 @@ class PowerLoss:
             total.addmm_(signed_power_(residual, self.power - 1), features, alpha=scale)
         return total.view_as(weights)
 
-    def loss(self, weights: Tensor) -> Tensor:
-        """``L(W)`` for each run, ``(runs,)``, in float64."""
-        flat = weights.double().reshape(-1, self.inputs)
+    def loss(self, weights: Tensor, *, exact: bool = True) -> Tensor:
+        """``L(W)`` for each run, ``(runs,)``: in float64, or as gradients are computed.
+
+        Args:
+            weights: ``(runs, m, n)``.
+            exact: False for the dtype of the objective, for a method that needs it at each step.
+        """
+        blocks = self._exact if exact else self._fast
+        flat = (weights.double() if exact else weights).reshape(-1, self.inputs)
         total = flat.new_zeros(flat.shape[0])
-        for _, residual in self._exact.residuals(flat):
+        for _, residual in blocks.residuals(flat):
             slopes = signed_power_(residual.clone(), self.power - 1)
             total += residual.mul_(slopes).sum(dim=1)
         return total.view(-1, self.outputs).sum(dim=1) / self.rows

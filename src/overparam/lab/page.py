@@ -25,6 +25,7 @@ class Section:
         chart: an Altair chart.
         caption: plain text below the chart.
         anchor: what a link of the page to this section is called.
+        level: of the heading: 2, or 3 for a part of the section of level 2 before it.
     """
 
     heading: str
@@ -32,6 +33,7 @@ class Section:
     chart: alt.TopLevelMixin | None = None
     caption: str = ""
     anchor: str = ""
+    level: int = 2
 
 
 def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> None:

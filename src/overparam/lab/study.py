@@ -18,7 +18,7 @@ from overparam._words import did_you_mean
 from overparam.lab.method import Method, parse_method
 
 # Raised whenever the same settings would give other numbers, so that stored shards are not mixed.
-_FORMAT = 2
+_FORMAT = 3
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 INITIALIZATIONS = ("near_zero", "identity", "residual")

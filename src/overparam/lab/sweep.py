@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from overparam.balance import identity_initialization, near_zero_initialization
+from overparam.fast_rule import update_of_rows
 from overparam.lab.method import OPTIMIZERS, Method
 from overparam.lab.objective import PowerLoss
 from overparam.lab.study import DTYPES, Run, Study
@@ -149,11 +150,13 @@ class _Group:
         """Take one step, given the end-to-end weights and the gradients there."""
         if self.scaling is not None:
             objective = self.objective
-            gradient = self.scaling(gradient, lambda: objective.loss(weight), objective.power)
+            gradient = self.scaling(
+                gradient, lambda: objective.loss(weight, exact=False), objective.power
+            )
         if self.method.engine == "factors":
             directions = factor_product_vjp(self.parameters, gradient)
         elif self.method.engine == "rule":
-            directions = (end_to_end_update(self.parameters[0], gradient, self.method.depth),)
+            directions = (self._rule(gradient),)
         else:
             directions = (gradient,)
         if self.optimizer is None:
@@ -166,6 +169,14 @@ class _Group:
         for parameter, shadow in zip(self.parameters, self.shadows, strict=True):
             parameter.addcmul_(self.rates, shadow)
             shadow.zero_()
+
+    def _rule(self, gradient: Tensor) -> Tensor:
+        """The end-to-end update of every run."""
+        weights, depth = self.parameters[0], self.method.depth
+        if weights.shape[1] == 1:
+            # The closed form in the dtype of the runs: a fifth of the reference's time.
+            return update_of_rows(weights, gradient, depth)
+        return end_to_end_update(weights, gradient, depth)
 
     def keep(self, flags: Tensor) -> None:
         """Drop the runs whose flag is false, with their optimizer state."""

@@ -50,7 +50,9 @@ PAPER = {"plain": (3.1, 2.0, 1.56), "product": (12.3, 0.1, 0.0106), "product_fac
 SLOW, FAST = (2.0, 0.5, 0.1), (2.0, 0.2, 0.05)
 
 
-def result_of(study=TINY, plain=SLOW, product=SLOW, errors=(0.1, 0.1), penalties=PENALTIES):
+def result_of(
+    study=TINY, plain=SLOW, product=SLOW, errors=(0.1, 0.1), penalties=PENALTIES, tested=1000
+):
     runs = {
         "plain": (plain, penalties["plain"], errors[0]),
         "plain_unpenalized": (plain, (0.0,) * 3, errors[0]),
@@ -59,7 +61,7 @@ def result_of(study=TINY, plain=SLOW, product=SLOW, errors=(0.1, 0.1), penalties
         "product_unpenalized": (product, (0.0,) * 3, errors[1]),
     }
     return CnnResult(
-        study, curves_of(study, runs), alone_of(study, PENALTIES), alone_of(TINY, PAPER)
+        study, curves_of(study, runs), alone_of(study, PENALTIES), alone_of(TINY, PAPER), tested
     )
 
 
@@ -85,6 +87,15 @@ def test_a_lower_cross_entropy_is_one():
     assert slower["Replacing"].verdict == FAILS
 
 
+def test_a_test_error_counted_on_few_images_decides_nothing():
+    for tested, agrees in ((300, None), (1000, True)):
+        result = result_of(product=FAST, errors=(0.1, 0.06), tested=tested)
+        found = claims_of(result)["Replacing"].findings[3]
+        assert found.agrees is agrees
+        assert found.text.startswith("test error at the end: product")
+    assert "On a sample of 300" not in found.text
+
+
 def test_a_penalty_that_data_holds_up_is_not_the_one_alone():
     held = {**PENALTIES, "product": (9.0, 3.0, 1.5)}
     agrees = [f.agrees for f in claims_of(result_of(penalties=held))["The"].findings]
@@ -108,7 +119,7 @@ def test_the_papers_size_is_compared_with_the_papers_values():
     assert claims["The"].why.endswith("At the authors' size and horizon.")
     smaller = claims_of(result_of(SCALES["quick"]))["The"]
     assert not any("trained batch loss" in finding.text for finding in smaller.findings)
-    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 1,200 steps" in smaller.why
+    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 1,000 steps" in smaller.why
 
 
 def test_sections_have_charts_and_the_numbers():
@@ -151,21 +162,22 @@ def test_seeds_that_diverged_are_seen_as_such():
 
 
 def test_results_come_when_every_job_is_finished(tmp_path):
-    study = dataclasses.replace(TINY, seeds=(0,), variants=("plain", "product"))
+    study = dataclasses.replace(TINY, seeds=(0,), variants=("plain", "product"), evaluated=50)
     jobs = cnn_jobs(study, load_images("digits"), tmp_path)
-    assert load_result(study, jobs) is None
+    assert load_result(study, jobs, 297) is None
     for job in jobs:
         if job.study == study:
             assert job.train(lambda: False, lambda cost: None)
         else:  # the penalty at the paper's size takes minutes
-            assert load_result(study, jobs) is None
+            assert load_result(study, jobs, 297) is None
             job.file.write_bytes(jobs[-2].file.read_bytes())
-    result = load_result(study, jobs)
+    result = load_result(study, jobs, 297)
     assert result is not None
+    assert (result.tested, load_result(study, jobs, 40).tested) == (50, 40)
     assert set(result.curves["variant"]) == {"plain", "product"}
     assert set(result.alone["variant"]) == set(FORMS)
     assert result.paper_alone.height == result.alone.height
     made = chapter(result)
     with pytest.raises(ValueError, match="damaged"):
-        jobs[0].file.write_bytes(b"x") and load_result(study, jobs)
+        jobs[0].file.write_bytes(b"x") and load_result(study, jobs, 297)
     assert len(made.claims) == 2

@@ -248,6 +248,9 @@ def test_page_in_a_browser(browser, folder):
         assert row.locator("td").nth(3).inner_text() == claim["verdict"]
         target = row.locator("a").get_attribute("href")
         assert page.locator(f"h2{target}").count() == 1
+    # One heading of the second level per chapter, and the overview; figures are parts of those.
+    assert page.locator("h2").count() == 1 + len(EXPERIMENTS)
+    assert page.locator("h3").count() >= len(claims) + charts.count()
     tiles = page.locator(".mark-rect path")
     assert tiles.count() >= 2 * 3 * 3 * 7
     page.emulate_media(media="print")

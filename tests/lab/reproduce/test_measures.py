@@ -14,6 +14,7 @@ from overparam.lab.reproduce.measures import (
     best_runs,
     curve_gap,
     interval,
+    largest_shift,
     seed_distances,
     speed_up,
     steps_to,
@@ -113,6 +114,17 @@ def test_gap_of_two_curves():
     assert (largest.low, largest.high) == pytest.approx((1.25, 1.5))
     back, _ = curve_gap(*sides[::-1])
     assert (back.low, back.high) == pytest.approx((0.8, 1.0))
+
+
+def test_shift_of_a_curve_that_lags():
+    """1/s against 1/(s - 5)."""
+    early = seed_distances(run("gd", 1.0, 0, power_law(1, 1)), OPTIMUM, "gd")
+    late = seed_distances(run("gd", 1.0, 0, lambda step: power_law(1, 1)(max(step - 5, 1))),
+                          OPTIMUM, "gd")  # fmt: skip
+    for pair in ((early, late), (late, early)):
+        assert largest_shift(*pair, 1.1).median == pytest.approx(5, rel=0.1)
+    assert largest_shift(early, late, 100).median == 0
+    assert largest_shift(early, early, 1).median == 0
 
 
 def test_curves_that_end_at_different_steps_are_infinitely_far():

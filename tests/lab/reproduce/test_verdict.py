@@ -1,9 +1,20 @@
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overparam.lab.reproduce.measures import Interval
-from overparam.lab.reproduce.verdict import UNDECIDED, Claim, Finding, chain, order, within
+from overparam.lab.reproduce.measures import Interval, interval
+from overparam.lab.reproduce.verdict import (
+    UNDECIDED,
+    Claim,
+    Finding,
+    chain,
+    order,
+    order_of_shares,
+    within,
+)
 from overparam.theory.check import FAILS, HOLDS, IN_PART
 
 
@@ -66,3 +77,28 @@ def test_chain_judges_each_pair_of_neighbours():
 )
 def test_within_asks_every_seed(value, agrees):
     assert within("x", value, 0.9, 1.1).agrees is agrees
+
+
+def test_shares_of_equal_methods_are_seldom_told_apart():
+    """Binomial draws of one error: without the sampling error one in four would decide."""
+    draws = np.random.default_rng(0).binomial(1000, 0.05, size=(4000, 2)) / 1000
+    found = [
+        order_of_shares("a", interval([a]), "b", interval([b]), "error", 1000) for a, b in draws
+    ]
+    wrong = np.mean([finding.agrees is not None for finding in found])
+    # Two standard errors: 4.6 % of a normal distribution lie beyond.
+    assert wrong == pytest.approx(0.046, abs=0.012)
+
+
+def test_shares_that_differ_by_more_are():
+    for count, agrees in ((100, None), (10_000, True)):
+        found = order_of_shares("a", interval([0.03]), "b", interval([0.06]), "error", count)
+        assert found.agrees is agrees
+    back = order_of_shares("a", interval([0.06]), "b", interval([0.03]), "error", 10_000)
+    assert back.agrees is False
+
+
+def test_a_share_of_a_diverged_run_is_above_every_other():
+    lost = interval([math.inf])
+    found = order_of_shares("a", interval([0.1]), "b", lost, "error", 10)
+    assert found.agrees is True

@@ -115,9 +115,11 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
             except ValueError as error:
                 remarks.append(f"Not on this page: {error}")
     network_jobs: list[CnnJob] = []
+    test_images = 0
     if NETWORK in chosen or (folder / NETWORK).exists():
         network, images = _network(scale, command.device, NETWORK in chosen, remarks)
         network_jobs = cnn_jobs(network, images, folder / NETWORK)
+        test_images = len(images.test_images)
     jobs: list[Job] = [job for name in studies if name in wanted for job in _jobs(prepared[name])]
     if NETWORK in chosen:
         jobs += network_jobs
@@ -131,7 +133,8 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         stored = _stored(prepared, folder)
     if network_jobs:
         stored = dataclasses.replace(
-            stored, network=load_result(network_jobs[0].study, network_jobs)
+            stored,
+            network=load_result(network_jobs[0].study, network_jobs, test_images),
         )
     chapters: dict[str, Chapter] = {}
     missing: dict[str, str] = {}

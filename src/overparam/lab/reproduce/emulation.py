@@ -9,7 +9,12 @@ import polars as pl
 
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
-from overparam.lab.reproduce.measures import curve_gap, seed_distances, tuned_distances
+from overparam.lab.reproduce.measures import (
+    curve_gap,
+    largest_shift,
+    seed_distances,
+    tuned_distances,
+)
 from overparam.lab.reproduce.parts import FIXED_RATES, WIDE
 from overparam.lab.reproduce.tables import distances_against_authors, series, series_chart
 from overparam.lab.reproduce.verdict import Claim, Finding, order, within
@@ -89,8 +94,20 @@ def _same(
             continue
         ends, largest = curve_gap(ours, theirs)
         found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
-        found.append(within(f"{where}, largest factor on the way", largest, 1, _SAME))
+        way = within(f"{where}, largest factor on the way", largest, 1, _SAME)
+        found.append(Finding(f"{way.text}{_shift(ours, theirs, last)}", way.agrees))
     return found
+
+
+def _shift(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int) -> str:
+    """Where two curves part, by how much of the run: on a linear axis too little to see?"""
+    shift = largest_shift(ours, theirs, _SAME)
+    if shift.high == 0:
+        return ""
+    return (
+        f" Where they are further apart, the lower one is ahead by up to {shift.low:,.0f} to "
+        f"{shift.high:,.0f} of {iterations:,} iterations."
+    )
 
 
 def _faster(loss: str, part: PartResult) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,13 @@ from overparam.lab.cnn.summary import (
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter
 from overparam.lab.reproduce.measures import Interval, interval
-from overparam.lab.reproduce.verdict import Claim, Finding, order, within
+from overparam.lab.reproduce.verdict import Claim, Finding, order, order_of_shares, within
 
 # Within a tenth two numbers are the same to the eye on the paper's axis.
 _SAME = 0.1
 _LEVELS = (1.0, 0.5, 0.2, 0.1, 0.05)
+_PAIR = {"product": "product", "plain": "original"}
+_TEST_ERROR = "test error at the end"
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,23 @@ class CnnResult:
         curves: of training.
         alone: the penalty integrated alone, at the size of the study.
         paper_alone: the same at the paper's size.
+        tested: images that test errors were counted on.
     """
 
     study: CnnStudy
     curves: pl.DataFrame
     alone: pl.DataFrame
     paper_alone: pl.DataFrame
+    tested: int
 
 
-def load_result(study: CnnStudy, jobs: Sequence[CnnJob]) -> CnnResult | None:
+def load_result(study: CnnStudy, jobs: Sequence[CnnJob], test_images: int) -> CnnResult | None:
     """What the jobs of a study have stored, or None where one of them is not finished.
 
     Args:
         study: the settings.
         jobs: as :func:`overparam.lab.cnn.jobs.cnn_jobs` gives them.
+        test_images: how many the data have.
 
     Raises:
         ValueError: a file is damaged.
@@ -63,6 +69,7 @@ def load_result(study: CnnStudy, jobs: Sequence[CnnJob]) -> CnnResult | None:
         load_curves([job for job in own if job.variant]),
         load_curves([job for job in own if not job.variant]),
         load_curves([paper_penalty_job(study, jobs[0].path)]),
+        min(study.evaluated or test_images, test_images),
     )
 
 
@@ -70,7 +77,7 @@ def chapter(result: CnnResult) -> Chapter:
     """The claims and sections of the network."""
     at_rate = pl.col("rate") == result.study.rates[0]
     curves, alone = result.curves.filter(at_rate), result.alone.filter(at_rate)
-    one = CnnResult(result.study, curves, alone, result.paper_alone)
+    one = dataclasses.replace(result, curves=curves, alone=alone)
     claims = [_acceleration(one), _is_penalty(one)]
     sections = [
         Section(
@@ -104,16 +111,18 @@ def chapter(result: CnnResult) -> Chapter:
 
 
 def _acceleration(result: CnnResult) -> Claim:
-    names = ("product", "plain")
     findings = []
     for quantity, what in (
         ("loss", "batch loss at the end (cross-entropy plus penalty, as the authors plot)"),
         ("mean_cross_entropy", "cross-entropy, mean over the run"),
         ("cross_entropy", "cross-entropy at the end"),
-        ("test_error", "test error at the end"),
     ):
-        first, second = (_value(result, name, quantity) for name in names)
+        first, second = (_value(result, name, quantity) for name in _PAIR)
         findings.append(order("product", first, "original", second, what))
+    first, second = (_value(result, name, "test_error") for name in _PAIR)
+    findings.append(
+        order_of_shares("product", first, "original", second, _TEST_ERROR, result.tested)
+    )
     pair = ("product_unpenalized", "plain_unpenalized")
     if set(pair) <= set(result.study.variants):
         first, second = (_value(result, name, "mean_cross_entropy") for name in pair)
@@ -178,24 +187,15 @@ def _against_authors(result: CnnResult) -> list[Finding]:
 def _tuned(result: CnnResult) -> Claim:
     best = {row["variant"]: row["rate"] for row in tuned(result.curves).to_dicts()}
     edges = [row["variant"] for row in tuned(result.curves).to_dicts() if row["edge"]]
-    findings = []
-    for quantity, what in (
-        ("mean_cross_entropy", "cross-entropy, mean over the run"),
-        ("test_error", "test error at the end"),
-    ):
-        first, second = (
-            interval(seed_values(result.curves, name, quantity, best[name]))
-            for name in ("product", "plain")
-        )
-        findings.append(
-            order(
-                f"product at {best['product']:g}",
-                first,
-                f"original at {best['plain']:g}",
-                second,
-                what,
-            )
-        )
+    product, plain = (f"{name} at {best[key]:g}" for key, name in _PAIR.items())
+    losses, errors = (
+        [interval(seed_values(result.curves, key, quantity, best[key])) for key in _PAIR]
+        for quantity in ("mean_cross_entropy", "test_error")
+    )
+    findings = (
+        order(product, losses[0], plain, losses[1], "cross-entropy, mean over the run"),
+        order_of_shares(product, errors[0], plain, errors[1], _TEST_ERROR, result.tested),
+    )
     remark = "The rate of each is the one with the lowest validation error, over the same rates."
     if edges:
         names = ", ".join(VARIANTS[name].label for name in edges)
@@ -203,7 +203,7 @@ def _tuned(result: CnnResult) -> Claim:
     return Claim(
         "The product trains faster with the learning rate tuned for each network too.",
         "Not shown: one learning rate for both.",
-        tuple(findings),
+        findings,
         remark,
     )
 

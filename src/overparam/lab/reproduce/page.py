@@ -46,7 +46,7 @@ def write_reproduction(
     for name, chapter in chapters.items():
         details = "".join(map(_claim_html, chapter.claims))
         sections.append(Section(chapter.title, details, anchor=name))
-        sections += chapter.sections
+        sections += [dataclasses.replace(section, level=3) for section in chapter.sections]
         for section in chapter.sections:
             if section.chart is not None:
                 svg = vl_convert.vegalite_to_svg(section.chart.to_dict())

@@ -54,14 +54,14 @@ class Scale:
 QUICK = Scale(
     "quick",
     fixed=15_000,
-    tuned=10_000,
-    adam=8_000,
-    deep=6_000,
+    tuned=8_000,
+    adam=6_000,
+    deep=5_000,
     rates_per_decade=3,
     l2_rates_per_decade=6,
     full_identity=False,
     map_data=("ethanol", "abalone", "diabetes"),
-    map_iterations=500,
+    map_iterations=400,
     map_rates_per_decade=3,
     map_lowest_rate=5e-6,
 )

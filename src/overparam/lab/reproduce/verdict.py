@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, isfinite, sqrt
 
 from overparam.lab.reproduce.measures import Interval
 from overparam.theory.check import FAILS, HOLDS, IN_PART
@@ -87,6 +87,41 @@ def order(better: str, first: Interval, worse: str, second: Interval, what: str)
     else:
         agrees, verb = None, "overlaps over seeds with"
     return Finding(f"{what}: {better} {first} {verb} {worse} {second}.", agrees)
+
+
+def order_of_shares(
+    better: str, first: Interval, worse: str, second: Interval, what: str, count: int
+) -> Finding:
+    """:func:`order` of two shares of a sample, undecided within its sampling error.
+
+    A share ``p`` of ``n`` draws has the standard error ``sqrt(p (1 - p) / n)``. Medians must differ
+    by two standard errors of the difference of independent shares. Of two networks tested on the
+    same images the errors are rather alike, so that this asks for too much, never for too little.
+
+    Args:
+        better: name of the method that should be lower.
+        first: its share, from 0 to 1; infinite where it diverged.
+        worse: name of the other.
+        second: its share.
+        what: the quantity.
+        count: size of the sample that each share was counted on.
+
+    Example:
+        >>> a, b = Interval(0.03, 0.03, 0.031), Interval(0.04, 0.039, 0.04)
+        >>> order_of_shares("A", a, "B", b, "Error", 10_000).agrees
+        True
+        >>> order_of_shares("A", a, "B", b, "Error", 1000).agrees is None
+        True
+    """
+    found = order(better, first, worse, second, what)
+    shares = (first.median, second.median)
+    if found.agrees is None or not all(map(isfinite, shares)):
+        return found
+    error = sqrt(sum(share * (1 - share) for share in shares) / count)
+    if abs(shares[0] - shares[1]) >= 2 * error:
+        return found
+    text = f"{found.text} On a sample of {count:,} two standard errors of the difference are"
+    return Finding(f"{text} {2 * error:.2g}: too few to tell.", None)
 
 
 def chain(
