@@ -119,7 +119,7 @@ def test_the_papers_size_is_compared_with_the_papers_values():
     assert claims["The"].why.endswith("At the authors' size and horizon.")
     smaller = claims_of(result_of(SCALES["quick"]))["The"]
     assert not any("trained batch loss" in finding.text for finding in smaller.findings)
-    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 1,000 steps" in smaller.why
+    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 900 steps" in smaller.why
 
 
 def test_sections_have_charts_and_the_numbers():

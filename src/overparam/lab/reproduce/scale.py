@@ -54,9 +54,9 @@ class Scale:
 QUICK = Scale(
     "quick",
     fixed=15_000,
-    tuned=8_000,
-    adam=6_000,
-    deep=5_000,
+    tuned=7_000,
+    adam=5_000,
+    deep=4_000,
     rates_per_decade=3,
     l2_rates_per_decade=6,
     full_identity=False,
