@@ -47,6 +47,14 @@ def part(name, ends, start=1.0, spread=1.01):
     return PartResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
 
 
+def at_the_authors_horizon(result):
+    """The same curves as if each step were a thousand."""
+    study = dataclasses.replace(result.study, iterations=1000 * result.study.iterations)
+    return dataclasses.replace(
+        result, study=study, curves=result.curves.with_columns(pl.col("step") * 1000)
+    )
+
+
 def verdicts(chapter):
     return [claim.verdict for claim in chapter.claims]
 
@@ -110,6 +118,22 @@ def test_order_of_depths(l2, l4, expected):
     assert f"{STUDIES['l2-tuned'].rates[-1]:.3g} (edge of the grid)" in made.sections[1].body_html
 
 
+def test_layers_that_wait_near_their_start_are_judged_at_the_authors_horizon_alone():
+    results = {
+        "l2-tuned": part("l2-tuned", depths(0.1, 0.2, 0.3)),
+        "l4-tuned": part("l4-tuned", depths(0.3, 0.2, 0.97)),
+    }
+    three_two, two_one = tuned.chapter(results).claims[1].findings
+    assert (three_two.agrees, two_one.agrees) == (None, True)
+    assert "A seed of 3 layers is near its start. Too early to tell" in three_two.text
+    results["l4-tuned"] = part("l4-tuned", depths(0.3, 0.2, 5.0))
+    assert tuned.chapter(results).claims[1].findings[0].agrees is False  # far above its start
+    late = part("l4-tuned", depths(0.3, 0.2, 0.97))
+    late = at_the_authors_horizon(at_the_authors_horizon(late))
+    results["l4-tuned"] = late
+    assert [f.agrees for f in tuned.chapter(results).claims[1].findings] == [False, True]
+
+
 def test_depth_against_adaptive_methods():
     results = {
         "l4-tuned": part("l4-tuned", depths(0.3, 0.2, 0.1)),
@@ -125,14 +149,6 @@ def test_depth_for_adam():
     assert verdicts(adam.chapter({"l4-adam": part("l4-adam", same)})) == ["not decided"]
 
 
-def at_the_authors_horizon(result):
-    """The same curves as if each step were a thousand."""
-    study = dataclasses.replace(result.study, iterations=1000 * result.study.iterations)
-    return dataclasses.replace(
-        result, study=study, curves=result.curves.with_columns(pl.col("step") * 1000)
-    )
-
-
 def test_initialization():
     near = {"gd": 0.2, "factors:4": 0.97, "factors:8": 0.99}
     results = {
@@ -140,8 +156,7 @@ def test_initialization():
         "l4-residual": part("l4-residual", {"factors:4": 0.1, "factors:8": 0.05}),
     }
     early = initialization.chapter(results)
-    assert verdicts(early) == ["holds in part", "holds"]
-    assert [finding.agrees for finding in early.claims[0].findings] == [True, None, None]
+    assert verdicts(early) == ["not decided", "holds"]
     results["l4-near-zero"] = at_the_authors_horizon(results["l4-near-zero"])
     assert verdicts(initialization.chapter(results)) == ["holds", "holds"]
     results["l4-identity"] = part("l4-identity", {"factors:4": 0.3, "factors:8": 0.4})

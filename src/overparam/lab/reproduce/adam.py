@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from overparam.lab.figures import rate_chart
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.comparison import tuned_orders
 from overparam.lab.reproduce.measures import tuned_distances
 from overparam.lab.reproduce.tables import distances_against_authors, series, series_chart
-from overparam.lab.reproduce.verdict import Claim, chain
+from overparam.lab.reproduce.verdict import Claim
 
 PARTS = ("l4-adam",)
 
@@ -36,11 +38,12 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
             Claim(
                 "On L4 depth makes Adam faster too.",
                 "Adam on 1, 2, 3 layers after 200,000 iterations: 1.15e-2, 3.8e-3, 2.9e-3.",
-                chain(
-                    deeper,
-                    [distances[method] for method in deeper],
+                tuned_orders(
+                    part,
+                    pairwise(deeper),
                     f"distance after {iterations:,} iterations, tuned",
-                    [_LABELS[method] for method in deeper],
+                    _LABELS,
+                    _AUTHORS_ITERATIONS,
                 ),
                 ""
                 if iterations == _AUTHORS_ITERATIONS

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.comparison import tuned_orders
 from overparam.lab.reproduce.measures import tuned_distances
 from overparam.lab.reproduce.parts import ADAPTIVE
 from overparam.lab.reproduce.tables import (
@@ -17,7 +18,7 @@ from overparam.lab.reproduce.tables import (
     label_of,
 )
 from overparam.lab.reproduce.tuned import AUTHORS_ITERATIONS, horizon_remark
-from overparam.lab.reproduce.verdict import Claim, order
+from overparam.lab.reproduce.verdict import Claim
 
 PARTS = ("l4-tuned", "l4-adaptive")
 
@@ -37,15 +38,12 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
             Claim(
                 "On L4 three layers beat AdaGrad and AdaDelta on the plain weight.",
                 "AdaGrad 5.8e-2, AdaDelta 2.05e-2, 3 layers 6e-3 after 1,000,000 iterations.",
-                tuple(
-                    order(
-                        "3 layers",
-                        distances["factors:3"],
-                        label_of(method),
-                        distances[method],
-                        what,
-                    )
-                    for method in ADAPTIVE
+                tuned_orders(
+                    part,
+                    [("factors:3", method) for method in ADAPTIVE],
+                    what,
+                    {"factors:3": "3 layers"} | {m: label_of(m) for m in ADAPTIVE},
+                    AUTHORS_ITERATIONS,
                 ),
                 "Both here are PyTorch's. AdaGrad starts its sums at 0, TensorFlow's at 0.1; "
                 "AdaDelta has rho 0.9 and eps 1e-6, TensorFlow's 0.95 and 1e-8. "

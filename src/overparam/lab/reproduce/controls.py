@@ -9,11 +9,13 @@ import polars as pl
 from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.comparison import tuned_orders
 from overparam.lab.reproduce.floor import BFGS, NEWTON
 from overparam.lab.reproduce.measures import Interval, tuned_distances
 from overparam.lab.reproduce.parts import CONTROLS, DEPTHS
 from overparam.lab.reproduce.tables import grid_table, joined, label_of
-from overparam.lab.reproduce.verdict import Claim, order
+from overparam.lab.reproduce.tuned import AUTHORS_ITERATIONS
+from overparam.lab.reproduce.verdict import Claim
 from overparam.lab.summary import iterations_by_target, targets
 
 KINDS = ("tuned", "adaptive", "controls")
@@ -68,9 +70,12 @@ def _claim(loss: str, part: PartResult, distances: Mapping[str, Interval], depth
     return Claim(
         f"On {loss.upper()} gradient descent with depth beats simple methods on the plain weight.",
         "Not compared; a question of ours.",
-        tuple(
-            order(label_of(depth), distances[depth], label_of(method), distances[method], what)
-            for method in others
+        tuned_orders(
+            part,
+            [(depth, method) for method in others],
+            what,
+            {method: label_of(method) for method in (depth, *others)},
+            AUTHORS_ITERATIONS,
         ),
         f"The best of four kinds of depth ({label_of(depth)}) against each method, which favours "
         "depth a little. Momentum is 0.9 everywhere, and rates are the only thing tuned.",

@@ -11,6 +11,7 @@ from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import (
     curve_gap,
+    has_left_start,
     largest_shift,
     seed_distances,
     tuned_distances,
@@ -26,8 +27,6 @@ _AUTHORS = {
     "l2": {"gd": "not shown", "factors:2": "1.2e-2", "factors:3": "9e-3"},
     "l4": {"gd": "not shown", "factors:2": "0.21", "factors:3": "0.145"},
 }
-# A distance above this share of the first one: the run has not left its start.
-_STARTED = 0.9
 # Two curves within 10 % of each other are one curve to the eye, on the paper's axes too.
 _SAME = 1.1
 
@@ -84,7 +83,7 @@ def _same(
         ours = seed_distances(first.curves, first.optimum, f"{engine}:{depth}")
         theirs = seed_distances(second.curves, second.optimum, f"{other}:{depth}")
         where = f"{loss.upper()}, depth {depth}, {names[0]} over {names[1]}"
-        if not all(map(_left_the_start, (*ours.values(), *theirs.values()))):
+        if not all(map(has_left_start, (*ours.values(), *theirs.values()))):
             # Equal because nothing has happened yet, or one a little before the other.
             found.append(Finding(f"{where}: a seed is still near its start.", None))
             continue
@@ -119,16 +118,12 @@ def _faster(loss: str, part: PartResult) -> list[Finding]:
     for deeper, shallower in pairwise(names):
         pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
         curves = seed_distances(part.curves, part.optimum, deeper)
-        if all(map(_left_the_start, curves.values())):
+        if all(map(has_left_start, curves.values())):
             found.append(order(*pair, what))
         else:
             text = f"{what}: a seed of {names[deeper]} is still near its start."
             found.append(Finding(text, None))
     return found
-
-
-def _left_the_start(curve: pl.DataFrame) -> bool:
-    return bool(curve["distance"][-1] < _STARTED * curve["distance"][0])
 
 
 def _section(loss: str, narrow: PartResult, wide: PartResult) -> Section:

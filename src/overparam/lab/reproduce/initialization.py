@@ -9,7 +9,9 @@ import polars as pl
 from overparam.lab.figures import rate_chart
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.comparison import tuned_orders
 from overparam.lab.reproduce.measures import (
+    NEAR_START,
     at_rates,
     best_runs,
     interval,
@@ -22,7 +24,7 @@ from overparam.lab.reproduce.tables import (
     series,
     series_chart,
 )
-from overparam.lab.reproduce.verdict import Claim, Finding, chain, order, within
+from overparam.lab.reproduce.verdict import Claim, Finding, chain, too_early, within
 from overparam.lab.summary import rate_curve
 
 PARTS = ("l4-near-zero", "l4-residual")
@@ -30,8 +32,7 @@ OPTIONAL_PARTS = ("l4-identity",)
 
 _AUTHORS_ITERATIONS = 100_000
 _AUTHORS_FLAT = 66_000
-# Within 10 % of where it started, a run is stuck.
-_STUCK = 0.9
+_LAYERS = {"gd": "1 layer", "factors:4": "4 layers"}
 
 
 def chapter(results: Mapping[str, PartResult]) -> Chapter:
@@ -78,7 +79,9 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
                 "1 layer 0.24 after 100,000 iterations; 4 layers flat until 66,000, then 4.5; 8 "
                 "layers stuck.",
                 (
-                    order("1 layer", near["gd"], "4 layers", near["factors:4"], what),
+                    *tuned_orders(
+                        near_zero, [("gd", "factors:4")], what, _LAYERS, _AUTHORS_ITERATIONS
+                    ),
                     _stuck(near_zero),
                     _plateau(near_zero),
                 ),
@@ -123,15 +126,15 @@ def _stuck(part: PartResult) -> Finding:
     """Whether 8 layers end where they start; evidence only at the authors' horizon."""
     curves = seed_distances(best_runs(part.curves), part.optimum, "factors:8")
     left = interval([float(c["distance"][-1] / c["distance"][0]) for c in curves.values()])
-    found = within("8 layers, last distance over the first", left, _STUCK, 1 / _STUCK)
-    return _if_late(found, part, _AUTHORS_ITERATIONS)
+    found = within("8 layers, last distance over the first", left, NEAR_START, 1 / NEAR_START)
+    return _unless_moved(found, part, _AUTHORS_ITERATIONS)
 
 
-def _if_late(finding: Finding, part: PartResult, iterations: int) -> Finding:
+def _unless_moved(finding: Finding, part: PartResult, iterations: int) -> Finding:
     """Standing still proves nothing in a run in which the authors' stood still too."""
-    if part.study.iterations >= iterations or finding.agrees is False:
+    if finding.agrees is False:
         return finding
-    return Finding(f"{finding.text} Too early to tell before {iterations:,} iterations.", None)
+    return too_early(finding, part.study.iterations, iterations)
 
 
 def _failures(part: PartResult) -> str:
@@ -147,14 +150,14 @@ def _plateau(part: PartResult) -> Finding:
     """How long 4 layers wait before the distance falls by a tenth: a tenth of the run counts."""
     waits = []
     for curve in seed_distances(best_runs(part.curves), part.optimum, "factors:4").values():
-        fallen = curve.filter(pl.col("distance") < _STUCK * curve["distance"][0])
+        fallen = curve.filter(pl.col("distance") < NEAR_START * curve["distance"][0])
         waits.append(float(fallen["step"][0] if len(fallen) else part.study.iterations))
     wait, iterations = interval(waits), part.study.iterations
     text = (
         "4 layers at their best rate lose less than a tenth of the distance for "
         f"{wait.low:,.0f} to {wait.high:,.0f} of {iterations:,} iterations"
     )
-    return _if_late(Finding(f"{text}.", wait.low > 0.1 * iterations), part, _AUTHORS_FLAT)
+    return _unless_moved(Finding(f"{text}.", wait.low > 0.1 * iterations), part, _AUTHORS_FLAT)
 
 
 def _best_rates(results: Mapping[str, PartResult], identities: Mapping[str, str]) -> str:

@@ -18,6 +18,9 @@ from overparam.lab.summary import rate_curve, tuned
 # A distance below this share of the first one is called zero: further down, curves in float32 and
 # float64 compare round-off.
 _ZERO = 1e-6
+# A last distance above this share of the first one, or as little above the first: a run that has
+# not left its start.
+NEAR_START = 0.9
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,20 @@ def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[in
         .select("step", (pl.col("loss") - optimum).alias("distance"))
         for seed in sorted(runs["seed"].unique())
     }
+
+
+def has_left_start(curve: pl.DataFrame) -> bool:
+    """Whether the last distance of a curve is below nine tenths of its first."""
+    return bool(curve["distance"][-1] < NEAR_START * curve["distance"][0])
+
+
+def is_near_start(curves: pl.DataFrame, optimum: float, method: str) -> bool:
+    """Whether some seed of a method at its best rate ends about as high as it starts."""
+    runs = best_runs(curves.filter(pl.col("method") == method))
+    return any(
+        not has_left_start(curve) and curve["distance"][-1] * NEAR_START < curve["distance"][0]
+        for curve in seed_distances(runs, optimum, method).values()
+    )
 
 
 def curve_gap(

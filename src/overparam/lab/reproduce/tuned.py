@@ -8,6 +8,7 @@ from itertools import pairwise
 from overparam.lab.figures import loss_chart, rate_chart
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
+from overparam.lab.reproduce.comparison import tuned_orders
 from overparam.lab.reproduce.measures import tuned_distances
 from overparam.lab.reproduce.parts import DEPTHS
 from overparam.lab.reproduce.tables import (
@@ -17,7 +18,7 @@ from overparam.lab.reproduce.tables import (
     label_of,
     tuned_by_horizon,
 )
-from overparam.lab.reproduce.verdict import Claim, chain
+from overparam.lab.reproduce.verdict import Claim, Finding
 
 PARTS = ("l2-tuned", "l4-tuned")
 
@@ -36,25 +37,28 @@ _LAYERS = {"gd": "1 layer", "factors:2": "2 layers", "factors:3": "3 layers"}
 def chapter(results: Mapping[str, PartResult]) -> Chapter:
     """The claims and sections of the tuned runs on L2 and L4."""
     parts = {loss: results[f"{loss}-tuned"] for loss in ("l2", "l4")}
-    distances = {loss: tuned_distances(part.curves, part.optimum) for loss, part in parts.items()}
     iterations = parts["l4"].study.iterations
     what = f"distance after {iterations:,} iterations, tuned"
-    layers, l4 = tuple(_LAYERS), distances["l4"]
+    layers = tuple(_LAYERS)
     deeper = layers[::-1]
+
+    def orders(loss: str, methods: Sequence[str]) -> tuple[Finding, ...]:
+        return tuned_orders(parts[loss], pairwise(methods), what, _LAYERS, AUTHORS_ITERATIONS)
+
     return Chapter(
         "Every method at its best learning rate",
         (
             Claim(
                 "On L2 depth makes gradient descent slower.",
                 "1, 2, 3 layers after 1,000,000 iterations: 2.7e-3, 3.6e-3, 4.1e-3.",
-                chain(layers, [distances["l2"][m] for m in layers], what, list(_LAYERS.values())),
+                orders("l2", layers),
                 _order_earlier(parts["l2"], layers) + horizon_remark(iterations),
             ),
             Claim(
                 "On L4 depth makes gradient descent faster, the more the deeper.",
                 "1, 2, 3 layers after 1,000,000 iterations: 3.7e-2, 1.7e-2, 6e-3; depth leads "
                 "after 200,000.",
-                chain(deeper, [l4[m] for m in deeper], what, [_LAYERS[m] for m in deeper]),
+                orders("l4", deeper),
                 _order_earlier(parts["l4"], deeper) + horizon_remark(iterations),
             ),
         ),

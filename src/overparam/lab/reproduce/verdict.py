@@ -89,6 +89,18 @@ def order(better: str, first: Interval, worse: str, second: Interval, what: str)
     return Finding(f"{what}: {better} {first} {verb} {worse} {second}.", agrees)
 
 
+def too_early(finding: Finding, iterations: int, needed: int) -> Finding:
+    """The finding, which decides nothing in a run of fewer iterations than are needed.
+
+    Example:
+        >>> too_early(Finding("Nothing moves.", True), 10, 1000)
+        Finding(text='Nothing moves. Too early to tell before 1,000 iterations.', agrees=None)
+    """
+    if iterations >= needed:
+        return finding
+    return Finding(f"{finding.text} Too early to tell before {needed:,} iterations.", None)
+
+
 def order_of_shares(
     better: str, first: Interval, worse: str, second: Interval, what: str, count: int
 ) -> Finding:
