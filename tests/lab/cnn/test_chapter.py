@@ -92,7 +92,7 @@ def test_a_test_error_counted_on_few_images_decides_nothing():
         result = result_of(product=FAST, errors=(0.1, 0.06), tested=tested)
         found = claims_of(result)["Replacing"].findings[3]
         assert found.agrees is agrees
-        assert found.text.startswith("test error at the end: product")
+        assert found.text.startswith("Test error at the end: product")
     assert "On a sample of 300" not in found.text
 
 

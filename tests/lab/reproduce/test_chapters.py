@@ -226,6 +226,16 @@ def test_cells_of_the_map(plain, deep, outcome, agrees):
         assert "in 21 of 21 cells (p = 2: 7, p = 4: 7, p = 6: 7)" in claim.findings[0].text
 
 
+def test_slower_cells_say_where_depth_waits_near_its_start():
+    results = {f"map-diabetes-p{p}": map_part_of(0.1, 0.97, p) for p in (2, 4)}
+    results["map-diabetes-p6"] = map_part_of(1e-4, 0.1, 6)
+    for claim in depth_map.chapter(results).claims:
+        assert claim.findings[0].text.endswith(
+            "in 21 of 21 cells (p = 2: 7, p = 4: 7, p = 6: 7), in 14 of which depth has not left "
+            "its start."
+        )
+
+
 def test_seeds_on_both_sides_of_one_decide_nothing():
     result = map_part_of(0.1, 0.1)
     curves = result.curves.with_columns(

@@ -12,7 +12,7 @@ from overparam.lab.figures import finish
 from overparam.lab.method import OPTIMIZERS, parse_method
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter, PartResult
-from overparam.lab.reproduce.measures import Interval, speed_up
+from overparam.lab.reproduce.measures import Interval, is_near_start, speed_up
 from overparam.lab.reproduce.parts import MAP_OPTIMIZERS, MAP_POWERS
 from overparam.lab.reproduce.verdict import Claim, Finding
 from overparam.lab.study import Study
@@ -59,8 +59,9 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
 def depth_table(parts: list[PartResult]) -> pl.DataFrame:
     """One row per data set, power, optimizer and depth.
 
-    Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``, and
-    ``edge``: the best rate of the one or the other is the smallest or the largest that was tried.
+    Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``,
+    ``waits``: a seed of the depth has not left its start; and ``edge``: the best rate of the one or
+    the other is the smallest or the largest that was tried.
     """
     rows = []
     for part in parts:
@@ -80,6 +81,7 @@ def depth_table(parts: list[PartResult]) -> pl.DataFrame:
                     "low": found.low,
                     "high": found.high,
                     "outcome": _outcome(found, _grid_step(part.study)),
+                    "waits": is_near_start(part.curves, part.optimum, name),
                     "edge": edges[name] or edges[method.optimizer],
                 }
             )
@@ -107,8 +109,10 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
             powers = ", ".join(
                 f"p = {power:g}: {(found['power'] == power).sum()}" for power in MAP_POWERS
             )
-            text = f"{outcome.capitalize()} in {len(found)} of {len(cells)} cells ({powers})."
-            findings.append(Finding(text, agrees))
+            text = f"{outcome.capitalize()} in {len(found)} of {len(cells)} cells ({powers})"
+            if found["waits"].any():
+                text += f", in {found['waits'].sum()} of which depth has not left its start"
+            findings.append(Finding(f"{text}.", agrees))
     return Claim(
         f"With both tuned, depth makes {name} faster.",
         "Not asked; a question of ours.",
@@ -137,6 +141,7 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             alt.Tooltip("speed_up:Q", title="Speed-up"),
             alt.Tooltip("low:Q", title="Lowest seed"),
             alt.Tooltip("high:Q", title="Highest seed"),
+            alt.Tooltip("waits:N", title="Still near its start"),
             alt.Tooltip("edge:N", title="A best rate at the edge"),
         ],
     )

@@ -153,9 +153,10 @@ def _plateau(part: PartResult) -> Finding:
         fallen = curve.filter(pl.col("distance") < NEAR_START * curve["distance"][0])
         waits.append(float(fallen["step"][0] if len(fallen) else part.study.iterations))
     wait, iterations = interval(waits), part.study.iterations
+    waited = " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (wait.low, wait.high)))
     text = (
         "4 layers at their best rate lose less than a tenth of the distance for "
-        f"{wait.low:,.0f} to {wait.high:,.0f} of {iterations:,} iterations"
+        f"{waited} of {iterations:,} iterations"
     )
     return _unless_moved(Finding(f"{text}.", wait.low > 0.1 * iterations), part, _AUTHORS_FLAT)
 

@@ -86,7 +86,8 @@ def order(better: str, first: Interval, worse: str, second: Interval, what: str)
         agrees, verb = False, "is above"
     else:
         agrees, verb = None, "overlaps over seeds with"
-    return Finding(f"{what}: {better} {first} {verb} {worse} {second}.", agrees)
+    sentence = f"{what[:1].upper()}{what[1:]}: {better} {first} {verb} {worse} {second}."
+    return Finding(sentence, agrees)
 
 
 def too_early(finding: Finding, iterations: int, needed: int) -> Finding:
