@@ -1,10 +1,13 @@
+from collections import Counter
+
 import polars as pl
 import pytest
 
 from overparam.data import load, standardize
+from overparam.lab.objective import PowerLoss
 from overparam.lab.optimum import find_optimum
 from overparam.lab.prepare import prepare_study
-from overparam.lab.reproduce import floor
+from overparam.lab.reproduce import floor, timing
 from overparam.lab.reproduce.floor import (
     BFGS,
     NEWTON,
@@ -42,6 +45,21 @@ def test_every_method_is_timed():
     found = seconds_per_iteration(Study("linnerud", methods=methods), data, methods)
     assert set(found) == set(methods)
     assert all(value > 0 for value in found.values())
+
+
+def test_the_clock_sees_training_alone(monkeypatch):
+    calls = Counter()
+    for name in ("loss", "gradient"):
+        plain = getattr(PowerLoss, name)
+        monkeypatch.setattr(
+            PowerLoss, name, lambda *a, _n=name, _f=plain: calls.update([_n]) or _f(*a)
+        )
+    # As short a study as this would end before the clock is stopped.
+    study = Study("linnerud", methods=("gd",), iterations=10)
+    seconds_per_iteration(study, standardize(load("linnerud")), ["gd"])
+    rounds = timing._ROUNDS
+    assert calls["gradient"] == rounds * (timing._WARM_UP + timing._STEPS)
+    assert calls["loss"] == 2 * rounds  # at the steps 0 and 1 of the warm-up
 
 
 def test_a_floor_is_measured_once_and_again_for_other_data(tmp_path, monkeypatch):
