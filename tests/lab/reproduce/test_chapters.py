@@ -118,6 +118,23 @@ def test_order_of_depths(l2, l4, expected):
     assert f"{STUDIES['l2-tuned'].rates[-1]:.3g} (edge of the grid)" in made.sections[1].body_html
 
 
+def test_an_order_that_the_grid_decides_is_none():
+    """Three layers are the best at one rate alone, and behind two layers at each other."""
+    results = {
+        "l2-tuned": part("l2-tuned", depths(0.1, 0.2, 0.3)),
+        "l4-tuned": part("l4-tuned", depths(0.5, 0.2, 0.1)),
+    }
+    assert [f.agrees for f in tuned.chapter(results).claims[1].findings] == [True, True]
+    lucky = results["l4-tuned"]
+    rate = lucky.study.rates[0]
+    worse = pl.when(pl.col("rate") == rate, pl.col("method") == "factors:3", pl.col("step") > 0)
+    curves = lucky.curves.with_columns(worse.then(OPTIMUM + 0.5).otherwise("loss").alias("loss"))
+    results["l4-tuned"] = dataclasses.replace(lucky, curves=curves)
+    three_two, two_one = tuned.chapter(results).claims[1].findings
+    assert (three_two.agrees, two_one.agrees) == (None, True)
+    assert three_two.text.endswith("With every other learning rate alone this is not so.")
+
+
 def test_layers_that_wait_near_their_start_are_judged_at_the_authors_horizon_alone():
     results = {
         "l2-tuned": part("l2-tuned", depths(0.1, 0.2, 0.3)),
@@ -164,11 +181,12 @@ def test_initialization():
     # One layer is compared at the rates that the full identity has too.
     near_zero = results["l4-near-zero"]
     fine = next(r for r in near_zero.study.rates if r not in results["l4-identity"].study.rates)
-    better = near_zero.curves.filter(
-        pl.col("method") == "gd", pl.col("rate") == near_zero.study.rates[-1]
-    ).with_columns(
+    better = near_zero.curves.filter(pl.col("rate") == near_zero.study.rates[-1]).with_columns(
         pl.lit(fine).alias("rate"),
-        pl.when(pl.col("step") > 0).then(OPTIMUM + 0.01).otherwise("loss").alias("loss"),
+        pl.when(pl.col("step") > 0, pl.col("method") == "gd")
+        .then(OPTIMUM + 0.01)
+        .otherwise("loss")
+        .alias("loss"),
     )
     curves = pl.concat([near_zero.curves, better])
     results["l4-near-zero"] = dataclasses.replace(near_zero, curves=curves)

@@ -10,7 +10,6 @@ from overparam.lab.reproduce.verdict import (
     UNDECIDED,
     Claim,
     Finding,
-    chain,
     order,
     order_of_shares,
     within,
@@ -58,12 +57,6 @@ def test_order_needs_ranges_that_do_not_overlap():
     assert order("a", low, "b", between, "x").agrees is None
     text = order("a", high, "b", low, "Loss").text
     assert text == "Loss: a 4 [3, 5] is above b 1 [0.5, 2]."
-
-
-def test_chain_judges_each_pair_of_neighbours():
-    values = [Interval(v, v, v) for v in (1, 3, 2)]
-    assert [f.agrees for f in chain("abc", values, "x")] == [True, False]
-    assert "A 1 is below B 3" in chain("abc", values, "x", ("A", "B", "C"))[0].text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from overparam.lab.reproduce.tables import (
     series,
     series_chart,
 )
-from overparam.lab.reproduce.verdict import Claim, Finding, chain, too_early, within
+from overparam.lab.reproduce.verdict import Claim, Finding, too_early, within
 from overparam.lab.summary import rate_curve
 
 PARTS = ("l4-near-zero", "l4-residual")
@@ -61,11 +61,14 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
         result = results[part]
         distances = tuned_distances(result.curves, result.optimum)
         # The full identity has fewer rates: 1 layer gets the same ones.
-        same = at_rates(near_zero.curves, result.study.rates)
-        plain = tuned_distances(same, near_zero.optimum)["gd"]
-        deeper = (distances["factors:8"], distances["factors:4"], plain)
-        mended += chain(
-            ("8", "4", "1"), deeper, what, (f"8 layers, {name}", f"4 layers, {name}", "1 layer")
+        plain = at_rates(near_zero.curves.filter(pl.col("method") == "gd"), result.study.rates)
+        curves = pl.concat([result.curves, plain])
+        mended += tuned_orders(
+            PartResult(result.study, curves, result.optimum),
+            [("factors:8", "factors:4"), ("factors:4", "gd")],
+            what,
+            {"gd": "1 layer"} | {f"factors:{depth}": f"{depth} layers, {name}" for depth in (4, 8)},
+            _AUTHORS_ITERATIONS,
         )
         for depth, theirs in ((4, "0.20"), (8, "0.16")):
             label = f"{depth} layers, {name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, isfinite, sqrt
 
@@ -135,16 +134,6 @@ def order_of_shares(
         return found
     text = f"{found.text} On a sample of {count:,} two standard errors of the difference are"
     return Finding(f"{text} {2 * error:.2g}: too few to tell.", None)
-
-
-def chain(
-    names: Sequence[str], values: Sequence[Interval], what: str, labels: Sequence[str] = ()
-) -> tuple[Finding, ...]:
-    """Findings on neighbours of a list that should rise from the first to the last."""
-    shown = labels or names
-    return tuple(
-        order(shown[i], values[i], shown[i + 1], values[i + 1], what) for i in range(len(names) - 1)
-    )
 
 
 def within(text: str, value: Interval, low: float, high: float) -> Finding:
