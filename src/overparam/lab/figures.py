@@ -211,7 +211,7 @@ def _no_labels() -> alt.Axis:
 
 def log_axis() -> alt.Axis:
     """Labels of a logarithmic axis, without zeros behind the last digit."""
-    return alt.Axis(format="~g", labelOverlap=True)
+    return alt.Axis(format="~g", labelOverlap=True, labelSeparation=8)
 
 
 def _colour(order: list[str]) -> alt.Color:

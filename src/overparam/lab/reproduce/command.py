@@ -38,8 +38,8 @@ from overparam.theory.check import FAILS, HOLDS
 class ReproduceCommand:
     """Rerun every experiment of the paper, and give each of its claims a verdict.
 
-    On two cores --quick takes about ten minutes, no flag two hours by estimate, --paper at the
-    paper's horizons (1,000,000 iterations) half a day by estimate. Stop it with ctrl-C or in any
+    On two cores --quick takes about eight minutes, no flag two hours by estimate, --paper at the
+    paper's horizons (1,000,000 iterations) fifteen hours by estimate. Stop it with ctrl-C or in any
     other way: the same command goes on, and ends with the same curves and verdicts, byte for byte.
 
     Examples:
@@ -49,7 +49,7 @@ class ReproduceCommand:
     """
 
     quick: bool = False
-    """Shorter horizons and coarser grids, about ten minutes on two cores."""
+    """Shorter horizons and coarser grids, about eight minutes on two cores."""
     paper: bool = False
     """The paper's horizons and a grid of 10^(1/8)."""
     only: tuple[str, ...] = ()
