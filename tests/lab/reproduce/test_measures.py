@@ -14,7 +14,7 @@ from overparam.lab.reproduce.measures import (
     best_runs,
     curve_gap,
     interval,
-    largest_shift,
+    largest_lag,
     seed_distances,
     speed_up,
     steps_to,
@@ -116,15 +116,33 @@ def test_gap_of_two_curves():
     assert (back.low, back.high) == pytest.approx((0.8, 1.0))
 
 
-def test_shift_of_a_curve_that_lags():
-    """1/s against 1/(s - 5)."""
+def test_lag_of_a_curve_that_comes_later():
+    """1/s against 1/(s - 5), which is 1 to the step 6: at 3 steps the first has 1/3."""
     early = seed_distances(run("gd", 1.0, 0, power_law(1, 1)), OPTIMUM, "gd")
     late = seed_distances(run("gd", 1.0, 0, lambda step: power_law(1, 1)(max(step - 5, 1))),
                           OPTIMUM, "gd")  # fmt: skip
     for pair in ((early, late), (late, early)):
-        assert largest_shift(*pair, 1.1).median == pytest.approx(5, rel=0.1)
-    assert largest_shift(early, late, 100).median == 0
-    assert largest_shift(early, early, 1).median == 0
+        assert largest_lag(*pair, 1.1).median == pytest.approx(5, rel=0.3)
+    assert largest_lag(early, late, 100).median == 0
+    assert largest_lag(early, early, 1).median == 0
+
+
+def test_a_curve_that_starts_lower_is_no_more_ahead_for_it():
+    """Apart at step 100 alone, 0.5 to 0.9; what the higher one starts above is of no account."""
+    early = dict(zip(STEPS, (0.99, 0.99, 0.99, 0.99, 0.99, 0.5, 0.1, 0.01), strict=True))
+    late = dict(zip(STEPS, (1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.1, 0.01), strict=True))
+    pair = [seed_distances(run("gd", 1.0, 0, c.get), OPTIMUM, "gd") for c in (early, late)]
+    # From 0.9 at 100 to 0.1 at 300, on logarithmic axes, it is 0.5 after 34 more.
+    expected = 100 * 3 ** (math.log(0.9 / 0.5) / math.log(0.9 / 0.1)) - 100
+    assert largest_lag(*pair, 1.1).median == pytest.approx(expected)
+    assert expected == pytest.approx(34.2, abs=0.1)
+
+
+def test_what_never_comes_so_far_down_lags_for_ever():
+    pair = [
+        seed_distances(run("gd", 1.0, 0, power_law(scale, 1)), OPTIMUM, "gd") for scale in (1, 2)
+    ]
+    assert largest_lag(*pair, 1.1).low == math.inf
 
 
 def test_curves_that_end_at_different_steps_are_infinitely_far():

@@ -10,6 +10,7 @@ import polars as pl
 from overparam.lab.reproduce.chapter import PartResult
 from overparam.lab.reproduce.measures import at_rates, is_near_start, tuned_distances
 from overparam.lab.reproduce.verdict import Finding, order, too_early
+from overparam.lab.summary import tuned
 
 
 def tuned_orders(
@@ -23,9 +24,9 @@ def tuned_orders(
 
     Undecided where every other learning rate alone, the first, third, ... or the second, fourth,
     ..., gives another order: then the grid decides it, because the best rate of a method may lie
-    just below the one at which it diverges, or far. Undecided also where one of them is near its
-    start, in a run that is shorter than the authors': near zero, a product of layers waits before
-    it moves.
+    just below the one at which it diverges, or far; where the best rate of the one that ends above
+    is the smallest or the largest tried; and where one of them is near its start, in a run that is
+    shorter than the authors': near zero, a product of layers waits before it moves.
 
     Args:
         part: with all methods.
@@ -45,6 +46,11 @@ def tuned_orders(
         ]
         if finding.agrees is not None and set(halves) != {finding.agrees}:
             text = f"{finding.text} With every other learning rate alone this is not so."
+            finding = Finding(text, None)
+        loser = pair[1] if finding.agrees else pair[0]
+        at_edge = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}
+        if finding.agrees is not None and at_edge[loser]:
+            text = f"{finding.text} But the best rate of {labels[loser]} is the last of the grid."
             finding = Finding(text, None)
         waiting = [labels[m] for m in pair if is_near_start(runs, part.optimum, m)]
         if waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import (
     curve_gap,
     has_left_start,
-    largest_shift,
+    largest_lag,
     seed_distances,
     tuned_distances,
 )
@@ -94,19 +95,19 @@ def _same(
         ends, largest = curve_gap(ours, theirs)
         found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
         way = within(f"{where}, largest factor on the way", largest, 1, _SAME)
-        found.append(Finding(f"{way.text}{_shift(ours, theirs, last)}", way.agrees))
+        found.append(Finding(f"{way.text}{_lag(ours, theirs, last)}", way.agrees))
     return found
 
 
-def _shift(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int) -> str:
+def _lag(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int) -> str:
     """Where two curves part, by how much of the run: on a linear axis too little to see?"""
-    shift = largest_shift(ours, theirs, _SAME)
-    if shift.high == 0:
+    lag = largest_lag(ours, theirs, _SAME)
+    if lag.high == 0:
         return ""
-    return (
-        f" Where they are further apart, the lower one is ahead by up to {shift.low:,.0f} to "
-        f"{shift.high:,.0f} of {iterations:,} iterations."
-    )
+    late = f"{lag.low:,.0f} to {lag.high:,.0f} of {iterations:,} iterations later"
+    if lag.high == math.inf:
+        late = "not in this run"
+    return f" Where they are further apart, the higher one is as far down {late}."
 
 
 def _faster(loss: str, part: PartResult) -> list[Finding]:

@@ -146,13 +146,14 @@ def curve_gap(
     return interval(ends), interval(largest)
 
 
-def largest_shift(
+def largest_lag(
     first: dict[int, pl.DataFrame], second: dict[int, pl.DataFrame], factor: float
 ) -> Interval:
-    """How many iterations lie between two methods where they are far apart, at most, by seed.
+    """How many iterations the higher of two curves is late where they are far apart, by seed.
 
-    At a step at which the distances differ by more than ``factor``: how long before it the lower
-    curve had the distance of the higher one. 0 where no step is so.
+    At a step at which the distances differ by more than ``factor``: how many iterations later the
+    higher curve comes to the distance of the lower one; infinite where it never does. The largest
+    over steps, 0 where no step is so.
 
     Args:
         first: curves by seed, as :func:`seed_distances` gives them; distances above 0.
@@ -161,21 +162,21 @@ def largest_shift(
 
     Example:
         >>> slow = pl.DataFrame({"step": [1, 10, 100], "distance": [1.0, 0.1, 0.01]})
-        >>> fast = pl.DataFrame({"step": [1, 10, 100], "distance": [0.5, 0.05, 0.005]})
-        >>> largest_shift({0: slow}, {0: fast}, 1.1).text(3)
-        '50'
-        >>> largest_shift({0: slow}, {0: fast}, 3).median
+        >>> fast = pl.DataFrame({"step": [1, 10, 100], "distance": [0.5, 0.05, 0.01]})
+        >>> largest_lag({0: slow}, {0: fast}, 1.1).text(3)
+        '10'
+        >>> largest_lag({0: slow}, {0: fast}, 3).median
         0.0
     """
-    shifts = []
+    lags = []
     for seed, ours in first.items():
         theirs, worst = second[seed], 0.0
         for step, a, b in zip(ours["step"], ours["distance"], theirs["distance"], strict=True):
             if max(a, b) > factor * min(a, b):
-                lower = ours if a < b else theirs
-                worst = max(worst, step - steps_to(lower, max(a, b)))
-        shifts.append(worst)
-    return interval(shifts)
+                higher = ours if a > b else theirs
+                worst = max(worst, steps_to(higher, min(a, b)) - step)
+        lags.append(worst)
+    return interval(lags)
 
 
 def steps_to(curve: pl.DataFrame, distance: float) -> float:

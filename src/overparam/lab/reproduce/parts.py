@@ -97,7 +97,8 @@ def map_parts(scale: Scale, device: str) -> dict[str, Study]:
             power=power,
             methods=tuple(methods),
             iterations=scale.map_iterations,
-            lowest_rate=scale.map_lowest_rate,
+            # The steeper the loss, the smaller the largest stable rate.
+            lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
             highest_rate=scale.map_highest_rate,
             rates_per_decade=scale.map_rates_per_decade,
             seeds=scale.seeds,

@@ -28,7 +28,7 @@ class Scale:
         map_data: data sets of the map.
         map_iterations: iterations of every run of the map.
         map_rates_per_decade: grid of the map.
-        map_lowest_rate: of that grid.
+        map_lowest_rate: of that grid at p = 4; ten times as high at 2, a tenth of it at 6.
         map_highest_rate: of that grid.
     """
 
