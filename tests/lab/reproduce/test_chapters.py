@@ -86,6 +86,22 @@ def test_equal_curves_hold_and_a_wider_layer_that_differs_does_not():
     assert verdicts(made) == ["holds", "holds", "does not hold"]
 
 
+def test_curves_that_part_say_how_much_later_the_higher_one_is_there():
+    made = emulation.chapter(fixed(0.2, 0.1, 0.1, 0.02)).claims
+    assert "further apart" not in "".join(finding.text for finding in made[0].findings)
+    # Width 100 ends lower, so that width 1 never comes so far down.
+    texts = [f.text for f in made[1].findings if "on the way" in f.text]
+    assert all(text.endswith("is as far down in 2 of 2 seeds not at all.") for text in texts)
+    early = pl.DataFrame({"step": [1, 9, 99], "distance": [9.0, 4.0, 1.0]})
+    late = pl.DataFrame({"step": [1, 9, 99], "distance": [9.0, 8.0, 1.0]})
+    never = late.with_columns(distance=pl.Series([9.0, 8.0, 2.0]))
+    text = emulation._lag({0: early, 1: early}, {0: late, 1: never}, 99)
+    # From 8 at the step 9 to 4, on the way to 1 at 99. The other one ends at 2, above 1.
+    lag = 9 * 11 ** (math.log(2) / math.log(8)) - 9
+    expected = f" {lag:.0f} to {lag:.0f} of 99 iterations later, in 1 of 2 seeds not at all."
+    assert text.endswith(expected)
+
+
 def test_curves_that_have_not_moved_are_no_evidence():
     made = emulation.chapter(fixed(0.98, 0.99, 0.98, 0.99, gd=0.5))
     assert verdicts(made)[:2] == ["not decided", "not decided"]
@@ -148,7 +164,7 @@ def test_an_order_that_the_grid_decides_is_none():
     results["l4-tuned"] = dataclasses.replace(lucky, curves=curves)
     three_two, two_one = tuned.chapter(results).claims[1].findings
     assert (three_two.agrees, two_one.agrees) == (None, True)
-    assert three_two.text.endswith("With every other learning rate alone this is not so.")
+    assert three_two.text.endswith("Every other learning rate alone does not always say so.")
 
 
 def test_layers_that_wait_near_their_start_are_judged_at_the_authors_horizon_alone():
@@ -161,6 +177,16 @@ def test_layers_that_wait_near_their_start_are_judged_at_the_authors_horizon_alo
     assert "A seed of 3 layers is near its start. Too early to tell" in three_two.text
     results["l4-tuned"] = part("l4-tuned", depths(0.3, 0.2, 5.0))
     assert tuned.chapter(results).claims[1].findings[0].agrees is False  # far above its start
+    assert "start" not in tuned.chapter(results).claims[1].findings[0].text
+    results["l4-tuned"] = part("l4-tuned", depths(0.3, 0.2, 0.97), spread=0.5)  # one seed waits
+    assert tuned.chapter(results).claims[1].findings[0].agrees is None
+    results["l4-tuned"] = part("l4-tuned", depths(0.3, 0.2, 0.8))
+    assert tuned.chapter(results).claims[1].findings[0].agrees is False  # has left it
+    lost = part("l4-tuned", depths(0.3, 0.2, 0.97))
+    diverged = pl.when(pl.col("method") == "factors:3").then(60)
+    curves = lost.curves.with_columns(diverged.otherwise("diverged_at").alias("diverged_at"))
+    results["l4-tuned"] = dataclasses.replace(lost, curves=curves)
+    assert "start" not in tuned.chapter(results).claims[1].findings[0].text
     late = part("l4-tuned", depths(0.3, 0.2, 0.97))
     late = at_the_authors_horizon(at_the_authors_horizon(late))
     results["l4-tuned"] = late
@@ -254,6 +280,14 @@ def test_cells_of_the_map(plain, deep, outcome, agrees):
     # of the grid, 10^(1/3), nothing is decided.
     expected = math.log(deep) / math.log(plain)
     assert table["speed_up"].to_list() == pytest.approx([expected] * 21, rel=0.4)
+    grids = (
+        depth_map.chapter({f"map-diabetes-p{p}": map_part_of(plain, deep, p) for p in (2, 4, 6)})
+        .sections[0]
+        .body_html
+    )
+    for p in (2, 4, 6):
+        rates = STUDIES[f"map-diabetes-p{p}"].rates
+        assert f"{len(rates)} from {rates[0]:.2g} to {rates[-1]:.2g} at p = {p}" in grids
     edge = depth_map.depth_table([narrower(map_part_of(plain, deep))])
     assert (set(edge["outcome"]), edge["edge"].all()) == ({"not decided"}, True)
     results = {f"map-diabetes-p{p}": map_part_of(plain, deep, p) for p in (2, 4, 6)}

@@ -251,8 +251,8 @@ def _lead(scale: Scale, raw: RegressionData) -> str:
         "compared tuned have the same learning rates to choose from; divergence is a result; a "
         "verdict follows from the numbers behind it and is one at their horizon. Intervals are "
         "ranges over seeds: those of two methods that do not differ lie apart by chance once in "
-        f"{1 / chance_of_order(len(scale.seeds)):.0f} comparisons. An order that every other "
-        "learning rate alone would not give decides nothing."
+        f"{1 / chance_of_order(len(scale.seeds)):.0f} comparisons. An order that the grid decides "
+        "(every other learning rate alone does not give it), or its edge, is none."
     )
 
 

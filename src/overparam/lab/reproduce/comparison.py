@@ -22,18 +22,18 @@ def tuned_orders(
 ) -> tuple[Finding, ...]:
     """Whether the first method of each pair ends below the second.
 
-    Undecided where every other learning rate alone, the first, third, ... or the second, fourth,
-    ..., gives another order: then the grid decides it, because the best rate of a method may lie
-    just below the one at which it diverges, or far; where the best rate of the one that ends above
-    is the smallest or the largest tried; and where one of them is near its start, in a run that is
-    shorter than the authors': near zero, a product of layers waits before it moves.
+    Undecided where the order over seeds is another, or none, with the first, third, ... learning
+    rate alone or with the second, fourth, ...: then the grid decides it, because the best rate of a
+    method may lie just below the one at which it diverges, or far; where the best rate of the one
+    that ends above is the smallest or the largest tried; and where one is near its start, in a run
+    that is shorter than the authors': near zero, a product of layers waits before it moves.
 
     Args:
         part: with all methods.
         pairs: names of methods.
         what: the quantity, for people.
         labels: of the methods, for people.
-        authors_iterations: length of the authors' run.
+        authors_iterations: length of the authors' run; 0 for a question that they did not ask.
     """
     found = []
     for pair in pairs:
@@ -45,7 +45,7 @@ def tuned_orders(
             for half in _halves(runs, pair)
         ]
         if finding.agrees is not None and set(halves) != {finding.agrees}:
-            text = f"{finding.text} With every other learning rate alone this is not so."
+            text = f"{finding.text} Every other learning rate alone does not always say so."
             finding = Finding(text, None)
         loser = pair[1] if finding.agrees else pair[0]
         at_edge = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}

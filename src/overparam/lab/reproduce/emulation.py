@@ -13,7 +13,7 @@ from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import (
     curve_gap,
     has_left_start,
-    largest_lag,
+    largest_lags,
     seed_distances,
     tuned_distances,
 )
@@ -101,13 +101,17 @@ def _same(
 
 def _lag(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int) -> str:
     """Where two curves part, by how much of the run: on a linear axis too little to see?"""
-    lag = largest_lag(ours, theirs, _SAME)
-    if lag.high == 0:
+    lags = largest_lags(ours, theirs, _SAME)
+    finite = [lag for lag in lags if lag < math.inf]
+    if not any(lags):
         return ""
-    late = f"{lag.low:,.0f} to {lag.high:,.0f} of {iterations:,} iterations later"
-    if lag.high == math.inf:
-        late = "not in this run"
-    return f" Where they are further apart, the higher one is as far down {late}."
+    text = " Where they are further apart, the higher one is as far down "
+    if finite:
+        low, high = min(finite), max(finite)
+        text += f"{low:,.0f} to {high:,.0f} of {iterations:,} iterations later"
+    if len(finite) < len(lags):
+        text += f"{', ' * bool(finite)}in {len(lags) - len(finite)} of {len(lags)} seeds not at all"
+    return f"{text}."
 
 
 def _faster(loss: str, part: PartResult) -> list[Finding]:

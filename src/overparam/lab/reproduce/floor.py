@@ -22,6 +22,8 @@ from overparam.lab.store import read_table, write_table
 
 NEWTON, BFGS = "Newton", "BFGS"
 _BFGS_ITERATIONS = 2000
+# Raised whenever the clock changes, so that old seconds are not shown.
+_CLOCK = "clock 2"
 
 
 def load_or_measure_floor(
@@ -37,7 +39,7 @@ def load_or_measure_floor(
         The curves of :func:`second_order_curves`, and seconds per iteration by method.
     """
     curves_file, seconds_file = path.with_suffix(".parquet"), path.with_suffix(".json")
-    identities = [part.identity for part in parts]
+    identities = [_CLOCK, *(part.identity for part in parts)]
     if curves_file.exists() and seconds_file.exists():
         stored = json.loads(seconds_file.read_text(encoding="utf-8"))
         if stored["identities"] == identities:
