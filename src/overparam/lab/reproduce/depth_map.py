@@ -129,8 +129,8 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
         f"With both tuned, depth makes {name} faster.",
         "Not asked; a question of ours.",
         tuple(findings),
-        "Holds where every cell is faster, and fails where none is and some are slower, after so "
-        "few iterations: a depth that waits at its start is slower. Which cells are: the map.",
+        "Holds where every cell is faster, and fails where none is and some are slower, at this "
+        "horizon: a depth that waits at its start is slower. Which cells are: the map.",
     )
 
 
