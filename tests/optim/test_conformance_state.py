@@ -76,6 +76,23 @@ def test_state_dict_resumes_bit_for_bit(info, case) -> None:
 
 
 @every_case
+def test_loading_its_own_state_changes_nothing(info, case) -> None:
+    ends = []
+    for reloads in (False, True):
+        params = sample()
+        optimizer = info.optim_cls(params, **case.kwargs)
+        for _ in range(3):
+            optimizer.step()
+        if reloads:
+            optimizer.load_state_dict(optimizer.state_dict())  # no copy in between
+        for _ in range(3):
+            optimizer.step()
+        ends.append((values(params), state_tensors(optimizer)))
+    assert same(ends[0][0], ends[1][0])
+    assert same(ends[0][1], ends[1][1])
+
+
+@every_case
 def test_a_step_counter_saved_as_a_number_loads(info, case) -> None:
     params = sample()
     optimizer = info.optim_cls(params, **case.kwargs)

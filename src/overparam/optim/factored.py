@@ -404,5 +404,6 @@ def _take_over(
     for inner, old, now, was in zip(
         state["inner"], saved.get("inner", []), stepped, were, strict=False
     ):
+        taken = moved(old, now, was.dtype, step=on_device)  # first: the two may be one
         inner.clear()
-        inner.update(moved(old, now, was.dtype, step=on_device))
+        inner.update(taken)
