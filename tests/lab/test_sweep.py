@@ -127,6 +127,9 @@ def one_by_one(run: Run, study: Study, x, y):
     """Losses at every step, and the first step at which a weight was not finite."""
     network = start(run.method, run.seed, study, x, y)
     optimizer = TORCH[run.method.optimizer](network.parameters(), run.rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimizer, 1 / max(1, study.warm_up), total_iters=max(1, study.warm_up - 1)
+    )
     losses = []
     for step in range(STEPS + 1):
         if not network.weight().isfinite().all():
@@ -142,6 +145,7 @@ def one_by_one(run: Run, study: Study, x, y):
             parameter = network.layers[0].weight
             parameter.grad = rule_direction(parameter.detach(), parameter.grad, run.method.depth)
         optimizer.step()
+        schedule.step()
     return losses, -1
 
 
@@ -203,6 +207,16 @@ def test_least_squares(small_data, name):
     study = study_of(name, power=2.0)
     runs = [Run(parse_method(name), rate, 0) for rate in (1e-3, 1e-2)]
     assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
+
+
+@pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rule:2.5", "adam+factors:2"])
+@pytest.mark.parametrize("warm_up", [2, 50, 3 * STEPS])
+def test_a_warm_up_is_that_of_torch(small_data, name, warm_up):
+    study = study_of(name, warm_up=warm_up)
+    runs = [Run(parse_method(name), rate, seed) for rate in (1e-4, 1e-3) for seed in (0, 1)]
+    sweep = assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
+    without = trained(study_of(name), runs, small_data.features, small_data.targets)
+    assert not torch.equal(sweep.losses[:, -1], without.losses[:, -1])
 
 
 @pytest.mark.parametrize(

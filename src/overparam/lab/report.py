@@ -178,7 +178,8 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
         [
             "Learning rates",
             f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}, "
-            f"{study.rates_per_decade} per decade, the same for every method",
+            f"{study.rates_per_decade} per decade, the same for every method"
+            + (f"; reached linearly in {study.warm_up:,} steps" if study.warm_up else ""),
         ],
         [
             "Initialization",

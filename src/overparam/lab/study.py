@@ -49,6 +49,7 @@ class Study:
         highest_rate: largest learning rate of the grid.
         rates_per_decade: grid points per factor of 10.
         more_rates: learning rates beside those of the grid, for every method.
+        warm_up: steps over which the learning rate grows linearly to its value; 0 for none.
         seeds: one initialization each.
         dtype: float64 or float32, of weights and gradients.
         init: start of the factors. near_zero: every entry N(0, init_std^2), as in the paper;
@@ -69,6 +70,7 @@ class Study:
     highest_rate: float = 1.0
     rates_per_decade: int = 3
     more_rates: tuple[float, ...] = ()
+    warm_up: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     dtype: str = "float32"
     init: str = "near_zero"
@@ -97,6 +99,7 @@ class Study:
         _require(bounded, "power", self.power, "use a finite p >= 2: the optimum needs it")
         for name in ("iterations", "rates_per_decade", "points", "shard_runs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "use at least 1")
+        _require(self.warm_up >= 0, "warm_up", self.warm_up, "use 0 for none")
         _require(self.width >= 0, "width", self.width, "use 0 for min(outputs, features)")
         _require(self.lowest_rate > 0, "lowest_rate", self.lowest_rate, "use a rate above 0")
         bounded = self.lowest_rate <= self.highest_rate < math.inf
@@ -131,9 +134,15 @@ class Study:
         spaced = {round(self.iterations ** (i / max(1, last))) for i in range(self.points)}
         return tuple(sorted({0, self.iterations, *spaced}))
 
+    def share_of_rate(self, step: int) -> float:
+        """What a step, counted from 0, takes of the learning rate: less than 1 in the warm-up."""
+        return min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+
     def identity(self, data_fingerprint: str) -> str:
         """Hash of everything that determines the numbers: settings, data and format."""
         settings = dataclasses.asdict(self) | {"fingerprint": data_fingerprint, "format": _FORMAT}
+        if not self.warm_up:
+            del settings["warm_up"]  # younger than stored curves, which it does not change
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

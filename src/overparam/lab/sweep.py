@@ -73,8 +73,9 @@ class Sweep:
             active = self._active
             sizes = [len(group.members) for group in active]
             parts = zip(active, weights.split(sizes), gradients.split(sizes), strict=True)
+            share = self.study.share_of_rate(self.step)
             for group, weight, gradient in parts:
-                group.descend(weight, gradient)
+                group.descend(weight, gradient, share)
             self.step += 1
 
     def weights(self) -> Tensor:
@@ -146,8 +147,8 @@ class _Group:
         """The end-to-end weights, ``(runs, m, n)``."""
         return factor_product(self.parameters) if len(self.parameters) > 1 else self.parameters[0]
 
-    def descend(self, weight: Tensor, gradient: Tensor) -> None:
-        """Take one step, given the end-to-end weights and the gradients there."""
+    def descend(self, weight: Tensor, gradient: Tensor, share: float) -> None:
+        """Take one step, with a share of the rates, from end-to-end weights and gradients there."""
         if self.scaling is not None:
             objective = self.objective
             gradient = self.scaling(
@@ -161,13 +162,13 @@ class _Group:
             directions = (gradient,)
         if self.optimizer is None:
             for parameter, direction in zip(self.parameters, directions, strict=True):
-                parameter.addcmul_(self.rates, direction, value=-1)
+                parameter.addcmul_(self.rates, direction, value=-share)
             return
         for shadow, direction in zip(self.shadows, directions, strict=True):
             shadow.grad = direction
         self.optimizer.step()
         for parameter, shadow in zip(self.parameters, self.shadows, strict=True):
-            parameter.addcmul_(self.rates, shadow)
+            parameter.addcmul_(self.rates, shadow, value=share)
             shadow.zero_()
 
     def _rule(self, gradient: Tensor) -> Tensor:
