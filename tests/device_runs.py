@@ -3,13 +3,16 @@
 ``python device_runs.py NAME`` in a process of its own; it raises where something is wrong.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import polars as pl
 import pytest
@@ -20,11 +23,14 @@ from torch import nn
 
 from overparam import EndToEnd, Factored, collapse, imbalance, overparameterize
 from overparam.data import load, standardize
+from overparam.lab.cnn.training import CnnTraining
 from overparam.lab.method import parse_method
 from overparam.lab.objective import PowerLoss
 from overparam.lab.reproduce.parts import map_parts, regression_parts
 from overparam.lab.reproduce.timing import seconds_per_iteration
-from overparam.lab.study import DTYPES, Run, Study
+from overparam.lab.runner import ShardJob
+from overparam.lab.store import RunDirectory
+from overparam.lab.study import DTYPES, Run, Study, shards
 from overparam.lab.sweep import Sweep
 
 STEPS = 12
@@ -35,7 +41,11 @@ def the_device_is_strict() -> None:
     here = torch.ones(2, 3, device=NAME)
     assert here.device.type == NAME
     assert (here * torch.tensor(2.0)).cpu().sum().item() == 12
-    for mix in (lambda: here + torch.ones(2, 3), lambda: here @ torch.ones(3, 1)):
+    for mix in (
+        lambda: here + torch.ones(2, 3),
+        lambda: here @ torch.ones(3, 1),
+        lambda: torch.randn(3, device=NAME, generator=torch.Generator()),
+    ):
         with pytest.raises(RuntimeError, match="of the CPU and of the device"):
             mix()
 
@@ -86,7 +96,9 @@ def reproduce() -> None:
         found = []
         for device in ("cpu", NAME):
             output = Path(folder) / device
-            assert rerun(output, device=device, only=("adam", "network")) == 0
+            with _watched() as used:
+                assert rerun(output, device=device, only=("adam", "network")) == 0
+            assert used == {(Sweep, device), (CnnTraining, device)}
             results = output / "reproduce-tiny"
             verdicts = json.loads((results / "verdicts.json").read_text())["claims"]
             curves = [pl.read_parquet(file) for file in sorted(results.rglob("shards/*.parquet"))]
@@ -97,6 +109,50 @@ def reproduce() -> None:
         assert here[0] == there[0]
         assert all(a.equals(b) for a, b in zip(here[1], there[1], strict=True))
         assert here[2] == there[2] > 0
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[set[tuple[type, str]]]:
+    """What is trained, and on which devices its weights are afterwards."""
+    used = set()
+
+    def watching(kind: type, weights: Callable[[Any], Iterable[torch.Tensor]]) -> Any:
+        advance = kind.advance
+
+        def watched(run: Any, steps: int) -> None:
+            advance(run, steps)
+            used.update((kind, weight.device.type) for weight in weights(run))
+
+        return mock.patch.object(kind, "advance", watched)
+
+    with (
+        watching(Sweep, lambda sweep: [sweep.weights()]),
+        watching(CnnTraining, lambda training: training.network.tensors()),
+    ):
+        yield used
+
+
+def interruption() -> None:
+    """A study that is stopped and goes on from its checkpoint."""
+    data = standardize(load("diabetes"))
+    names = ("momentum", "rule:2", "adam+factors:3", "adagrad")
+    study = Study("diabetes", methods=names, iterations=120, rates_per_decade=1, seeds=(0,))
+    tables = []
+    for device in ("cpu", NAME):
+        with tempfile.TemporaryDirectory() as folder:
+            there = dataclasses.replace(study, device=device)
+            [shard] = shards(there)
+            job = ShardJob(there, "identity", data, shard, Path(folder))
+            RunDirectory(job.path).write_manifest({})
+            assert not job.train(lambda: True, lambda cost: None)
+            saved = RunDirectory(job.path).read_checkpoint(shard)
+            assert saved is not None
+            assert 0 < saved["sweep"]["step"] < study.iterations
+            costs: list[float] = []
+            assert job.train(lambda: False, costs.append)
+            assert costs[0] == saved["sweep"]["step"]  # not trained once more
+            tables.append(RunDirectory(job.path).read_shard(shard))
+    assert tables[0].equals(tables[1])
 
 
 def optimizers() -> None:
@@ -110,6 +166,9 @@ def optimizers() -> None:
         ),
         "limit": lambda model: EndToEnd(model, lr=0.1, depth=float("inf"), basis="exact"),
         "factors": lambda model: Factored(model, torch.optim.SGD, depth=2, lr=0.05, momentum=0.9),
+        "decay of the product": lambda model: Factored(
+            model, torch.optim.AdamW, lr=torch.tensor([0.01]), weight_decay=0.1
+        ),
         "factors with Adam": lambda model: Factored(model, torch.optim.AdamW, depth=3, lr=0.01),
     }
     for make in makes.values():
@@ -136,8 +195,8 @@ def models() -> None:
         ends = []
         for device in ("cpu", NAME):
             model = _model().to(device)
-            generator = torch.Generator().manual_seed(0)
-            overparameterize(model, depth, init=init, generator=generator)
+            torch.manual_seed(2)
+            overparameterize(model, depth, init=init)
             assert {p.device.type for p in model.parameters()} == {device}
             optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
             _train(model, optimizer, 2)
@@ -166,7 +225,10 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> No
         optimizer.step()
 
 
-RUNS = {run.__name__: run for run in (the_device_is_strict, sweep, reproduce, optimizers, models)}
+RUNS = {
+    run.__name__: run
+    for run in (the_device_is_strict, sweep, interruption, reproduce, optimizers, models)
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -1,9 +1,10 @@
 """A device that is not there: PyTorch takes it for an accelerator, the CPU does the work.
 
 A tensor of this device wraps one of the CPU. As on a GPU, an operation that mixes it with a tensor
-of the CPU that is no scalar raises, and only copies go from one to the other. So a run that ends
-here has everything on the device that it was asked to use. What it cannot show: kernels of a GPU,
-their rounding and their speed.
+of the CPU that is no scalar raises, or with a generator of the CPU; only copies go from one to the
+other. What it cannot show: the kernels of a GPU, which of them are missing, their rounding and
+speed; fused and foreach steps of optimizers, which tensors of a subclass do not take; and scalars
+of the CPU where a GPU would refuse them.
 
 PyTorch can register one such device for the life of a process: see :func:`set_up`.
 """
@@ -11,10 +12,13 @@ PyTorch can register one such device for the life of a process: see :func:`set_u
 from typing import Any
 
 import torch
+from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
+_SET_UP = "_setup_privateuseone_for_python_backend"
+# Private in PyTorch, from 2.10 on.
+POSSIBLE = hasattr(backend_registration, _SET_UP)
 _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
@@ -40,6 +44,9 @@ class PretendTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.held.tolist()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # what is read to the CPU from a file
+
     @property
     def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         return torch.Tensor.data.__get__(self)
@@ -52,10 +59,12 @@ class PretendTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         mixed = any(not isinstance(tensor, cls) and tensor.ndim for tensor in tensors)
+        mixed |= any(isinstance(leaf, torch.Generator) for leaf in leaves)
         if mixed and func not in _COPIES:
-            raise RuntimeError(f"{func} was given tensors of the CPU and of the device")
+            raise RuntimeError(f"{func} was given something of the CPU and of the device")
         here = func is not torch.ops.aten.copy_.default or isinstance(args[0], cls)
         if kwargs.get("device") is not None:
             here = kwargs["device"].type == NAME
@@ -73,7 +82,7 @@ class PretendTensor(torch.Tensor):
 
 def set_up() -> None:
     """Register the device; for a process of its own, since it cannot be undone."""
-    _setup_privateuseone_for_python_backend(NAME)
+    getattr(backend_registration, _SET_UP)(NAME)
     library = torch.library.Library("aten", "IMPL")
 
     def empty(size, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from device_runs import RUNS
+from pretend_device import POSSIBLE
 
 
+@pytest.mark.skipif(not POSSIBLE, reason="needs PyTorch 2.10: a device written in Python")
 @pytest.mark.parametrize("name", RUNS)
 def test_on_another_device(name):
     script = Path(__file__).with_name("device_runs.py")

@@ -179,6 +179,7 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
         (["run", "--power", "1"], "power is 1.0"),
         (["run", "--dtype", "half"], "use one of float64, float32"),
         (["run", "--workers", "0", *SMALL], "workers is 0; use at least 1"),
+        (["run", "--device", "meta", *SMALL], "device 'meta' cannot be used here"),
         (["run", "--file", "absent.toml"], "absent.toml"),
         (["run", "--file", "bad.toml"], "bad.toml: unknown setting 'powr'. Did you mean 'power'"),
         (["report", "absent"], "holds no run; start one with: overparam run --name absent"),

@@ -65,6 +65,7 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
         ({"rates_per_decade": 0}, "rates_per_decade is 0"),
         ({"width": -1}, "width is -1"),
         ({"warm_up": -1}, "warm_up is -1; use 0 for none"),
+        ({"warm_up": 20_001}, "warm_up is 20001; .* at most the iterations"),
         ({"points": 0}, "points is 0"),
         ({"shard_runs": -1}, "shard_runs is -1"),
         ({"lowest_rate": 0.0}, "lowest_rate is 0.0"),

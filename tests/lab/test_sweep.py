@@ -209,8 +209,8 @@ def test_least_squares(small_data, name):
     assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
 
 
-@pytest.mark.parametrize("name", ["gd", "momentum", "adam", "rule:2.5", "adam+factors:2"])
-@pytest.mark.parametrize("warm_up", [2, 50, 3 * STEPS])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "rule:2.5", "adam+factors:2"])
+@pytest.mark.parametrize("warm_up", [2, 50, STEPS])
 def test_a_warm_up_is_that_of_torch(small_data, name, warm_up):
     study = study_of(name, warm_up=warm_up)
     runs = [Run(parse_method(name), rate, seed) for rate in (1e-4, 1e-3) for seed in (0, 1)]

@@ -7,6 +7,7 @@ import functools
 import os
 from dataclasses import dataclass
 
+import torch
 from rich.console import Console
 
 from overparam.data import DataUnavailable, RegressionData, load, standardize
@@ -66,6 +67,19 @@ class PreparedStudy:
                 "versions": package_versions(),
             }
         )
+
+
+def check_device(device: str) -> None:
+    """Raise unless a tensor can be made on a device and read from it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
 
 
 def load_or_fallback(name: str, fallback: str | None, console: Console) -> RegressionData:

@@ -188,7 +188,7 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
             "the rule starts at the product of such factors",
         ],
         ["Seeds", ", ".join(map(str, study.seeds))],
-        ["Arithmetic", study.dtype],
+        ["Arithmetic", f"{study.dtype} on {study.device}"],
         ["Wall time", f"{manifest['wall_seconds']:.0f} s on {manifest['cpus']} cores"],
         ["Versions", versions],
         ["Study identity", manifest["identity"]],

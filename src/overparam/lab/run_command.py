@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam.lab.findings import findings, label
-from overparam.lab.prepare import load_or_fallback, prepare_study
+from overparam.lab.prepare import check_device, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.report import write_report
 from overparam.lab.runner import run_study
@@ -73,6 +73,7 @@ def run(command: RunCommand, console: Console) -> int:
     """Carry out `overparam run`; returns the exit status."""
     if command.workers < 1:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
+    check_device(command.study.device)
     raw = load_or_fallback(command.study.data, command.fallback, console)
     study = dataclasses.replace(command.study, data=raw.name)
     directory = RunDirectory(command.output / command.name)

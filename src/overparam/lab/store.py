@@ -145,7 +145,8 @@ def read_state(path: Path, parts: set[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, weights_only=True)
+        # Whoever goes on with it moves it to a device; a report is written without one.
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # reading damaged bytes may fail in any way
         return None
     return state if isinstance(state, dict) and parts <= state.keys() else None

@@ -59,7 +59,7 @@ class Study:
         width: hidden width of explicit factors; 0 for min(outputs, features), which limits nothing.
         points: recorded points of a curve, log-spaced over the iterations.
         shard_runs: runs that are trained together as one tensor program, and stored together.
-        device: where to train: cpu, cuda or another device of PyTorch.
+        device: where to train: cpu, cuda or another device of PyTorch that has float64.
     """
 
     data: str = "ethanol"
@@ -99,7 +99,8 @@ class Study:
         _require(bounded, "power", self.power, "use a finite p >= 2: the optimum needs it")
         for name in ("iterations", "rates_per_decade", "points", "shard_runs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "use at least 1")
-        _require(self.warm_up >= 0, "warm_up", self.warm_up, "use 0 for none")
+        bounded = 0 <= self.warm_up <= self.iterations
+        _require(bounded, "warm_up", self.warm_up, "use 0 for none, and at most the iterations")
         _require(self.width >= 0, "width", self.width, "use 0 for min(outputs, features)")
         _require(self.lowest_rate > 0, "lowest_rate", self.lowest_rate, "use a rate above 0")
         bounded = self.lowest_rate <= self.highest_rate < math.inf

@@ -206,8 +206,9 @@ class _Group:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self.members, self.rates = state["members"], state["rates"]
-        self.parameters = state["parameters"]
+        device = self.objective.device
+        self.members, self.rates = state["members"], state["rates"].to(device)
+        self.parameters = [parameter.to(device) for parameter in state["parameters"]]
         for shadow, parameter in zip(self.shadows, self.parameters, strict=True):
             shadow.data = torch.zeros_like(parameter)
         if self.optimizer:

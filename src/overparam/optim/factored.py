@@ -354,9 +354,11 @@ class Factored(Optimizer):
         decay = group.get("weight_decay", 0)
         if group["weight_decay_on"] != "product" or decay == 0 or p.grad is None:
             return
-        factors = self.state[p]["factors"]
+        factors, lr = self.state[p]["factors"], group["lr"]
+        # Torch takes a rate of one entry from the CPU for any device where it has no dimension.
+        lr = lr.reshape(()) if isinstance(lr, Tensor) else lr
         for factor in factors:
-            factor.mul_((1 - group["lr"] * decay) ** (1 / len(factors)))
+            factor.mul_((1 - lr * decay) ** (1 / len(factors)))
 
     def _balanced(self, p: Tensor, view: MatrixView) -> list[Tensor]:
         """Balanced factors of the weight as it is, of the shapes of its present ones."""

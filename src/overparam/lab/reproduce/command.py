@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from overparam.data import DataError, ImageData, RegressionData, load, load_imag
 from overparam.lab.cnn.jobs import CnnJob, cnn_jobs
 from overparam.lab.cnn.study import SCALES, CnnStudy, stand_in
 from overparam.lab.pool import Job, run_jobs, single_thread
-from overparam.lab.prepare import PreparedStudy, load_or_fallback, prepare_study
+from overparam.lab.prepare import PreparedStudy, check_device, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.controls import KINDS
@@ -92,7 +91,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
 
     No workers at all means to train in this process.
     """
-    _check_device(command.device)
+    check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
     raw = load_or_fallback(command.data, command.fallback, console)
@@ -163,14 +162,6 @@ def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
                 f"Known: {', '.join(EXPERIMENTS)}."
             )
     return only or tuple(EXPERIMENTS)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
 
 
 def _other_data(
