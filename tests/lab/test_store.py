@@ -51,6 +51,16 @@ def test_checkpoints_come_back(directory):
     assert torch.equal(found["sweep"]["losses"].isnan(), torch.tensor([False, True]))
 
 
+def test_a_checkpoint_of_a_gpu_comes_back_without_one(directory, monkeypatch):
+    # What torch writes beside the numbers of a tensor on a GPU.
+    monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+    state = {"identity": "a", "sweep": {"weight": torch.arange(3.0)}}
+    directory.write_checkpoint(SHARD, state)
+    found = directory.read_checkpoint(SHARD)["sweep"]["weight"]
+    assert found.device.type == "cpu"
+    assert torch.equal(found, torch.arange(3.0))
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, -50])
 def test_a_damaged_checkpoint_counts_as_none(directory, keep):
     directory.write_checkpoint(SHARD, {"identity": "x", "sweep": {"losses": torch.ones(300)}})
