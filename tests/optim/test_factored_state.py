@@ -241,6 +241,20 @@ def test_expand_takes_the_options_it_is_given() -> None:
     assert (group["lr"], group["momentum"], group["initial_lr"]) == (0.1, 0.9, 0.4)
 
 
+def test_a_learning_rate_tensor_is_not_shared_between_optimizers() -> None:
+    p, lr = drawn(3, 4), torch.tensor(0.1, dtype=torch.float64)
+    plain = torch.optim.SGD([p], lr=lr, foreach=False)
+    expanded = Factored.expand(plain)
+    collapsed = expanded.collapse()
+    lr.zero_()
+    expanded.param_groups[0]["lr"].mul_(2)
+    rates = [each.param_groups[0]["lr"].item() for each in (plain, expanded, collapsed)]
+    assert rates == pytest.approx([0, 0.2, 0.1])
+    before = p.detach().clone()
+    collapsed.step()
+    torch.testing.assert_close(p.detach(), before - 0.1 * p.grad)
+
+
 def test_schedulers_go_on_after_expand_and_collapse() -> None:
     plain = torch.optim.SGD([drawn(3, 4)], lr=0.4)
     scheduler = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: 1 / (1 + step))

@@ -277,6 +277,20 @@ def test_the_basis_of_a_checkpoint_with_other_matrices_starts_anew(granularity: 
     resumed.step()
 
 
+def test_momentum_that_rests_is_loaded_too() -> None:
+    """As in torch.optim.SGD: with momentum 0 for a while, its sum stays in the state."""
+    p = drawn(3, 4)
+    optimizer = EndToEnd([p], 0.1, momentum=0.5)
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.0
+    buffer = optimizer.state[p]["momentum_buffer"].clone()
+    for fitting in (optimizer, EndToEnd([p], 0.1)):
+        fitting.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        assert torch.equal(fitting.state[p]["momentum_buffer"], buffer)
+        fitting.step()
+        assert torch.equal(fitting.state[p]["momentum_buffer"], buffer)
+
+
 def test_state_for_a_new_option_leaves_the_rest() -> None:
     p = drawn(3, 4)
     optimizer = EndToEnd([p], 0.1, depth=1, momentum=0.5)

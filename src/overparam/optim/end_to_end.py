@@ -185,9 +185,11 @@ class EndToEnd(Optimizer):
 
         def restore(group: dict[str, Any], _: dict[str, Any], saved: list[State]) -> None:
             for (p, chosen), old in zip(_routes(group), saved, strict=True):
-                # A weight may have been frozen after it was trained.
+                # A weight may have been frozen, or momentum set to 0, after some training.
                 basis = p.requires_grad or "basis" in old
-                self.state[p] = merge(fresh_state(p, group, chosen, basis=basis), old)
+                momentum = old.get("momentum_buffer") is not None
+                fresh = fresh_state(p, group, chosen, basis=basis, momentum=momentum)
+                self.state[p] = merge(fresh, old)
 
         load_exactly(self, super().load_state_dict, state_dict, restore)
 

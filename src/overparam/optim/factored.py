@@ -20,6 +20,7 @@ from overparam.optim.factored_options import (
     check_held,
     check_inner,
     check_options,
+    copied,
     named,
 )
 from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
@@ -36,7 +37,7 @@ from overparam.optim.groups import (
     warn_of_zeros,
     with_modules,
 )
-from overparam.optim.loading import load_exactly, moved
+from overparam.optim.loading import fits, load_exactly, take_over
 from overparam.optim.moments import collapse_state, expand_state
 
 
@@ -226,7 +227,7 @@ class Factored(Optimizer):
         """
         # What schedulers and users keep in a group, initial_lr for one, goes along.
         groups = [
-            {**{name: group[name] for name in group if name not in OWN}, **named(group)}
+            {**copied({name: group[name] for name in group if name not in OWN}), **named(group)}
             for group in self.param_groups
         ]
         plain = type(self._inner)(groups, **arguments(self._inner))
@@ -270,7 +271,7 @@ class Factored(Optimizer):
         # A scheduler starts from the initial_lr of a group where it has one.
         start = {"initial_lr": options["lr"]} if "lr" in options else {}
         groups = [
-            {**group, **(start if "initial_lr" in group else {}), **options, **named(group)}
+            {**copied(group), **(start if "initial_lr" in group else {}), **options, **named(group)}
             for group in optimizer.param_groups
         ]
         if model is not None:
@@ -304,8 +305,10 @@ class Factored(Optimizer):
             factored = dict(_matrices(group))
             for p, view, old_view, old in zip(group["params"], own, views, saved, strict=True):
                 state = self.state[p] = present[p]
-                if _fits(state, old) and (p not in factored or same_matrices(view, old_view)):
-                    _take_over(p, state, old, group)
+                if fits(state["factors"], old) and (
+                    p not in factored or same_matrices(view, old_view)
+                ):
+                    take_over(p, state, old, group)
                     if p in factored and p.requires_grad:
                         write_product(p, factored[p], state["factors"])
                     continue
@@ -387,25 +390,3 @@ def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
 
 def _is_zero(tensor: Tensor) -> bool:
     return not tensor.is_meta and not bool(tensor.any())
-
-
-def _fits(state: dict[str, Any], saved: dict[str, Any]) -> bool:
-    """Whether saved factors, perhaps none, are of the shapes of those here."""
-    shapes = [tuple(factor.shape) for factor in state["factors"]]
-    return "factors" in saved and shapes == [tuple(each.shape) for each in saved["factors"]]
-
-
-def _take_over(
-    p: Tensor, state: dict[str, Any], saved: dict[str, Any], group: dict[str, Any]
-) -> None:
-    """Take over the factors and inner states of one parameter, in place."""
-    for factor, value in zip(state["factors"], saved["factors"], strict=True):
-        factor.copy_(value)
-    stepped, were = state["factors"] or [p], saved["factors"] or [p]
-    on_device = bool(group.get("capturable") or group.get("fused"))
-    for inner, old, now, was in zip(
-        state["inner"], saved.get("inner", []), stepped, were, strict=False
-    ):
-        taken = moved(old, now, was.dtype, step=on_device)  # first: the two may be one
-        inner.clear()
-        inner.update(taken)

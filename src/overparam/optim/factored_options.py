@@ -90,7 +90,16 @@ def named(group: dict[str, Any]) -> dict[str, Any]:
     return {"params": list(zip(names, params, strict=True)) if names else list(params)}
 
 
+def copied(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for another optimizer: a learning rate tensor changes in place, each has its own."""
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in options.items()
+    }
+
+
 def arguments(optimizer: Optimizer) -> dict[str, Any]:
     """Options to construct an optimizer of the same class."""
     accepted = inspect.signature(type(optimizer)).parameters
-    return {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    options = copied(optimizer.defaults)
+    return {name: value for name, value in options.items() if name in accepted}

@@ -83,6 +83,28 @@ def _completed(group: dict[str, Any], saved: dict[str, Any], keep: Sequence[str]
     return {**saved, **{name: now[name] for name in keep}}
 
 
+def fits(factors: Sequence[Tensor], saved: dict[str, Any]) -> bool:
+    """Whether the saved state of :class:`Factored` has factors, perhaps none, of these shapes."""
+    shapes = [tuple(factor.shape) for factor in factors]
+    return "factors" in saved and shapes == [tuple(each.shape) for each in saved["factors"]]
+
+
+def take_over(
+    p: Tensor, state: dict[str, Any], saved: dict[str, Any], group: dict[str, Any]
+) -> None:
+    """Take over the factors and inner states of one parameter of :class:`Factored`, in place."""
+    for factor, value in zip(state["factors"], saved["factors"], strict=True):
+        factor.copy_(value)
+    stepped, were = state["factors"] or [p], saved["factors"] or [p]
+    on_device = bool(group.get("capturable") or group.get("fused"))
+    for inner, old, now, was in zip(
+        state["inner"], saved.get("inner", []), stepped, were, strict=False
+    ):
+        taken = moved(old, now, was.dtype, step=on_device)  # first: the two may be one
+        inner.clear()
+        inner.update(taken)
+
+
 def moved(
     state: dict[str, Any], target: Tensor, dtype: torch.dtype, *, step: bool
 ) -> dict[str, Any]:

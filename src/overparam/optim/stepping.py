@@ -39,7 +39,9 @@ class Item:
     route: Route
 
 
-def fresh_state(p: Tensor, group: dict[str, Any], route: Route, *, basis: bool) -> State:
+def fresh_state(
+    p: Tensor, group: dict[str, Any], route: Route, *, basis: bool, momentum: bool = False
+) -> State:
     """The state of a parameter before its first step: tensors only.
 
     Args:
@@ -47,6 +49,7 @@ def fresh_state(p: Tensor, group: dict[str, Any], route: Route, *, basis: bool) 
         group: its group.
         route: of the parameter.
         basis: whether it has one where its rule needs one.
+        momentum: whether it has a running sum though the group asks for none.
     """
     dtype = state_dtype(p)
     step_device = p.device if group["capturable"] else torch.device("cpu")
@@ -54,7 +57,7 @@ def fresh_state(p: Tensor, group: dict[str, Any], route: Route, *, basis: bool) 
         "step": torch.zeros((), dtype=torch.float32, device=step_device),
         "skipped": torch.zeros((), dtype=torch.int64, device=p.device),
     }
-    if group["momentum"] != 0:
+    if momentum or group["momentum"] != 0:
         layout = torch.preserve_format
         state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, memory_format=layout)
     if route.rule == "matrix" and basis:
