@@ -107,8 +107,8 @@ def _lag(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterati
         return ""
     text = " Where they are further apart, the higher one is as far down "
     if finite:
-        low, high = min(finite), max(finite)
-        text += f"{low:,.0f} to {high:,.0f} of {iterations:,} iterations later"
+        ends = dict.fromkeys(f"{lag:,.0f}" for lag in (min(finite), max(finite)))
+        text += f"{' to '.join(ends)} of {iterations:,} iterations later"
     if len(finite) < len(lags):
         text += f"{', ' * bool(finite)}in {len(lags) - len(finite)} of {len(lags)} seeds not at all"
     return f"{text}."
