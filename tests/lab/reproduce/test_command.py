@@ -26,6 +26,9 @@ A4_WIDTH = int((210 - 2 * 14) / 25.4 * 96)
 CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element =>
     element.getBoundingClientRect().right > innerWidth + 1 && !element.closest("svg svg")
 ).map(element => element.outerHTML.slice(0, 80))"""
+# Figures of which a part is out of sight.
+SCROLLED = """() => [...document.querySelectorAll("figure")].filter(figure =>
+    figure.scrollWidth > figure.clientWidth).map(figure => figure.parentElement.innerText)"""
 PARTS = regression_parts(TINY, "diabetes", 10, "cpu") | map_parts(TINY, "cpu")
 
 
@@ -253,6 +256,8 @@ def test_page_in_a_browser(browser, folder):
     assert page.locator("h3").count() >= len(claims) + charts.count()
     tiles = page.locator(".mark-rect path")
     assert tiles.count() >= 2 * 3 * 3 * 7
+    page.set_viewport_size({"width": 1300, "height": 1000})
+    assert page.evaluate(SCROLLED) == []
     page.emulate_media(media="print")
     page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
     assert page.evaluate(CUT_OFF) == []
