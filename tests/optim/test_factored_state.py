@@ -253,6 +253,10 @@ def test_a_learning_rate_tensor_is_not_shared_between_optimizers() -> None:
     before = p.detach().clone()
     collapsed.step()
     torch.testing.assert_close(p.detach(), before - 0.1 * p.grad)
+    collapsed.param_groups[0]["initial_lr"] = 0.1
+    [group] = Factored.expand(collapsed, lr=lr).param_groups
+    lr.add_(0.5)
+    assert (group["lr"].item(), group["initial_lr"].item()) == (0.5, 0)
 
 
 def test_schedulers_go_on_after_expand_and_collapse() -> None:

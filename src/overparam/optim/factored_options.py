@@ -93,7 +93,7 @@ def named(group: dict[str, Any]) -> dict[str, Any]:
 def copied(options: dict[str, Any]) -> dict[str, Any]:
     """Options for another optimizer: a learning rate tensor changes in place, each has its own."""
     return {
-        name: value.clone() if isinstance(value, Tensor) else value
+        name: value.detach().clone() if isinstance(value, Tensor) else value
         for name, value in options.items()
     }
 
