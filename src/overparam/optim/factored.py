@@ -269,7 +269,7 @@ class Factored(Optimizer):
             NotImplementedError: the optimizer has state of an unknown kind.
         """
         # A scheduler starts from the initial_lr of a group where it has one.
-        start = {"initial_lr": copied(options)["lr"]} if "lr" in options else {}
+        start = copied({"initial_lr": options["lr"]}) if "lr" in options else {}
         groups = [
             {**copied(group), **(start if "initial_lr" in group else {}), **options, **named(group)}
             for group in optimizer.param_groups
