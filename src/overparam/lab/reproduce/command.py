@@ -38,7 +38,7 @@ class ReproduceCommand:
     """Rerun every experiment of the paper, and give each of its claims a verdict.
 
     On two cores --quick takes about eight minutes, no flag two hours, --paper at the paper's
-    horizons (1,000,000 iterations) a day and a half by estimate. Stop it with ctrl-C or in any
+    horizons (1,000,000 iterations) eighteen hours by estimate. Stop it with ctrl-C or in any
     other way: the same command goes on, and ends with the same curves and verdicts, byte for
     byte.
 
