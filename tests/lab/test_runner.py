@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import os
 import random
@@ -116,6 +117,20 @@ def test_curves_of_an_unfinished_shard_are_the_beginning_of_the_finished_one(tmp
     whole = directory.read_shard(shard)
     keys = ["method", "rate", "seed", "step", "loss"]
     assert part.select(keys).join(whole, on=keys, how="anti").is_empty()
+
+
+def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
+    endless = dataclasses.replace(STUDY, iterations=10**9)
+    (tmp_path / "file").write_text("")
+    jobs = [
+        ShardJob(STUDY, identity_of(STUDY), DATA, shards(STUDY)[0], tmp_path / "file" / "below"),
+        ShardJob(endless, identity_of(endless), DATA, shards(endless)[0], tmp_path / "kept"),
+    ]
+    with pytest.raises(NotADirectoryError):
+        pool.run_jobs(jobs, 2)
+    kept = RunDirectory(tmp_path / "kept").read_checkpoint(shards(endless)[0])
+    assert kept is not None
+    assert kept["sweep"]["step"] > 0
 
 
 def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):

@@ -57,6 +57,7 @@ def run_jobs(
 
     Raises:
         RuntimeError: a worker process was killed from outside.
+        Exception: whatever a job raised; the others save what they have and stop.
     """
     todo = [job for job in jobs if not job.finished()]
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
@@ -78,12 +79,15 @@ def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], 
     with pool:
         with _deaf_to_interrupts():
             futures = [pool.submit(_train_in_worker, job) for job in todo]
+        pending, failed = set(futures), None
         try:
-            pending = set(futures)
-            while pending:
-                _, pending = wait(pending, timeout=0.25)
+            while pending and failed is None:
+                ended, pending = wait(pending, timeout=0.25)
+                failed = next((future for future in ended if future.exception()), None)
                 on_progress(done.value)
         except KeyboardInterrupt:
+            pass
+        if pending:
             # Workers finish their chunk, save a checkpoint and return.
             stop.set()
             for future in futures:
@@ -92,6 +96,8 @@ def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], 
             # A second ctrl-C must not cut off the saving that the first one asked for.
             with _deaf_to_interrupts():
                 wait(futures)
+            if failed is not None:
+                failed.result()
             return all(not future.cancelled() and future.result() for future in futures)
         except BrokenProcessPool:
             raise RuntimeError(

@@ -70,14 +70,14 @@ class PreparedStudy:
 
 
 def check_device(device: str) -> None:
-    """Raise unless a tensor can be made on a device and read from it.
+    """Raise unless a float64 tensor can be made on a device and read from it.
 
     Raises:
         ValueError: it cannot.
     """
     try:
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device, dtype=torch.float64).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
 
@@ -147,8 +147,8 @@ def _claim(directory: RunDirectory, identity: str, overwrite: bool) -> float:
         return float(stored["wall_seconds"])
     if not overwrite:
         raise ValueError(
-            f"{directory.path} holds another study. Keep both by another --name or --output, or "
-            "replace it with --overwrite."
+            f"{directory.path} holds another study. Keep both by another --output (or, of "
+            "overparam run, --name), or replace it with --overwrite."
         )
     directory.clear_shards()
     return 0.0

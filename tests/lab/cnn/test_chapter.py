@@ -136,19 +136,26 @@ def test_sections_have_charts_and_the_numbers():
 
 def test_several_rates_are_tuned_for_each_network():
     study = dataclasses.replace(TINY, rates=(0.01, 0.02, 0.04))
-    result = result_of(study, product=FAST)
-    better = pl.when((pl.col("rate") == 0.02) & (pl.col("variant") == "product")).then(0.001)
-    curves = result.curves.with_columns(
-        validation_error=better.otherwise("validation_error"),
-        test_error=better.otherwise("test_error"),
-    )
-    made = chapter(dataclasses.replace(result, curves=curves))
-    tuned = made.claims[-1]
-    assert tuned.verdict == HOLDS
-    assert "product at 0.02" in tuned.findings[0].text
-    assert "original at 0.01" in tuned.findings[0].text
-    assert "edge of the rates tried for: Original, penalty on the weights" in tuned.why
+    result = result_of(study, product=FAST, errors=(0.1, 0.05))
+
+    def tuned_where(variants):
+        """Variants that are best at the middle rate, the others at the first."""
+        best = (pl.col("rate") == 0.02) & pl.col("variant").is_in(variants)
+        errors = pl.when(best).then(0.01).otherwise("validation_error")
+        curves = result.curves.with_columns(validation_error=errors)
+        return chapter(dataclasses.replace(result, curves=curves))
+
+    made = tuned_where(["plain", "product"])
+    assert made.claims[-1].verdict == HOLDS
+    assert "product at 0.02" in made.claims[-1].findings[0].text
+    assert "original at 0.02" in made.claims[-1].findings[0].text
     assert made.sections[-1].heading == "The network at several learning rates"
+    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the edge is the winner's
+    found = tuned_where(["product"]).claims[-1].findings
+    assert [finding.agrees for finding in found] == [None, None]
+    assert all(f.text.endswith("rate of original at 0.01 is the last of the grid.") for f in found)
+    assert "not tuned" in chapter(result_of()).claims[0].why
+    assert "not tuned" not in made.claims[0].why
 
 
 def test_seeds_that_diverged_are_seen_as_such():

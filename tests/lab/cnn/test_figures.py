@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import polars as pl
 import pytest
@@ -84,6 +85,39 @@ def test_error_chart(tables):
         rows = rows_of(spec_of(error_chart(one_rate(tables[0]), quantity)))
         assert {row["label"] for row in rows} == LABELS
         assert {row["step"] for row in rows} == {20, 40}
+
+
+def test_one_lost_seed_leaves_the_others_in_every_chart(tables):
+    curves, alone = tables
+    seeds = pl.concat(
+        [curves, curves.filter(pl.col("seed") == 0).with_columns(seed=pl.lit(2, pl.Int64))]
+    )
+    lost = (pl.col("variant") == "product") & (pl.col("seed") == 1) & (pl.col("step") > 20)
+    for value in (math.inf, math.nan):
+        broken = seeds.with_columns(
+            diverged_at=pl.when(variant="product", seed=1).then(30).cast(pl.Int64),
+            **{
+                name: pl.when(lost).then(value).otherwise(name)
+                for name in ("cross_entropy", "batch_cross_entropy", "penalty")
+            },
+        )
+        one = one_rate(broken)
+        ends = [
+            row
+            for chart in (split_chart(one), penalty_chart(one, one_rate(alone), one_rate(alone)))
+            for row in rows_of(spec_of(chart))
+            if row.get("label") == VARIANTS["product"].label and row["step"] == STUDY.steps
+        ]
+        assert ends
+        assert all(0 < row["low"] <= row["high"] < 10 for row in ends)
+        spec_of(error_chart(one))
+        points = [
+            row
+            for row in rows_of(spec_of(rate_chart(broken)))
+            if row["label"] == VARIANTS["product"].label
+        ]
+        assert points
+        assert all((row["diverged"], row["low"], row["high"]) == (1, None, None) for row in points)
 
 
 def test_rate_chart_leaves_out_what_diverged(tables):

@@ -5,6 +5,7 @@ import math
 
 import polars as pl
 import pytest
+from reproduce_curves import OPTIMUM, STUDIES, best_rate, depths, part
 
 from overparam.lab.reproduce import (
     adam,
@@ -15,40 +16,8 @@ from overparam.lab.reproduce import (
     initialization,
     tuned,
 )
-from overparam.lab.reproduce.chapter import PartResult
-from overparam.lab.reproduce.parts import map_parts, regression_parts
-from overparam.lab.reproduce.scale import PAPER, QUICK
-
-OPTIMUM = 0.25
-SCALE = dataclasses.replace(
-    QUICK, fixed=100, tuned=100, adam=100, deep=100, map_iterations=100, seeds=(0, 1),
-    map_data=("diabetes",), full_identity=True,
-)  # fmt: skip
-STUDIES = regression_parts(SCALE, "diabetes", 10, "cpu") | map_parts(SCALE, "cpu")
-STEPS = (0, 10, 50, 100)
-
-
-def best_rate(study):
-    return study.rates[len(study.rates) // 2]
-
-
-def part(name, ends, start=1.0, spread=1.01):
-    """Curves that fall geometrically to a distance per method; other rates are twice as bad."""
-    study = STUDIES[name]
-    rows = []
-    for method in study.methods:
-        end = ends[method]
-        for rate, worse in ((best_rate(study), 1), (study.rates[0], 2), (study.rates[-1], 2)):
-            for seed, factor in ((0, 1.0), (1, spread)):
-                for step in STEPS:
-                    last = end * factor * worse
-                    distance = start * (last / start) ** (step / STEPS[-1])
-                    rows.append((method, rate, seed, step, OPTIMUM + distance, None))
-            if study.rates[0] == study.rates[-1]:
-                break
-    schema = {"method": pl.String, "rate": pl.Float64, "seed": pl.Int64, "step": pl.Int64,
-              "loss": pl.Float64, "diverged_at": pl.Int64}  # fmt: skip
-    return PartResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
+from overparam.lab.reproduce.parts import regression_parts
+from overparam.lab.reproduce.scale import PAPER
 
 
 def at_the_authors_horizon(result):
@@ -122,10 +91,6 @@ def test_a_rule_that_ends_elsewhere_is_found():
     assert claim.verdict == "holds in part"
     bad = [finding.text for finding in claim.findings if finding.agrees is False]
     assert [text[:11] for text in bad] == ["L4, depth 2"] * 2
-
-
-def depths(gd, two, three):
-    return {"gd": gd, "factors:2": two, "factors:3": three, "rule:2": two, "rule:3": three}
 
 
 @pytest.mark.parametrize(
@@ -233,11 +198,47 @@ def test_initialization():
     curves = pl.concat([near_zero.curves, better])
     results["l4-near-zero"] = dataclasses.replace(near_zero, curves=curves)
     texts = [finding.text for finding in initialization.chapter(results).claims[1].findings]
-    assert ["1 layer 0.01" in text for text in texts] == [False, True, False, False]
-    assert "1 layer 0.2" in texts[3]
+    assert ["1 layer 0.01" in text for text in texts] == [False, True, True, False, False, False]
+    assert all("1 layer 0.2" in text for text in texts[4:])
     near = {"gd": 0.2, "factors:4": 0.01, "factors:8": 0.01}
     results["l4-near-zero"] = part("l4-near-zero", near)
     assert verdicts(initialization.chapter(results))[0] == "does not hold"
+
+
+def test_eight_layers_above_four_may_be_below_one():
+    near = {"gd": 0.2, "factors:4": 0.97, "factors:8": 0.99}
+    results = {
+        "l4-near-zero": part("l4-near-zero", near),
+        "l4-residual": part("l4-residual", {"factors:4": 0.1, "factors:8": 0.15}),
+    }
+    findings = initialization.chapter(results).claims[1].findings
+    assert [finding.agrees for finding in findings] == [False, True, True]
+
+
+def diverging(result, method):
+    """One seed of a method blows up half way."""
+    lost = (pl.col("method") == method) & (pl.col("seed") == 1)
+    curves = result.curves.filter(~lost | (pl.col("step") < 50)).with_columns(
+        diverged_at=pl.when(lost).then(60).otherwise("diverged_at")
+    )
+    return dataclasses.replace(result, curves=curves)
+
+
+def test_what_diverges_is_not_near_its_start():
+    results = fixed(0.2, 0.1, 0.2, 0.1)
+    results["l4-fixed"] = diverging(results["l4-fixed"], "rule:3")
+    rule, width, faster = emulation.chapter(results).claims
+    assert [f.agrees for f in rule.findings] == [True] * 6 + [False]
+    assert rule.findings[-1].text.endswith("a seed of rule diverges, of layers none.")
+    results["l4-fixed"] = diverging(diverging(results["l4-fixed"], "factors:3"), "factors:2")
+    rule, width, faster = emulation.chapter(results).claims
+    assert [f.agrees for f in rule.findings] == [True] * 4 + [False, None]
+    assert rule.findings[-1].text.endswith("a seed of each diverges.")
+    assert rule.findings[-2].text.endswith("a seed of layers diverges, of rule none.")
+    assert width.findings[-1].text.endswith("a seed of width 1 diverges, of width 100 none.")
+    # One seed of two: no order, but not because it waits.
+    assert [f.agrees for f in faster.findings[2:]] == [None, None]
+    assert "start" not in "".join(f.text for f in faster.findings)
 
 
 def test_controls_are_compared_with_the_best_depth():

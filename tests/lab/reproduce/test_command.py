@@ -137,8 +137,10 @@ def test_results_of_other_data_are_not_replaced_unasked(tmp_path):
     assert rerun(tmp_path, only=("adam",)) == 0
     before = stored_bytes(tmp_path)
     with pytest.raises(ValueError, match="holds another study"):
-        rerun(tmp_path, only=("adam",), data="linnerud")
+        rerun(tmp_path, data="linnerud")  # all experiments: the others have their places free
     assert stored_bytes(tmp_path) == before
+    assert {path.name for path in tmp_path.glob("*/parts/*")} == {"l4-adam"}
+    assert rerun(tmp_path, only=("adaptive",)) == 0
 
 
 def test_what_was_not_named_is_neither_replaced_nor_in_the_way(tmp_path):

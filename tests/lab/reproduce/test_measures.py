@@ -79,6 +79,20 @@ def test_tuning_at_a_horizon_is_tuning_of_runs_that_end_there():
     assert tuned_distances(at_rates(curves, [1.0]), OPTIMUM)["gd"].median == pytest.approx(0.5)
 
 
+def test_distances_of_round_off_have_no_order():
+    """A millionth of the first distance, and below the optimum: both are zero."""
+    curves = pl.concat([
+        run("gd", 1.0, 0, lambda step: 1.0 if step < 10 else 9e-7),
+        run("adam", 1.0, 0, lambda step: 1.0 if step < 10 else -1e-16),
+        run("rule:2", 1.0, 0, lambda step: 1.0 if step < 10 else 2e-6),
+    ])  # fmt: skip
+    found = tuned_distances(curves, OPTIMUM)
+    assert found["gd"] == found["adam"] == Interval(0, 0, 0)
+    assert found["rule:2"].median == pytest.approx(2e-6, rel=1e-6)
+    assert not found["gd"].below(found["adam"])
+    assert found["gd"].below(found["rule:2"])
+
+
 def test_a_rate_at_which_a_seed_diverges_is_not_the_best():
     curves = pl.concat([
         run("gd", 1.0, 0, power_law(1e-3, 1)),
@@ -205,6 +219,20 @@ def test_what_both_reach_is_timed_and_not_the_noise_below_it():
     ])  # fmt: skip
     assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(10, rel=0.05)
     assert speed_up(curves, OPTIMUM, "gd", "rule:2").median == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("lower", [0.9999, 1.0001])
+def test_a_plateau_is_timed_where_it_begins(lower):
+    """The plain weight is on it at step 30, depth at step 300: which of them ends lower is luck."""
+
+    def falls(last, plateau):
+        return lambda step: 1.0 if step < last else plateau
+
+    curves = pl.concat([
+        run("gd", 1.0, 0, falls(30, 1e-3)),
+        run("rule:2", 1.0, 0, falls(300, lower * 1e-3)),
+    ])  # fmt: skip
+    assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(0.1, rel=0.05)
 
 
 def test_what_does_not_leave_its_start_has_not_diverged():

@@ -142,8 +142,8 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     """Mean cross-entropy over the run and last test error against the learning rate.
 
     Args:
-        curves: of training, at several learning rates; a rate at which the median is not finite
-            has no point.
+        curves: of training, at several learning rates; where the median is not finite there is
+            no point, where a seed diverged no range.
     """
     names = [name for name in VARIANTS if name in curves["variant"].unique()]
     titles = {
@@ -151,6 +151,8 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
         "test_error": "Test error at the end",
     }
     table = _labelled(last_over_seeds(curves)).filter(pl.col("median").is_finite())
+    whole = pl.col("high").is_finite()
+    table = table.with_columns(pl.when(whole).then(end).alias(end) for end in ("low", "high"))
     panels = []
     for quantity, title in titles.items():
         base = alt.Chart(trimmed(table.filter(pl.col("quantity") == quantity))).encode(

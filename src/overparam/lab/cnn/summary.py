@@ -76,13 +76,13 @@ def over_seeds(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
 
     Args:
         curves: of training, with the column, or of the penalty alone.
-        quantity: the column; rows where it is null are left out.
+        quantity: the column; rows where it is null, or no finite number, are left out.
 
     Returns:
         Columns ``variant, rate, step, median, low, high``.
     """
     return (
-        curves.filter(pl.col(quantity).is_not_null())
+        curves.filter(pl.col(quantity).is_finite())
         .group_by(["variant", "rate", "step"], maintain_order=True)
         .agg(
             pl.col(quantity).median().alias("median"),

@@ -20,7 +20,7 @@ from overparam.lab.prepare import PreparedStudy, check_device, load_or_fallback,
 from overparam.lab.progress import progress
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.controls import KINDS
-from overparam.lab.reproduce.experiments import EXPERIMENTS, NETWORK, Stored
+from overparam.lab.reproduce.experiments import EXPERIMENTS, MAP, NETWORK, Stored
 from overparam.lab.reproduce.floor import load_or_measure_floor
 from overparam.lab.reproduce.network import load_result
 from overparam.lab.reproduce.page import write_reproduction
@@ -96,7 +96,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
     raw = load_or_fallback(command.data, command.fallback, console)
-    others, remarks = _other_data(scale.map_data, raw)
+    others, remarks = _other_data(scale.map_data, raw, MAP in chosen)
     studies = regression_parts(scale, raw.name, _standard_features(raw), command.device)
     for name, study in map_parts(scale, command.device).items():
         if study.data in others:
@@ -114,6 +114,9 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
                 prepared[name] = _prepare(name, study, others[study.data], folder, False)
             except ValueError as error:
                 remarks.append(f"Not on this page: {error}")
+    for part in prepared.values():
+        # After the last refusal: one that came later would leave claims to places without curves.
+        part.write_manifest(False, part.seconds)
     network_jobs: list[CnnJob] = []
     test_images = 0
     if NETWORK in chosen or (folder / NETWORK).exists():
@@ -166,17 +169,18 @@ def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_data(
-    names: tuple[str, ...], raw: RegressionData
+    names: tuple[str, ...], raw: RegressionData, wanted: bool
 ) -> tuple[dict[str, RegressionData], list[str]]:
-    """The data sets of the map that are to be had, and a remark for each that is not."""
+    """The data sets of the map that are to be had, and, if wanted, a remark for each other one."""
     data, remarks = {raw.name: raw}, []
     for name in names:
         if name in data:
             continue
         try:
-            data[name] = load(name)
+            data[name] = load(name, download=wanted)
         except DataError as error:
-            remarks.append(f"The map lacks {name}: {error}")
+            if wanted:
+                remarks.append(f"The map lacks {name}: {error}")
     return data, remarks
 
 
@@ -203,9 +207,7 @@ def _standard_features(raw: RegressionData) -> int:
 def _prepare(
     name: str, study: Study, raw: RegressionData, folder: Path, overwrite: bool
 ) -> PreparedStudy:
-    prepared = prepare_study(study, raw, RunDirectory(folder / "parts" / name), overwrite)
-    prepared.write_manifest(False, prepared.seconds)
-    return prepared
+    return prepare_study(study, raw, RunDirectory(folder / "parts" / name), overwrite)
 
 
 def _jobs(prepared: PreparedStudy) -> list[ShardJob]:
@@ -244,7 +246,8 @@ def _lead(scale: Scale, raw: RegressionData) -> str:
         "verdict follows from the numbers behind it and is one at their horizon. Intervals are "
         "ranges over seeds: those of two methods that do not differ lie apart by chance once in "
         f"{1 / chance_of_order(len(scale.seeds)):.0f} comparisons. An order that the grid decides "
-        "(every other learning rate alone does not give it), or its edge, is none."
+        "(every other learning rate alone does not give it), or its edge, is none. A distance "
+        "below a millionth of the first counts as 0."
     )
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from overparam.lab.reproduce.chapter import PartResult
 from overparam.lab.reproduce.measures import at_rates, is_near_start, tuned_distances
-from overparam.lab.reproduce.verdict import Finding, order, too_early
+from overparam.lab.reproduce.verdict import Finding, at_edge, order, too_early
 from overparam.lab.summary import tuned
 
 
@@ -48,10 +48,9 @@ def tuned_orders(
             text = f"{finding.text} Every other learning rate alone does not always say so."
             finding = Finding(text, None)
         loser = pair[1] if finding.agrees else pair[0]
-        at_edge = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}
-        if finding.agrees is not None and at_edge[loser]:
-            text = f"{finding.text} But the best rate of {labels[loser]} is the last of the grid."
-            finding = Finding(text, None)
+        edges = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}
+        if finding.agrees is not None and edges[loser]:
+            finding = at_edge(finding, labels[loser])
         waiting = [labels[m] for m in pair if is_near_start(runs, part.optimum, m)]
         if waiting:
             text = f"{finding.text} A seed of {' and one of '.join(waiting)} is near its start."

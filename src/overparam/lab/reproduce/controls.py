@@ -99,6 +99,8 @@ def _targets(part: PartResult, floor: pl.DataFrame, seconds: Mapping[str, float]
         rows.append([label_of(method), *cells])
     for method in (NEWTON, BFGS):
         curve = floor.filter(pl.col("method") == method)
+        if curve.is_empty():
+            continue  # Newton, where there are several outputs
         reached = [curve.filter(pl.col("loss") <= level)["step"].min() for level in levels]
         cells = [_cell(step, seconds.get(method)) for step in reached]  # pyright: ignore
         rows.append([f"{method} (floor)", *cells])

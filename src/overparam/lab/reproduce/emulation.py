@@ -13,6 +13,7 @@ from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import (
     curve_gap,
     has_left_start,
+    is_near_start,
     largest_lags,
     seed_distances,
     tuned_distances,
@@ -84,13 +85,18 @@ def _same(
         ours = seed_distances(first.curves, first.optimum, f"{engine}:{depth}")
         theirs = seed_distances(second.curves, second.optimum, f"{other}:{depth}")
         where = f"{loss.upper()}, depth {depth}, {names[0]} over {names[1]}"
+        last = first.study.iterations
+        lost = [any(c["step"][-1] < last for c in curves.values()) for curves in (ours, theirs)]
+        if all(lost):
+            found.append(Finding(f"{where}: a seed of each diverges.", None))
+            continue
+        if any(lost):
+            gone, kept = names if lost[0] else names[::-1]
+            found.append(Finding(f"{where}: a seed of {gone} diverges, of {kept} none.", False))
+            continue
         if not all(map(has_left_start, (*ours.values(), *theirs.values()))):
             # Equal because nothing has happened yet, or one a little before the other.
             found.append(Finding(f"{where}: a seed is still near its start.", None))
-            continue
-        last = first.study.iterations
-        if any(curve["step"][-1] < last for curve in (*ours.values(), *theirs.values())):
-            found.append(Finding(f"{where}: a seed diverges.", None))
             continue
         ends, largest = curve_gap(ours, theirs)
         found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
@@ -122,12 +128,11 @@ def _faster(loss: str, part: PartResult) -> list[Finding]:
     found = []
     for deeper, shallower in pairwise(names):
         pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
-        curves = seed_distances(part.curves, part.optimum, deeper)
-        if all(map(has_left_start, curves.values())):
-            found.append(order(*pair, what))
-        else:
+        if is_near_start(part.curves, part.optimum, deeper):
             text = f"{what}: a seed of {names[deeper]} is still near its start."
             found.append(Finding(text, None))
+        else:
+            found.append(order(*pair, what))
     return found
 
 

@@ -86,7 +86,7 @@ def _known(result: network.CnnResult | None) -> network.CnnResult:
     return result
 
 
-NETWORK = "network"
+NETWORK, MAP = "network", "map"
 EXPERIMENTS: dict[str, Experiment] = {
     "emulation": _of_studies(
         "The rule against explicit layers, at one learning rate", emulation.PARTS, emulation.chapter
@@ -109,7 +109,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         lambda part: False,
         lambda stored: network.chapter(_known(stored.network)),
     ),
-    "map": Experiment(
+    MAP: Experiment(
         "Where depth helps",
         lambda part: part.startswith("map-"),
         lambda stored: depth_map.chapter(stored.results),

@@ -65,7 +65,7 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
         curves = pl.concat([result.curves, plain])
         mended += tuned_orders(
             PartResult(result.study, curves, result.optimum),
-            [("factors:8", "factors:4"), ("factors:4", "gd")],
+            [("factors:8", "factors:4"), ("factors:8", "gd"), ("factors:4", "gd")],
             what,
             {"gd": "1 layer"} | {f"factors:{depth}": f"{depth} layers, {name}" for depth in (4, 8)},
             _AUTHORS_ITERATIONS,
@@ -159,7 +159,7 @@ def _plateau(part: PartResult) -> Finding:
     waited = " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (wait.low, wait.high)))
     text = (
         "4 layers at their best rate lose less than a tenth of the distance for "
-        f"{waited} of {iterations:,} iterations"
+        f"{waited} of {iterations:,} iterations, more than a tenth would agree"
     )
     return _unless_moved(Finding(f"{text}.", wait.low > 0.1 * iterations), part, _AUTHORS_FLAT)
 

@@ -21,6 +21,8 @@ _ZERO = 1e-6
 # A last distance above this share of the first one, or as little above the first: a run that has
 # not left its start.
 NEAR_START = 0.9
+# Iterations are counted to this much above the last distance of the worse curve.
+_NEARLY = 1.1
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,16 @@ def at_rates(curves: pl.DataFrame, rates: Sequence[float]) -> pl.DataFrame:
 
 
 def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]:
-    """Final distance of every method at its best rate, by :func:`overparam.lab.summary.tuned`."""
-    return {
-        row["method"]: Interval(*(row[key] - optimum for key in ("median", "low", "high")))
-        for row in tuned(curves).to_dicts()
-    }
+    """Final distance of every method at its best rate, by :func:`overparam.lab.summary.tuned`.
+
+    A distance below a millionth of the first one is 0: round-off has no order.
+    """
+    zero = _ZERO * float((curves.filter(pl.col("step") == 0)["loss"] - optimum).median())  # pyright: ignore[reportArgumentType]
+    found = {}
+    for row in tuned(curves).to_dicts():
+        distances = (row[key] - optimum for key in ("median", "low", "high"))
+        found[row["method"]] = Interval(*(0.0 if x <= zero else x for x in distances))
+    return found
 
 
 def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[int, pl.DataFrame]:
@@ -217,11 +224,11 @@ def best_runs(curves: pl.DataFrame) -> pl.DataFrame:
 def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) -> Interval:
     """How many times fewer iterations a method needs than a reference, both at their best rates.
 
-    Iterations to the distance at which the worse of the two ends: the whole run for it, over those
-    that the other takes. Where both come to a millionth of the distance at which the reference
-    starts, iterations to that, each at the rate that is there first. Above 1 the method is faster;
-    1 over the length of the run is what a method gets that does not leave its start. Seed by seed;
-    a seed that diverges counts as 0 for its method.
+    Iterations to a tenth above the distance at which the worse of the two ends: a curve that ends
+    on a plateau is there long before its end. Where both come to a millionth of the distance at
+    which the reference starts, iterations to that, each at the rate that is there first. The whole
+    run for one that does not leave its start, over those that the other takes to where it ends.
+    Above 1 the method is faster. Seed by seed; a seed that diverges counts as 0 for its method.
 
     Args:
         curves: with both methods, all rates.
@@ -257,9 +264,12 @@ def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int, zero: float) 
         return 0.0
     if ends[1] == math.inf:
         return math.inf
+    worse = ours if ends[0] >= ends[1] else theirs
     target = max(*ends, zero)
+    waits = target > zero and not has_left_start(worse)
+    level = target if waits or target == zero else _NEARLY * target
     first, second = (
-        last if end == target else max(1.0, steps_to(curve, target))
+        last if waits and end == target else max(1.0, steps_to(curve, level))
         for curve, end in zip((ours, theirs), ends, strict=True)
     )
     return second / first

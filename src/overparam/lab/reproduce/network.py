@@ -22,7 +22,14 @@ from overparam.lab.cnn.summary import (
 from overparam.lab.page import Section, html_table
 from overparam.lab.reproduce.chapter import Chapter
 from overparam.lab.reproduce.measures import Interval, interval
-from overparam.lab.reproduce.verdict import Claim, Finding, order, order_of_shares, within
+from overparam.lab.reproduce.verdict import (
+    Claim,
+    Finding,
+    at_edge,
+    order,
+    order_of_shares,
+    within,
+)
 
 # Within a tenth two numbers are the same to the eye on the paper's axis.
 _SAME = 0.1
@@ -103,8 +110,8 @@ def chapter(result: CnnResult) -> Chapter:
             Section(
                 "The network at several learning rates",
                 chart=rate_chart(result.curves),
-                caption="Median over seeds, smallest to largest. No point where most seeds "
-                "diverged.",
+                caption="Median over seeds, smallest to largest. No range where a seed diverged, "
+                "no point where most did.",
             )
         )
     return Chapter("The convolutional network on MNIST", tuple(claims), tuple(sections))
@@ -134,6 +141,7 @@ def _acceleration(result: CnnResult) -> Claim:
         f"overparameterized {AUTHORS_LOSS['product']:g}.",
         tuple(findings),
         "The batch loss holds the L2 penalty, which says nothing of how well the network fits. "
+        + _rate_remark(result.study)
         + _size_remark(result.study),
     )
 
@@ -185,25 +193,26 @@ def _against_authors(result: CnnResult) -> list[Finding]:
 
 
 def _tuned(result: CnnResult) -> Claim:
-    best = {row["variant"]: row["rate"] for row in tuned(result.curves).to_dicts()}
-    edges = [row["variant"] for row in tuned(result.curves).to_dicts() if row["edge"]]
-    product, plain = (f"{name} at {best[key]:g}" for key, name in _PAIR.items())
+    best = {row["variant"]: row for row in tuned(result.curves).to_dicts()}
+    labels = {key: f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items()}
+    product, plain = labels.values()
     losses, errors = (
-        [interval(seed_values(result.curves, key, quantity, best[key])) for key in _PAIR]
+        [interval(seed_values(result.curves, key, quantity, best[key]["rate"])) for key in _PAIR]
         for quantity in ("mean_cross_entropy", "test_error")
     )
-    findings = (
+    findings = []
+    for finding in (
         order(product, losses[0], plain, losses[1], "cross-entropy, mean over the run"),
         order_of_shares(product, errors[0], plain, errors[1], _TEST_ERROR, result.tested),
-    )
+    ):
+        loser = "plain" if finding.agrees else "product"
+        undecided = finding.agrees is not None and best[loser]["edge"]
+        findings.append(at_edge(finding, labels[loser]) if undecided else finding)
     remark = "The rate of each is the one with the lowest validation error, over the same rates."
-    if edges:
-        names = ", ".join(VARIANTS[name].label for name in edges)
-        remark += f" It lies at the edge of the rates tried for: {names}."
     return Claim(
         "The product trains faster with the learning rate tuned for each network too.",
         "Not shown: one learning rate for both.",
-        findings,
+        tuple(findings),
         remark,
     )
 
@@ -265,6 +274,12 @@ def _is_papers(study: CnnStudy) -> bool:
     paper = SCALES["paper"]
     same = (study.shape, study.steps, study.data) == (paper.shape, paper.steps, paper.data)
     return same and study.rates[0] == paper.rates[0]
+
+
+def _rate_remark(study: CnnStudy) -> str:
+    if len(study.rates) == 1:
+        return f"At the authors' learning rate, {study.rates[0]:g}, alone: not tuned. "
+    return ""
 
 
 def _size_remark(study: CnnStudy) -> str:

@@ -115,7 +115,8 @@ def grid_table(part: PartResult, methods: Sequence[str]) -> str:
     best = {row["method"]: row for row in tuned(part.curves).to_dicts()}
     rows = []
     for method in methods:
-        factor = coarse[method].median / whole[method].median
+        fine = whole[method].median
+        factor = f"{coarse[method].median / fine:.2f}" if fine else "-"
         edge = " (edge of the grid)" if best[method]["edge"] else ""
         rows.append(
             [
@@ -123,7 +124,7 @@ def grid_table(part: PartResult, methods: Sequence[str]) -> str:
                 f"{best[method]['rate']:.3g}{edge}",
                 str(whole[method]),
                 str(coarse[method]),
-                f"{factor:.2f}",
+                factor,
             ]
         )
     count = len(part.study.rates)

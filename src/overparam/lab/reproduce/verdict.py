@@ -101,6 +101,16 @@ def too_early(finding: Finding, iterations: int, needed: int) -> Finding:
     return Finding(f"{finding.text} Too early to tell before {needed:,} iterations.", None)
 
 
+def at_edge(finding: Finding, loser: str) -> Finding:
+    """The finding, which decides nothing: a wider grid might help the one that is behind.
+
+    Example:
+        >>> at_edge(Finding("A is below B.", True), "B")
+        Finding(text='A is below B. But the best rate of B is the last of the grid.', agrees=None)
+    """
+    return Finding(f"{finding.text} But the best rate of {loser} is the last of the grid.", None)
+
+
 def order_of_shares(
     better: str, first: Interval, worse: str, second: Interval, what: str, count: int
 ) -> Finding:
