@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -213,6 +214,25 @@ def test_a_killed_run_is_completed_to_the_same_bytes(slow_expected, tmp_path):
         process.communicate()
         # Workers whose parent was killed must not stay behind.
         wait_for(lambda: group_is_gone(process.pid))  # noqa: B023
+    assert complete(SLOW, path) == slow_expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+def test_killed_between_checkpoints_goes_on_from_the_last_one(slow_expected, tmp_path):
+    path = tmp_path / "run"
+    code = (
+        "import sys, pathlib, test_runner as t\n"
+        "t.runner._CHECKPOINT_SECONDS = 0\n"  # after every chunk, where a real run waits
+        "t.complete(t.SLOW, pathlib.Path(sys.argv[1]))"
+    )
+    here = Path(__file__).parent
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=here)
+    wait_for(lambda: (path / "shards" / "0001.checkpoint").exists() or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    state = RunDirectory(path).read_checkpoint(shards(SLOW)[1])
+    assert state is not None
+    assert 0 < state["sweep"]["step"] < SLOW.iterations
     assert complete(SLOW, path) == slow_expected
 
 
