@@ -87,23 +87,22 @@ def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], 
                 on_progress(done.value)
         except KeyboardInterrupt:
             pass
-        if pending:
-            # Workers finish their chunk, save a checkpoint and return.
+        broken = failed is not None and isinstance(failed.exception(), BrokenProcessPool)
+        if pending and not broken:
+            # Workers finish their chunk, save a checkpoint and return; what is in the queue too.
             stop.set()
-            for future in futures:
-                future.cancel()
         try:
             # A second ctrl-C must not cut off the saving that the first one asked for.
             with _deaf_to_interrupts():
                 wait(futures)
-            if failed is not None:
-                failed.result()
-            return all(not future.cancelled() and future.result() for future in futures)
+            # All of them, so that no failure hides behind a job that was stopped.
+            results = [future.result() for future in futures]
         except BrokenProcessPool:
             raise RuntimeError(
                 "a worker process was killed from outside (out of memory?). Finished shards and "
                 "checkpoints are kept: run the same command again, with fewer --workers."
             ) from None
+    return all(results)
 
 
 _worker: dict[str, Any] = {}
@@ -126,6 +125,9 @@ def _leave_with_parent() -> None:
 
 
 def _train_in_worker(job: Job) -> bool:
+    if _worker["stop"].is_set():
+        return False
+
     def add(cost: float) -> None:
         with _worker["done"].get_lock():
             _worker["done"].value += cost

@@ -151,9 +151,15 @@ def test_several_rates_are_tuned_for_each_network():
     assert "original at 0.02" in made.claims[-1].findings[0].text
     assert made.sections[-1].heading == "The network at several learning rates"
     assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the edge is the winner's
+    assert "edge of the rates tried for: Product" in tuned_where(["plain"]).claims[-1].why
     found = tuned_where(["product"]).claims[-1].findings
     assert [finding.agrees for finding in found] == [None, None]
     assert all(f.text.endswith("rate of original at 0.01 is the last of the grid.") for f in found)
+    result = result_of(study, plain=FAST, errors=(0.05, 0.1))
+    assert tuned_where(["plain", "product"]).claims[-1].verdict == FAILS
+    found = tuned_where(["plain"]).claims[-1].findings
+    assert [finding.agrees for finding in found] == [None, None]
+    assert all(f.text.endswith("rate of product at 0.01 is the last of the grid.") for f in found)
     assert "not tuned" in chapter(result_of()).claims[0].why
     assert "not tuned" not in made.claims[0].why
 

@@ -215,11 +215,11 @@ def test_eight_layers_above_four_may_be_below_one():
     assert [finding.agrees for finding in findings] == [False, True, True]
 
 
-def diverging(result, method):
-    """One seed of a method blows up half way."""
-    lost = (pl.col("method") == method) & (pl.col("seed") == 1)
-    curves = result.curves.filter(~lost | (pl.col("step") < 50)).with_columns(
-        diverged_at=pl.when(lost).then(60).otherwise("diverged_at")
+def diverging(result, method, seeds=(0, 1)):
+    """Seeds of a method blow up after the first record, where all are at their start."""
+    lost = (pl.col("method") == method) & pl.col("seed").is_in(seeds)
+    curves = result.curves.filter(~lost | (pl.col("step") < 10)).with_columns(
+        diverged_at=pl.when(lost).then(7).otherwise("diverged_at")
     )
     return dataclasses.replace(result, curves=curves)
 
@@ -229,16 +229,26 @@ def test_what_diverges_is_not_near_its_start():
     results["l4-fixed"] = diverging(results["l4-fixed"], "rule:3")
     rule, width, faster = emulation.chapter(results).claims
     assert [f.agrees for f in rule.findings] == [True] * 6 + [False]
-    assert rule.findings[-1].text.endswith("a seed of rule diverges, of layers none.")
-    results["l4-fixed"] = diverging(diverging(results["l4-fixed"], "factors:3"), "factors:2")
+    assert rule.findings[-1].text.endswith("of 2 seeds each, 2 of rule, 0 of layers diverge.")
+    results["l4-fixed"] = diverging(diverging(results["l4-fixed"], "factors:3"), "factors:2", [1])
     rule, width, faster = emulation.chapter(results).claims
-    assert [f.agrees for f in rule.findings] == [True] * 4 + [False, None]
-    assert rule.findings[-1].text.endswith("a seed of each diverges.")
-    assert rule.findings[-2].text.endswith("a seed of layers diverges, of rule none.")
-    assert width.findings[-1].text.endswith("a seed of width 1 diverges, of width 100 none.")
-    # One seed of two: no order, but not because it waits.
+    assert [f.agrees for f in rule.findings] == [True] * 4 + [None, None]
+    assert rule.findings[-1].text.endswith("2 of rule, 2 of layers diverge.")
+    assert rule.findings[-2].text.endswith("0 of rule, 1 of layers diverge.")
+    assert [f.agrees for f in width.findings[4:]] == [None, False]
+    # Three layers diverge and are behind two, of which one seed does: no order. None of them waits.
     assert [f.agrees for f in faster.findings[2:]] == [None, None]
     assert "start" not in "".join(f.text for f in faster.findings)
+    results["l4-fixed"] = diverging(fixed(0.2, 0.1, 0.2, 0.1)["l4-fixed"], "factors:3")
+    faster = emulation.chapter(results).claims[2]
+    assert [f.agrees for f in faster.findings[2:]] == [False, True]
+
+
+def test_round_off_agrees_with_round_off():
+    ends = {"gd": 0.5, "factors:2": 1e-9, "rule:2": 3e-9, "factors:3": 1e-9, "rule:3": 1e-12}
+    results = fixed(0.2, 0.1, 0.2, 0.1) | {"l4-fixed": part("l4-fixed", ends)}
+    rule = emulation.chapter(results).claims[0]
+    assert [f.agrees for f in rule.findings if "last distance" in f.text] == [True] * 4
 
 
 def test_controls_are_compared_with_the_best_depth():

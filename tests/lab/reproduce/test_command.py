@@ -10,10 +10,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from reproduce_cases import TINY, in_a_process, rerun
 
 from overparam.data import DataUnavailable, load
 from overparam.lab.cli import main
+from overparam.lab.prepare import check_device
 from overparam.lab.reproduce import command as command_module
 from overparam.lab.reproduce.experiments import EXPERIMENTS
 from overparam.lab.reproduce.parts import map_parts, regression_parts
@@ -170,6 +172,37 @@ def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch
     assert "The map lacks linnerud: linnerud: no network." in page
     names = {path.name for path in (tmp_path / "reproduce-tiny" / "parts").iterdir()}
     assert names == {"map-diabetes-p2", "map-diabetes-p4", "map-diabetes-p6"}
+
+
+def test_without_the_map_its_data_are_not_downloaded_but_missed_where_they_were_there(
+    tmp_path, monkeypatch
+):
+    asked = []
+
+    def unavailable(name, **options):
+        asked.append((name, options))
+        if name == "linnerud":
+            raise DataUnavailable("linnerud: no network.")
+        return load(name, **options)
+
+    monkeypatch.setattr(command_module, "load", unavailable)
+    assert rerun(tmp_path, only=("adam",)) == 0
+    assert asked == [("linnerud", {"download": False})]
+    report = tmp_path / "reproduce-tiny" / "report.html"
+    assert "The map lacks" not in report.read_text()
+    (tmp_path / "reproduce-tiny" / "parts" / "map-linnerud-p2").mkdir()
+    assert rerun(tmp_path, only=("adam",)) == 0
+    assert "The map lacks linnerud: linnerud: no network." in report.read_text()
+
+
+def test_a_device_without_float64_is_refused(monkeypatch):
+    def narrow(*size, dtype, device):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a tensor to float64: the device has none.")
+
+    monkeypatch.setattr(torch, "ones", narrow)
+    with pytest.raises(ValueError, match=r"'mps' cannot be used here .*has none.\); use cpu"):
+        check_device("mps")
 
 
 def test_a_folder_of_data_without_images_costs_the_images_alone(tmp_path, monkeypatch):

@@ -221,6 +221,27 @@ def test_what_both_reach_is_timed_and_not_the_noise_below_it():
     assert speed_up(curves, OPTIMUM, "gd", "rule:2").median == pytest.approx(0.1, rel=0.05)
 
 
+def test_what_ends_far_lower_is_timed_to_where_the_other_ends():
+    curves = pl.concat([
+        run("gd", 1.0, 0, lambda step: 1.0 if step < 10 else 0.5),  # a plateau, and no progress
+        run("rule:2", 1.0, 0, lambda step: 1.0 if step < 100 else 1e-4),
+    ])  # fmt: skip
+    assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(1000 / 33, rel=0.2)
+    dips = pl.concat([
+        run("gd", 1.0, 0, lambda step: 1.0 if step < 300 else 0.3),
+        run("rule:2", 1.0, 0, lambda step: {10: 0.1}.get(step, 1.0 if step < 10 else 0.4)),
+    ])  # fmt: skip
+    assert speed_up(dips, OPTIMUM, "rule:2", "gd").median < 1
+
+
+def test_two_that_wait_are_equally_fast():
+    curves = pl.concat([
+        run("gd", 1.0, 0, lambda step: 1 - 1e-12 * (step > 900)),
+        run("rule:2", 1.0, 0, lambda step: 1 - 2e-12 * (step > 0)),
+    ])  # fmt: skip
+    assert speed_up(curves, OPTIMUM, "rule:2", "gd") == Interval(1, 1, 1)
+
+
 @pytest.mark.parametrize("lower", [0.9999, 1.0001])
 def test_a_plateau_is_timed_where_it_begins(lower):
     """The plain weight is on it at step 30, depth at step 300: which of them ends lower is luck."""
@@ -241,6 +262,7 @@ def test_what_does_not_leave_its_start_has_not_diverged():
         run("rule:2", 1.0, 0, lambda step: 10.0),
     ])  # fmt: skip
     assert speed_up(curves, OPTIMUM, "rule:2", "gd").median == pytest.approx(1 / 1000)
+    assert speed_up(curves, OPTIMUM, "gd", "rule:2").median == pytest.approx(1000)
 
 
 def test_speed_up_of_what_diverges():

@@ -96,7 +96,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
     raw = load_or_fallback(command.data, command.fallback, console)
-    others, remarks = _other_data(scale.map_data, raw, MAP in chosen)
+    others, remarks = _other_data(scale.map_data, raw, MAP in chosen, folder)
     studies = regression_parts(scale, raw.name, _standard_features(raw), command.device)
     for name, study in map_parts(scale, command.device).items():
         if study.data in others:
@@ -169,9 +169,12 @@ def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_data(
-    names: tuple[str, ...], raw: RegressionData, wanted: bool
+    names: tuple[str, ...], raw: RegressionData, wanted: bool, folder: Path
 ) -> tuple[dict[str, RegressionData], list[str]]:
-    """The data sets of the map that are to be had, and, if wanted, a remark for each other one."""
+    """The data sets of the map that are to be had, and a remark for each that the page lacks.
+
+    Where the map is not wanted nothing is downloaded, and only what is stored of it is missed.
+    """
     data, remarks = {raw.name: raw}, []
     for name in names:
         if name in data:
@@ -179,7 +182,7 @@ def _other_data(
         try:
             data[name] = load(name, download=wanted)
         except DataError as error:
-            if wanted:
+            if wanted or any(folder.glob(f"parts/map-{name}-*")):
                 remarks.append(f"The map lacks {name}: {error}")
     return data, remarks
 
@@ -246,8 +249,8 @@ def _lead(scale: Scale, raw: RegressionData) -> str:
         "verdict follows from the numbers behind it and is one at their horizon. Intervals are "
         "ranges over seeds: those of two methods that do not differ lie apart by chance once in "
         f"{1 / chance_of_order(len(scale.seeds)):.0f} comparisons. An order that the grid decides "
-        "(every other learning rate alone does not give it), or its edge, is none. A distance "
-        "below a millionth of the first counts as 0."
+        "(every other learning rate alone does not give it), or its edge, is none. A tuned "
+        "distance below a millionth of the first counts as 0."
     )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from overparam.lab.page import Section
 from overparam.lab.reproduce.chapter import Chapter, PartResult
 from overparam.lab.reproduce.measures import (
+    above_round_off,
     curve_gap,
     has_left_start,
     is_near_start,
@@ -82,17 +83,17 @@ def _same(
     """How far apart two engines are at depths 2 and 3: at the end, and at worst."""
     found = []
     for depth in (2, 3):
-        ours = seed_distances(first.curves, first.optimum, f"{engine}:{depth}")
-        theirs = seed_distances(second.curves, second.optimum, f"{other}:{depth}")
+        ours, theirs = (
+            above_round_off(seed_distances(part.curves, part.optimum, f"{kind}:{depth}"))
+            for part, kind in ((first, engine), (second, other))
+        )
         where = f"{loss.upper()}, depth {depth}, {names[0]} over {names[1]}"
         last = first.study.iterations
-        lost = [any(c["step"][-1] < last for c in curves.values()) for curves in (ours, theirs)]
-        if all(lost):
-            found.append(Finding(f"{where}: a seed of each diverges.", None))
-            continue
+        lost = [sum(c["step"][-1] < last for c in curves.values()) for curves in (ours, theirs)]
         if any(lost):
-            gone, kept = names if lost[0] else names[::-1]
-            found.append(Finding(f"{where}: a seed of {gone} diverges, of {kept} none.", False))
+            counts = ", ".join(f"{n} of {name}" for n, name in zip(lost, names, strict=True))
+            text = f"{where}: of {len(ours)} seeds each, {counts} diverge."
+            found.append(Finding(text, False if sorted(lost) == [0, len(ours)] else None))
             continue
         if not all(map(has_left_start, (*ours.values(), *theirs.values()))):
             # Equal because nothing has happened yet, or one a little before the other.

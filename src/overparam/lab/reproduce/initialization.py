@@ -92,7 +92,7 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
                 "nothing. " + _failures(near_zero),
             ),
             Claim(
-                "From the identity, 4 and 8 layers train, and faster than 1.",
+                "From the identity, 4 and 8 layers train faster than 1, and 8 faster than 4.",
                 "4 and 8 layers from the identity: 0.20 and 0.16 after 100,000 iterations.",
                 tuple(mended),
                 "The paper does not say how a first layer of 1 x features gets an identity: "
@@ -159,7 +159,7 @@ def _plateau(part: PartResult) -> Finding:
     waited = " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (wait.low, wait.high)))
     text = (
         "4 layers at their best rate lose less than a tenth of the distance for "
-        f"{waited} of {iterations:,} iterations, more than a tenth would agree"
+        f"{waited} of {iterations:,} iterations, more than a tenth of them would agree"
     )
     return _unless_moved(Finding(f"{text}.", wait.low > 0.1 * iterations), part, _AUTHORS_FLAT)
 

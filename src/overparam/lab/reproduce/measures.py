@@ -21,7 +21,7 @@ _ZERO = 1e-6
 # A last distance above this share of the first one, or as little above the first: a run that has
 # not left its start.
 NEAR_START = 0.9
-# Iterations are counted to this much above the last distance of the worse curve.
+# Curves that end within this factor of each other end on one plateau.
 _NEARLY = 1.1
 
 
@@ -89,7 +89,8 @@ def at_rates(curves: pl.DataFrame, rates: Sequence[float]) -> pl.DataFrame:
 def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]:
     """Final distance of every method at its best rate, by :func:`overparam.lab.summary.tuned`.
 
-    A distance below a millionth of the first one is 0: round-off has no order.
+    A distance below a millionth of the first one (the median over the runs given) is 0: round-off
+    has no order.
     """
     zero = _ZERO * float((curves.filter(pl.col("step") == 0)["loss"] - optimum).median())  # pyright: ignore[reportArgumentType]
     found = {}
@@ -115,6 +116,14 @@ def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[in
         .sort("step")
         .select("step", (pl.col("loss") - optimum).alias("distance"))
         for seed in sorted(runs["seed"].unique())
+    }
+
+
+def above_round_off(curves: dict[int, pl.DataFrame]) -> dict[int, pl.DataFrame]:
+    """Curves of :func:`seed_distances`, no lower than a millionth of their first distance."""
+    return {
+        seed: curve.with_columns(pl.col("distance").clip(_ZERO * curve["distance"][0]))
+        for seed, curve in curves.items()
     }
 
 
@@ -224,11 +233,12 @@ def best_runs(curves: pl.DataFrame) -> pl.DataFrame:
 def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) -> Interval:
     """How many times fewer iterations a method needs than a reference, both at their best rates.
 
-    Iterations to a tenth above the distance at which the worse of the two ends: a curve that ends
-    on a plateau is there long before its end. Where both come to a millionth of the distance at
-    which the reference starts, iterations to that, each at the rate that is there first. The whole
-    run for one that does not leave its start, over those that the other takes to where it ends.
-    Above 1 the method is faster. Seed by seed; a seed that diverges counts as 0 for its method.
+    Iterations to the distance at which the worse of the two ends: the whole run for it, over those
+    that the other takes. Where the two end within a tenth of each other, iterations to a tenth
+    above: which of two curves on one plateau ends lower is luck. Where both come to a millionth of
+    the distance at which the reference starts, iterations to that, each at the rate that is there
+    first. Above 1 the method is faster; 1 over the length of the run is what a method gets that
+    does not leave its start. Seed by seed; a seed that diverges counts as 0 for its method.
 
     Args:
         curves: with both methods, all rates.
@@ -264,12 +274,11 @@ def _speed_up(ours: pl.DataFrame, theirs: pl.DataFrame, last: int, zero: float) 
         return 0.0
     if ends[1] == math.inf:
         return math.inf
-    worse = ours if ends[0] >= ends[1] else theirs
     target = max(*ends, zero)
-    waits = target > zero and not has_left_start(worse)
-    level = target if waits or target == zero else _NEARLY * target
+    together = target <= _NEARLY * min(ends)
+    level = _NEARLY * target if together else target
     first, second = (
-        last if waits and end == target else max(1.0, steps_to(curve, level))
+        last if end == target and not together else max(1.0, steps_to(curve, level))
         for curve, end in zip((ours, theirs), ends, strict=True)
     )
     return second / first

@@ -92,15 +92,15 @@ def chapter(result: CnnResult) -> Chapter:
             chart=penalty_chart(curves, alone, result.paper_alone),
             caption="Full: cross-entropy plus penalty while training. Dashed: the penalty "
             "descended by itself, without data, from the same weights. Diamonds: the batch loss "
-            "in the paper's figure after 8,600 steps, read by eye. Line = median over seeds, "
-            "band = smallest to largest.",
+            "in the paper's figure after 8,600 steps, read by eye. Line = median over seeds that "
+            "have not diverged, band = smallest to largest.",
         ),
         Section(
             "Cross-entropy and penalty apart",
             _last_table(one) + _steps_table(one),
             split_chart(curves),
             "Cross-entropy with dropout, each batch before its own step, mean since the point "
-            "before.",
+            "before. Line = median over seeds that have not diverged.",
         ),
         Section("Test error", chart=error_chart(curves)),
     ]
@@ -111,7 +111,7 @@ def chapter(result: CnnResult) -> Chapter:
                 "The network at several learning rates",
                 chart=rate_chart(result.curves),
                 caption="Median over seeds, smallest to largest. No range where a seed diverged, "
-                "no point where most did.",
+                "no point where half of them or more did.",
             )
         )
     return Chapter("The convolutional network on MNIST", tuple(claims), tuple(sections))
@@ -209,6 +209,8 @@ def _tuned(result: CnnResult) -> Claim:
         undecided = finding.agrees is not None and best[loser]["edge"]
         findings.append(at_edge(finding, labels[loser]) if undecided else finding)
     remark = "The rate of each is the one with the lowest validation error, over the same rates."
+    if edges := [VARIANTS[key].label for key, row in best.items() if row["edge"]]:
+        remark += f" It lies at the edge of the rates tried for: {', '.join(edges)}."
     return Claim(
         "The product trains faster with the learning rate tuned for each network too.",
         "Not shown: one learning rate for both.",
