@@ -113,7 +113,7 @@ def _set_up_worker(stop: Any, done: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker.update(stop=stop, done=done)
+    _worker.update(stop=stop, done=done, started=False)
 
 
 def _leave_with_parent() -> None:
@@ -125,8 +125,10 @@ def _leave_with_parent() -> None:
 
 
 def _train_in_worker(job: Job) -> bool:
-    if _worker["stop"].is_set():
+    # A worker that was stopped before its first job does a chunk of it: something to report.
+    if _worker["stop"].is_set() and _worker["started"]:
         return False
+    _worker["started"] = True
 
     def add(cost: float) -> None:
         with _worker["done"].get_lock():
