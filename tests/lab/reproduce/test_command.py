@@ -160,13 +160,22 @@ def test_what_was_not_named_is_neither_replaced_nor_in_the_way(tmp_path):
     assert not (folder / "figures" / "adam-of-old.svg").exists()
 
 
-def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch):
+def take_linnerud_away(monkeypatch):
+    """The command finds every data set but one; the calls that it makes."""
+    asked = []
+
     def unavailable(name, **options):
+        asked.append((name, options))
         if name == "linnerud":
             raise DataUnavailable("linnerud: no network.")
         return load(name, **options)
 
     monkeypatch.setattr(command_module, "load", unavailable)
+    return asked
+
+
+def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch):
+    take_linnerud_away(monkeypatch)
     assert rerun(tmp_path, only=("map",)) == 0
     page = (tmp_path / "reproduce-tiny" / "report.html").read_text()
     assert "The map lacks linnerud: linnerud: no network." in page
@@ -177,15 +186,7 @@ def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch
 def test_without_the_map_its_data_are_not_downloaded_but_missed_where_they_were_there(
     tmp_path, monkeypatch
 ):
-    asked = []
-
-    def unavailable(name, **options):
-        asked.append((name, options))
-        if name == "linnerud":
-            raise DataUnavailable("linnerud: no network.")
-        return load(name, **options)
-
-    monkeypatch.setattr(command_module, "load", unavailable)
+    asked = take_linnerud_away(monkeypatch)
     assert rerun(tmp_path, only=("adam",)) == 0
     assert asked == [("linnerud", {"download": False})]
     report = tmp_path / "reproduce-tiny" / "report.html"

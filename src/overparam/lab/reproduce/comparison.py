@@ -9,7 +9,7 @@ import polars as pl
 
 from overparam.lab.reproduce.chapter import PartResult
 from overparam.lab.reproduce.measures import at_rates, is_near_start, tuned_distances
-from overparam.lab.reproduce.verdict import Finding, at_edge, order, too_early
+from overparam.lab.reproduce.verdict import Finding, order, too_early, unless_at_edge
 from overparam.lab.summary import tuned
 
 
@@ -47,10 +47,10 @@ def tuned_orders(
         if finding.agrees is not None and set(halves) != {finding.agrees}:
             text = f"{finding.text} Every other learning rate alone does not always say so."
             finding = Finding(text, None)
-        loser = pair[1] if finding.agrees else pair[0]
         edges = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}
-        if finding.agrees is not None and edges[loser]:
-            finding = at_edge(finding, labels[loser])
+        first, second = pair
+        names, at_edge = (labels[first], labels[second]), (edges[first], edges[second])
+        finding = unless_at_edge(finding, names, at_edge)
         waiting = [labels[m] for m in pair if is_near_start(runs, part.optimum, m)]
         if waiting:
             text = f"{finding.text} A seed of {' and one of '.join(waiting)} is near its start."

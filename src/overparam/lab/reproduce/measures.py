@@ -92,12 +92,18 @@ def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]
     A distance below a millionth of the first one (the median over the runs given) is 0: round-off
     has no order.
     """
-    zero = _ZERO * float((curves.filter(pl.col("step") == 0)["loss"] - optimum).median())  # pyright: ignore[reportArgumentType]
+    zero = _zero(curves, optimum)
     found = {}
     for row in tuned(curves).to_dicts():
         distances = (row[key] - optimum for key in ("median", "low", "high"))
         found[row["method"]] = Interval(*(0.0 if x <= zero else x for x in distances))
     return found
+
+
+def _zero(curves: pl.DataFrame, optimum: float) -> float:
+    """A millionth of the first distance, median over runs."""
+    starts = curves.filter(pl.col("step") == 0)["loss"] - optimum
+    return _ZERO * float(starts.median())  # pyright: ignore[reportArgumentType]
 
 
 def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[int, pl.DataFrame]:
@@ -246,8 +252,7 @@ def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) 
         method: its name.
         reference: name of the other.
     """
-    starts = curves.filter(pl.col("method") == reference, pl.col("step") == 0)["loss"] - optimum
-    zero = _ZERO * float(starts.median())  # pyright: ignore[reportArgumentType]
+    zero = _zero(curves.filter(pl.col("method") == reference), optimum)
     ours, theirs = (_best_seeds(curves, optimum, name, zero) for name in (method, reference))
     last = int(curves["step"].max())  # pyright: ignore[reportArgumentType]
     return interval([_speed_up(ours[seed], theirs[seed], last, zero) for seed in ours])

@@ -25,9 +25,9 @@ from overparam.lab.reproduce.measures import Interval, interval
 from overparam.lab.reproduce.verdict import (
     Claim,
     Finding,
-    at_edge,
     order,
     order_of_shares,
+    unless_at_edge,
     within,
 )
 
@@ -194,27 +194,24 @@ def _against_authors(result: CnnResult) -> list[Finding]:
 
 def _tuned(result: CnnResult) -> Claim:
     best = {row["variant"]: row for row in tuned(result.curves).to_dicts()}
-    labels = {key: f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items()}
-    product, plain = labels.values()
+    product, plain = (f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items())
     losses, errors = (
         [interval(seed_values(result.curves, key, quantity, best[key]["rate"])) for key in _PAIR]
         for quantity in ("mean_cross_entropy", "test_error")
     )
-    findings = []
-    for finding in (
+    orders = (
         order(product, losses[0], plain, losses[1], "cross-entropy, mean over the run"),
         order_of_shares(product, errors[0], plain, errors[1], _TEST_ERROR, result.tested),
-    ):
-        loser = "plain" if finding.agrees else "product"
-        undecided = finding.agrees is not None and best[loser]["edge"]
-        findings.append(at_edge(finding, labels[loser]) if undecided else finding)
+    )
+    at_edge = (best["product"]["edge"], best["plain"]["edge"])
+    findings = tuple(unless_at_edge(found, (product, plain), at_edge) for found in orders)
     remark = "The rate of each is the one with the lowest validation error, over the same rates."
     if edges := [VARIANTS[key].label for key, row in best.items() if row["edge"]]:
         remark += f" It lies at the edge of the rates tried for: {', '.join(edges)}."
     return Claim(
         "The product trains faster with the learning rate tuned for each network too.",
         "Not shown: one learning rate for both.",
-        tuple(findings),
+        findings,
         remark,
     )
 

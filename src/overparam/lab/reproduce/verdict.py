@@ -101,14 +101,23 @@ def too_early(finding: Finding, iterations: int, needed: int) -> Finding:
     return Finding(f"{finding.text} Too early to tell before {needed:,} iterations.", None)
 
 
-def at_edge(finding: Finding, loser: str) -> Finding:
-    """The finding, which decides nothing: a wider grid might help the one that is behind.
+def unless_at_edge(finding: Finding, names: tuple[str, str], edges: tuple[bool, bool]) -> Finding:
+    """The finding, undecided where a wider grid might help the one that is behind.
+
+    Args:
+        finding: of :func:`order`.
+        names: of the method that should be lower, and of the other.
+        edges: whether the best rate of each is the smallest or the largest tried.
 
     Example:
-        >>> at_edge(Finding("A is below B.", True), "B")
+        >>> unless_at_edge(Finding("A is below B.", True), ("A", "B"), (False, True))
         Finding(text='A is below B. But the best rate of B is the last of the grid.', agrees=None)
     """
-    return Finding(f"{finding.text} But the best rate of {loser} is the last of the grid.", None)
+    behind = 1 if finding.agrees else 0
+    if finding.agrees is None or not edges[behind]:
+        return finding
+    text = f"{finding.text} But the best rate of {names[behind]} is the last of the grid."
+    return Finding(text, None)
 
 
 def order_of_shares(
