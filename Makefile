@@ -37,7 +37,7 @@ clean:
 		{ echo "overparam needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-# timm lies apart from all else: see tests/reparam/timm_models.py.
+# timm lies apart from all else: see tests/support/timm_models.py.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
 		--target .venv/vision pillow timm torchvision
 	@touch $@

@@ -24,9 +24,9 @@ from gpt2 import GPT2, LAYERS, training_pass
 from torch import Tensor, nn
 
 from overparam import end_to_end_update
-from overparam.fast_rule import update_in_basis
 from overparam.optim import EndToEnd, Factored
-from overparam.spectrum import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
+from overparam.rule.basis import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
+from overparam.rule.fast import update_in_basis
 
 SHAPES = (
     "64x64,128x128,256x256,512x512,768x768,768x2304,768x3072,3072x768,1024x1024,2048x2048,3072x3072"

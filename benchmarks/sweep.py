@@ -16,10 +16,10 @@ from measure import measure, print_rows, product_rate
 from torch import Tensor
 
 from overparam.data import RegressionData, load, standardize
-from overparam.lab.method import Method
-from overparam.lab.objective import BLOCK_ROWS, PowerLoss
+from overparam.lab.methods import Method
 from overparam.lab.study import Run, Study
-from overparam.lab.sweep import Sweep
+from overparam.lab.training.batched import Sweep
+from overparam.lab.training.objective import BLOCK_ROWS, PowerLoss
 
 POWER = 4.0
 

@@ -1,14 +1,14 @@
 """Implicit acceleration by overparameterization: train a weight as if it were a product."""
 
-from overparam.balance import (
+from overparam.factors.balance import (
     balanced_factors,
     balanced_initialization,
     identity_initialization,
     near_zero_initialization,
 )
-from overparam.linear_chains import imbalance
+from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.imbalance import imbalance
 from overparam.optim import EndToEnd, Factored
-from overparam.product import factor_product, factor_product_vjp
 from overparam.reparam import (
     AveragedWeights,
     collapse,
@@ -19,7 +19,7 @@ from overparam.reparam import (
     overparameterize,
     plan_overparameterization,
 )
-from overparam.rule import (
+from overparam.rule.reference import (
     PreconditionerSpectrum,
     end_to_end_update,
     preconditioner_spectrum,

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uci_files import serving
+from support.uci_files import serving
 
 _NAMED = os.environ.get("OVERPARAM_DATA")
 _ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from uci_files import batches, ethanol_lines, fetch_in_processes, small_ethanol, zipped
+from support.uci_files import batches, ethanol_lines, fetch_in_processes, small_ethanol, zipped
 
 from overparam import data
 from overparam.data import _download, _files

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uci_files import batches, ethanol_lines, small_ethanol
+from support.uci_files import batches, ethanol_lines, small_ethanol
 
 from overparam import data
 from overparam.data._uci import finite_number

@@ -2,9 +2,11 @@ import shutil
 
 import pytest
 import torch
+from support.reproduce_cases import rerun
 
 from overparam.data import RegressionData
-from overparam.lab import run_command, runner
+from overparam.lab import jobs as runner
+from overparam.lab.commands import run as run_command
 from overparam.lab.study import shards
 
 CHROMIUM = next(
@@ -28,6 +30,14 @@ def small_data() -> RegressionData:
         source="generated",
         origin="embedded",
     )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The results of `overparam reproduce` at the smallest scale."""
+    output = tmp_path_factory.mktemp("reproduce")
+    assert rerun(output) == 0
+    return output / "reproduce-tiny"
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 
 from overparam import __main__ as entry
 from overparam.data import DataUnavailable, load
-from overparam.lab import prepare, run_command
+from overparam.lab import prepare
 from overparam.lab.cli import main
+from overparam.lab.commands import run as run_command
 from overparam.lab.store import RunDirectory
 
 SMALL = [

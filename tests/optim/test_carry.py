@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor
 from torch.func import jacrev
 

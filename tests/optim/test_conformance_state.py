@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 import torch
-from optim_infos import (
+from support.optim_infos import (
     INFOS,
     cases,
     every_case,

@@ -7,7 +7,15 @@ import copy
 
 import pytest
 import torch
-from optim_infos import SCHEDULERS, every_case, every_info, same, sample, state_tensors, values
+from support.optim_infos import (
+    SCHEDULERS,
+    every_case,
+    every_info,
+    same,
+    sample,
+    state_tensors,
+    values,
+)
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 

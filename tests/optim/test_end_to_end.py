@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import Count, assert_same_bits, mixed, mixed_loss, parameters_of, run
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import Count, assert_same_bits, mixed, mixed_loss, parameters_of, run
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam import (
     end_to_end_update,
     single_output_update,
 )
-from overparam.matrices import MatrixView, parameter_view
+from overparam.layers.views import MatrixView, parameter_view
 from overparam.optim import EndToEnd
 
 check = settings(deadline=None, max_examples=20, derandomize=True)

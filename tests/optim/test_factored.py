@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from optim_cases import (
+from support.optim_cases import (
     TARGETS,
     TOKENS,
     assert_same_bits,
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from overparam import balanced_factors, factor_product, imbalance
-from overparam.balance import near_zero_initialization
-from overparam.matrices import model_views
+from overparam.factors.balance import near_zero_initialization
+from overparam.layers.views import model_views
 from overparam.optim import Factored
 from overparam.optim.carry import lift, push_forward
 

@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 import torch
-from optim_cases import assert_same_bits, mixed, parameters_of, run
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import assert_same_bits, mixed, parameters_of, run
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam.optim import Factored

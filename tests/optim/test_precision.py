@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from optim_cases import TARGETS, TOKENS, assert_same_bits, mixed, mixed_loss, parameters_of
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import TARGETS, TOKENS, assert_same_bits, mixed, mixed_loss, parameters_of
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam.optim import EndToEnd, Factored

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from optim_cases import assert_same_bits, mixed, mixed_loss, parameters_of, run
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import assert_same_bits, mixed, mixed_loss, parameters_of, run
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam import end_to_end_update

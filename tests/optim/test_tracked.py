@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from optim_cases import Forbid
-from optim_cases import weight_with_gradient as drawn
+from support.optim_cases import Forbid
+from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 

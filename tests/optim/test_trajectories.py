@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from overparam import balanced_factors, factor_product, factor_product_vjp
-from overparam.balance import balanced_initialization
+from overparam.factors.balance import balanced_initialization
 from overparam.optim import EndToEnd
 
 

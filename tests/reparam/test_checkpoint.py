@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.unusual_layers import LAYERS, Layer, train, values
 from torch import Tensor, nn
 
 from overparam.reparam import (
@@ -13,7 +14,6 @@ from overparam.reparam import (
     expand_state_dict,
     overparameterize,
 )
-from reparam.layers import LAYERS, Layer, train, values
 
 EACH = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 

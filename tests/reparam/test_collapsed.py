@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.unusual_layers import train
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -20,7 +21,6 @@ from overparam.reparam import (
     overparameterize,
 )
 from overparam.reparam.attach import places
-from reparam.layers import train
 
 
 def _model() -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.unusual_layers import Tied
 from torch import nn
 
 from overparam.reparam import (
@@ -11,7 +12,6 @@ from overparam.reparam import (
     product_seconds,
 )
 from overparam.reparam import cost as cost_module
-from reparam.layers import Tied
 
 
 def test_each_layout_is_timed_once_and_each_place_counted(monkeypatch: pytest.MonkeyPatch) -> None:

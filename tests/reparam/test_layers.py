@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.unusual_layers import LAYERS, Layer, Regression, train, values
 from torch import nn
 
 from overparam.reparam import (
@@ -14,7 +15,6 @@ from overparam.reparam import (
     overparameterize,
 )
 from overparam.reparam.attach import factors_of, places
-from reparam.layers import LAYERS, Layer, Regression, train, values
 
 EACH = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 
@@ -144,7 +144,7 @@ def test_padding_row_stays_zero() -> None:
 
 
 def test_ties_survive_assignment_and_collapse() -> None:
-    from reparam.layers import Tied
+    from support.unusual_layers import Tied
 
     model = Tied()
     overparameterize(model, targets="all")

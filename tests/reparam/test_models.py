@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.there_and_back import there_and_back
 from torch import nn
 
 from overparam.reparam import collapse, collapse_state_dict, overparameterize
-from reparam.there_and_back import there_and_back
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed; install the extra 'models'"

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.unusual_layers import Tied
 from torch import nn
 
 from overparam.reparam import overparameterize, plan_overparameterization
 from overparam.reparam.attach import places
-from reparam.layers import Tied
 
 
 def _model() -> nn.Sequential:

@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
+from support.unusual_layers import SelfAttention, train
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from overparam.reparam import collapse, collapse_state_dict, collapsed, overparameterize
 from overparam.reparam.attach import factors_of, places
-from reparam.layers import SelfAttention, train
 
 
 def _model() -> nn.Module:

@@ -18,7 +18,7 @@ def test_timm() -> None:
         pytest.skip(f"timm is not installed, neither here nor in {APART}; see the Makefile")
     path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), str(APART)])
     done = subprocess.run(
-        [sys.executable, "-W", "error", TESTS / "reparam" / "timm_models.py"],
+        [sys.executable, "-W", "error", TESTS / "support" / "timm_models.py"],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from overparam.matrices import convolution_view, linear_view, packed_view
+from overparam.factors.layout import ChainLayout, Layout, make_layout
+from overparam.factors.linearize import (
+    gradient_from_factors,
+    gradient_to_factors,
+    variance_from_factors,
+    variance_to_factors,
+)
+from overparam.layers.views import convolution_view, linear_view, packed_view
 from overparam.reparam import (
     AveragedWeights,
     clip_grad_norm_,
@@ -18,13 +25,6 @@ from overparam.reparam import (
     weight_gradients,
 )
 from overparam.reparam.attach import factors_of, places
-from overparam.reparam.layout import ChainLayout, Layout, make_layout
-from overparam.reparam.linearize import (
-    gradient_from_factors,
-    gradient_to_factors,
-    variance_from_factors,
-    variance_to_factors,
-)
 
 LAYOUTS = [
     make_layout(linear_view((4, 6)), "matrix", 3, 5),

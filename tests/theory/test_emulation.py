@@ -1,6 +1,6 @@
 import pytest
 import torch
-from oracles import sum_over_factors
+from support.oracles import sum_over_factors
 
 from overparam import balanced_factors, factor_product, imbalance
 from overparam.theory.descent import descend_end_to_end, descend_factors

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import sum_over_factors
+from support.oracles import sum_over_factors
 
 from overparam.theory.asymmetry import antisymmetric_jacobian
 from overparam.theory.losses import power_loss_gradient

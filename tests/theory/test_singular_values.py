@@ -1,6 +1,6 @@
 import pytest
 import torch
-from oracles import sum_over_factors
+from support.oracles import sum_over_factors
 
 from overparam import balanced_factors, end_to_end_update, factor_product
 from overparam.theory.descent import descend_factors

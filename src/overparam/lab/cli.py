@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from overparam.lab import data_command, run_command
-from overparam.lab.data_command import DataCommand
-from overparam.lab.reproduce.command import ReproduceCommand, reproduce
-from overparam.lab.run_command import ReportCommand, RunCommand
+from overparam.lab.commands import data as data_command
+from overparam.lab.commands import run as run_command
+from overparam.lab.commands.data import DataCommand
+from overparam.lab.commands.reproduce import ReproduceCommand, reproduce
+from overparam.lab.commands.run import ReportCommand, RunCommand
+from overparam.lab.commands.theory import TheoryCommand, run_theory
 from overparam.lab.study import read_study
-from overparam.lab.theory_command import TheoryCommand, run_theory
 
 _DESCRIPTION = (
     "Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the "

@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from overparam.lab.method import Method, parse_method
+from overparam.lab.methods import Method, parse_method
 from overparam.lab.summary import final_losses, tuned
 
 

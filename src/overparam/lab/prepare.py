@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from overparam.data import DataUnavailable, RegressionData, load, standardize
-from overparam.lab.optimum import Optimum, find_optimum
-from overparam.lab.report import package_versions
+from overparam.lab.report.study import package_versions
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Study
+from overparam.lab.training.optimum import Optimum, find_optimum
 
 
 @dataclass(frozen=True)

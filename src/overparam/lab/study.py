@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from overparam._words import did_you_mean
-from overparam.lab.method import Method, parse_method
+from overparam.lab.methods import Method, parse_method
 
 # Raised whenever the same settings would give other numbers, so that stored shards are not mixed.
 _FORMAT = 3

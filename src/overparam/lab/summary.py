@@ -1,7 +1,7 @@
 """What the curves say: tuned rates, iterations to a target, a headline. Pure functions on tables.
 
 Curves have the columns ``method, rate, seed, step, loss, diverged_at`` of
-:func:`overparam.lab.runner.load_curves`. A run counts as *failed* where it diverged or ended above
+:func:`overparam.lab.jobs.load_curves`. A run counts as *failed* where it diverged or ended above
 the loss that it started with. Medians and ranges are over seeds.
 """
 

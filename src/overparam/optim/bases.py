@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # pyright: ignore
 
-from overparam.spectrum import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
+from overparam.rule.basis import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
 
 # A tracked basis is swept again while its error before a sweep is above this, ...
 _SWEEP_ABOVE = 0.03

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam.product import factor_product, factor_product_vjp
-from overparam.rule import preconditioner_spectrum
+from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.rule.reference import preconditioner_spectrum
 
 
 def push_forward(factors: Sequence[Tensor], moments: Sequence[Tensor]) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overparam.fast_rule import update_in_basis, update_of_rows
 from overparam.optim.bases import Basis, exact_basis, tracked_basis
-from overparam.rule import end_to_end_update, single_output_update
+from overparam.rule.fast import update_in_basis, update_of_rows
+from overparam.rule.reference import end_to_end_update, single_output_update
 
 # Steps between two looks at the error of a tracked basis where a look makes the host wait.
 _LOOK_EVERY = 100

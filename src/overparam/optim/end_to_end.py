@@ -86,7 +86,7 @@ class EndToEnd(Optimizer):
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
             be a module. Groups override any option below, and may give ``"views"``, one
-            :class:`overparam.matrices.MatrixView` or None per parameter.
+            :class:`overparam.layers.views.MatrixView` or None per parameter.
         lr: learning rate, a number or a tensor with one element.
         depth: ``N >= 1``, real or ``math.inf``.
         momentum: as in SGD.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from overparam.matrices import MatrixView
+from overparam.layers.views import MatrixView
 from overparam.optim.factored_options import (
     OWN,
     SHAPE,

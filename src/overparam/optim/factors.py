@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from overparam._precision import without_autocast
-from overparam.balance import balanced_factors
-from overparam.matrices import MatrixView
-from overparam.product import factor_product, factor_product_vjp
+from overparam.factors.balance import balanced_factors
+from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.layers.views import MatrixView
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from overparam.matrices import MatrixView, model_views
+from overparam.layers.views import MatrixView, model_views
 from overparam.optim.routing import view_by_shape
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam.matrices import MatrixView
+from overparam.layers.views import MatrixView
 from overparam.optim.carry import lift, lift_squares, push_forward, push_squares
 from overparam.optim.factors import join_matrices, split_matrices
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from overparam.matrices import MatrixView, flat_view
+from overparam.layers.views import MatrixView, flat_view
 
 # The kind of a view that knows no more than a shape.
 BY_SHAPE = "by shape"
@@ -65,7 +65,7 @@ def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, dep
         The route, with its reason.
 
     Example:
-        >>> from overparam.matrices import linear_view
+        >>> from overparam.layers.views import linear_view
         >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
         'matrix'
         >>> route((3,), None, "auto", 2.0).reason

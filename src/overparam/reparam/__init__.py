@@ -1,9 +1,9 @@
 """Explicit factors in a model: overparameterize before training, collapse after."""
 
+from overparam.factors.initialize import initial_factors
 from overparam.reparam.checkpoint import collapse_state_dict, expand_state_dict
 from overparam.reparam.collapse import collapse, collapsed, merge_and_unload
 from overparam.reparam.cost import StepCost, predict_step_cost, product_seconds
-from overparam.reparam.initialize import initial_factors
 from overparam.reparam.overparameterize import overparameterize
 from overparam.reparam.plan import Plan, PlanEntry, plan_overparameterization
 from overparam.reparam.training import AveragedWeights, clip_grad_norm_, weight_gradients

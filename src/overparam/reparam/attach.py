@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from overparam._precision import without_autocast
-from overparam.reparam.initialize import initial_factors
-from overparam.reparam.layout import Layout, decode_layout, encode_layout
-from overparam.select import Site, parametrizations_of
+from overparam.factors.initialize import initial_factors
+from overparam.factors.layout import Layout, decode_layout, encode_layout
+from overparam.layers.select import Site, parametrizations_of
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 # Where such a module keeps its products while its forward pass runs.

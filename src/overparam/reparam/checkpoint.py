@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from overparam.factors.initialize import initial_factors
+from overparam.factors.layout import Layout, decode_layout, encode_layout
 from overparam.reparam.attach import Product, places
-from overparam.reparam.initialize import initial_factors
-from overparam.reparam.layout import Layout, decode_layout, encode_layout
 
 _FACTOR_KEY = re.compile(
     r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<attribute>[^.]+)\."

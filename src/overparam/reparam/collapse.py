@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from overparam.factors.initialize import initial_factors
 from overparam.reparam.attach import (
     Place,
     attach_tied,
@@ -23,7 +24,6 @@ from overparam.reparam.attach import (
     product_of,
 )
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
-from overparam.reparam.initialize import initial_factors
 from overparam.reparam.optimizer_state import GroupOrder, check_collapse, weight_into_optimizer
 from overparam.reparam.plan import already_sharded, already_wrapped
 from overparam.reparam.verify import record

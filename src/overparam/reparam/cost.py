@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from overparam.factors.layout import Layout
 from overparam.reparam.attach import Product
-from overparam.reparam.layout import Layout
 from overparam.reparam.plan import Plan
 
 # Timing stops after this many rounds or seconds for each thing that is timed.

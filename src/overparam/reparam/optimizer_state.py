@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overparam.reparam.layout import Layout
-from overparam.reparam.linearize import (
+from overparam.factors.layout import Layout
+from overparam.factors.linearize import (
     gradient_from_factors,
     gradient_to_factors,
     variance_from_factors,

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from overparam.factors.initialize import initial_factors
+from overparam.layers.select import Selected, Targets
 from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
 from overparam.reparam.collapse import equip
-from overparam.reparam.initialize import initial_factors
 from overparam.reparam.optimizer_state import (
     GroupOrder,
     check_optimizer,
@@ -18,7 +19,6 @@ from overparam.reparam.optimizer_state import (
 )
 from overparam.reparam.plan import Plan, already_wrapped, plan_overparameterization
 from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
-from overparam.select import Selected, Targets
 
 
 def overparameterize(
@@ -71,7 +71,7 @@ def overparameterize(
             that (a float), or a list. With the initialization 'balanced', units beyond the
             narrowest start at zero and stay there.
         targets: which weights: ``"all-linear"`` (default), ``"all"``, names, a regular expression
-            or a function; see :func:`overparam.select.select_parameters`.
+            or a function; see :func:`overparam.layers.select.select_parameters`.
         exclude: weights to leave out.
         overrides: settings (depth, width, init, strategy, std) by regular expression that must
             match the whole name of a weight or of its module; later ones win.

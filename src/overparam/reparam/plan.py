@@ -10,9 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from overparam.reparam.initialize import INITIALIZATIONS
-from overparam.reparam.layout import STRATEGIES, Layout, chain_fits, make_layout
-from overparam.select import Selected, Skipped, Targets, check_pattern, matches, select_parameters
+from overparam.factors.initialize import INITIALIZATIONS
+from overparam.factors.layout import STRATEGIES, Layout, chain_fits, make_layout
+from overparam.layers.select import (
+    Selected,
+    Skipped,
+    Targets,
+    check_pattern,
+    matches,
+    select_parameters,
+)
 
 _SETTINGS = ("depth", "width", "init", "strategy", "std")
 

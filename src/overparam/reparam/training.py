@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from overparam.factors.linearize import gradient_from_factors
 from overparam.reparam.attach import factors_of, places
 from overparam.reparam.collapse import collapse, collapsed
-from overparam.reparam.linearize import gradient_from_factors
 
 
 def weight_gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from overparam.factors.linearize import gradient_to_factors
 from overparam.reparam.attach import current_weight, factors_of, layout_of, places
-from overparam.reparam.linearize import gradient_to_factors
 
 _WORDS = ("product", "factors")
 # Optimizers of torch that add weight_decay * parameter to the gradient.

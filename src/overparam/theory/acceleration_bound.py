@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overparam.rule import single_output_update
+from overparam.rule.reference import single_output_update
 from overparam.theory.two_points import divergence_threshold, power_gradient
 
 

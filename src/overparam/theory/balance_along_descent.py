@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_factors
-from overparam.balance import imbalance, near_zero_initialization
-from overparam.product import factor_product, factor_product_vjp
+from overparam.factors.balance import imbalance, near_zero_initialization
+from overparam.factors.product import factor_product, factor_product_vjp
 from overparam.theory._fit import local_exponents
 from overparam.theory._table import Row, columns
 from overparam.theory.check import Measurement, TheoryCheck, largest, smallest

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam.product import factor_product, factor_product_vjp
-from overparam.rule import end_to_end_update
+from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.rule.reference import end_to_end_update
 from overparam.theory.losses import GradientOf
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam.balance import balanced_factors, imbalance
-from overparam.product import factor_product
+from overparam.factors.balance import balanced_factors, imbalance
+from overparam.factors.product import factor_product
 from overparam.theory._table import Row, columns
 from overparam.theory.check import Measurement, TheoryCheck, largest
 from overparam.theory.descent import descend_end_to_end, descend_factors

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_depth
-from overparam.rule import end_to_end_update, single_output_update
+from overparam.rule.reference import end_to_end_update, single_output_update
 from overparam.theory._table import Row, columns
 from overparam.theory.asymmetry import Field, antisymmetric_jacobian
 from overparam.theory.check import Measurement, TheoryCheck, largest, smallest

@@ -8,7 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overparam.rule import end_to_end_update, preconditioner_spectrum, single_output_update
+from overparam.rule.reference import (
+    end_to_end_update,
+    preconditioner_spectrum,
+    single_output_update,
+)
 from overparam.theory._table import Row, columns
 from overparam.theory.check import Measurement, TheoryCheck, largest
 

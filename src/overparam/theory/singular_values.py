@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_depth, check_same_trailing
-from overparam.rule import end_to_end_update
+from overparam.rule.reference import end_to_end_update
 from overparam.theory._fit import power_law_exponent
 from overparam.theory._table import Row, columns
 from overparam.theory.check import Measurement, TheoryCheck, largest, smallest

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overparam.rule import single_output_update
+from overparam.rule.reference import single_output_update
 
 MAX_STEPS = 4000
 """The last step at which a run may arrive."""

@@ -1,0 +1,1 @@
+"""Products of factors: formed, differentiated, balanced, initialized."""

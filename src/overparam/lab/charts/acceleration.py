@@ -1,0 +1,105 @@
+"""The chart of the acceleration check: the map, other starts, and curves over learning rates."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from overparam.lab.charts.theory_theme import COLOURS, Row, chosen, log_axis
+from overparam.theory.two_points import MAX_STEPS
+
+
+def acceleration_chart(rows: list[Row]) -> alt.VConcatChart:
+    """Speed-ups over gradient descent as a map and from other starts, and the curves behind."""
+    return alt.vconcat(
+        _map(chosen(rows, panel="map")),
+        _other_starts(chosen(rows, panel="starts")),
+        _curves(chosen(rows, panel="curve")),
+        spacing=40,
+    ).resolve_scale(color="independent")
+
+
+def _map(rows: list[Row]) -> alt.ConcatChart:
+    cells = [row for row in rows if row["method"] != "GD"]
+    order = list(dict.fromkeys(row["method"] for row in cells))
+    parts = []
+    for power in sorted({row["power"] for row in cells}):
+        mine = chosen(cells, power=power)
+        # A method that arrived in time at no rate has no speed-up: its cell stays grey.
+        arrived = [row for row in mine if row["value"] > 0]
+        place = {
+            "x": alt.X("method:N", title=None, sort=order, axis=alt.Axis(labelAngle=-45)),
+            "y": alt.Y("ratio:O", title="y1 / y2", sort="descending"),
+        }
+        tried = alt.Chart(alt.Data(values=mine)).mark_rect(color="#dddddd").encode(**place)
+        base = alt.Chart(alt.Data(values=arrived)).encode(**place)
+        scale = alt.Scale(type="log", scheme="blueorange", domain=[0.01, 100], clamp=True)
+        legend = alt.Legend(values=[0.01, 0.1, 1, 10, 100], format="~g")
+        tiles = base.mark_rect().encode(
+            color=alt.Color("value:Q", title="Speed-up over GD", scale=scale, legend=legend)
+        )
+        dark = "datum.value > 18 || datum.value < 1 / 18"
+        text = base.mark_text(fontSize=10).encode(
+            text=alt.Text("value:Q", format=".2~r"),
+            color=alt.condition(dark, alt.value("white"), alt.value("black")),
+        )
+        layers = alt.layer(tried, tiles, text)
+        parts.append(layers.properties(width=300, height=120, title=f"p = {power:g}"))
+    return alt.concat(*parts, columns=2).properties(
+        title=f"Speed-up over GD at tuned rates (grey: not within {MAX_STEPS} steps)"
+    )
+
+
+def _other_starts(rows: list[Row]) -> alt.HConcatChart:
+    """A mark for each start, the best depth's speed-up over gradient descent."""
+    shown = [{**row, "p": f"p = {row['power']:g}"} for row in rows]
+    even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color="#555555", strokeDash=[4, 4])
+    parts = []
+    for ratio in sorted({row["ratio"] for row in rows}):
+        marks = (
+            alt.Chart(alt.Data(values=chosen(shown, ratio=ratio)))
+            .mark_tick(thickness=2, size=38, opacity=0.9)
+            .encode(
+                x=alt.X("p:N", title=None, axis=alt.Axis(labelAngle=0)),
+                y=log_axis(alt.Y, "value", "Speed-up of the best depth", rows),
+                color=alt.Color(
+                    "method:N",
+                    title="Starts",
+                    scale=alt.Scale(range=[COLOURS[k] for k in (0, 5, 1, 4, 2, 3)]),
+                    legend=alt.Legend(labelLimit=220),
+                ),
+            )
+        )
+        layers = alt.layer(even.encode(y="one:Q"), marks)
+        parts.append(layers.properties(width=300, height=200, title=f"y1 / y2 = {ratio:g}"))
+    return alt.hconcat(
+        *parts, title="Best depth over GD from starts of three lengths, in two sets of directions"
+    )
+
+
+def _curves(rows: list[Row]) -> alt.ConcatChart:
+    shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
+    parts = []
+    for power in sorted({row["power"] for row in rows}):
+        values = [
+            {**row, "value": max(row["value"], 1)}
+            for row in chosen(rows, power=power)
+            if row["method"] in shown
+        ]
+        parts.append(
+            alt.Chart(alt.Data(values=values), title=f"p = {power:g}")
+            .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+            .encode(
+                x=log_axis(alt.X, "rate", "Learning rate", values, domain=[1e-3, 100]),
+                y=log_axis(alt.Y, "value", "Iterations", values, domain=[1, MAX_STEPS]),
+                color=alt.Color(
+                    "method:N",
+                    title="Method",
+                    sort=shown,
+                    scale=alt.Scale(domain=shown, range=["#000000", *COLOURS[:5]]),
+                ),
+            )
+            .properties(width=300, height=170)
+        )
+    return alt.concat(*parts, columns=2).properties(
+        title="Iterations to the target at y1 / y2 = 2.5; no dot where one start fails"
+    )

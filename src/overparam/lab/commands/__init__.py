@@ -1,0 +1,1 @@
+"""The subcommands of `overparam`, one file each."""

@@ -1,0 +1,168 @@
+"""Trains the shards of a study over a pool of processes; stops and resumes anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from overparam.data import RegressionData
+from overparam.lab.executor import run_jobs
+from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.study import DTYPES, Shard, Study, shards
+from overparam.lab.training.batched import Sweep
+from overparam.lab.training.objective import PowerLoss
+
+# Between two looks at the clock: a fraction of a second of training.
+_CHUNK_STEPS = 50
+_CHECKPOINT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What a worker needs to train one shard.
+
+    Attributes:
+        study: the settings.
+        identity: of the study on this data; a checkpoint of another one is not used.
+        data: standardized data.
+        shard: which runs.
+        path: directory of the study.
+        step_cost: cost of one gradient step of the shard.
+    """
+
+    study: Study
+    identity: str
+    data: RegressionData
+    shard: Shard
+    path: Path
+    step_cost: float = 1.0
+
+    @property
+    def cost(self) -> float:
+        """Of all gradient steps."""
+        return self.step_cost * self.study.iterations
+
+    def finished(self) -> bool:
+        """Whether the curves of the shard are stored."""
+        return RunDirectory(self.path).shard_file(self.shard).exists()
+
+    def train(self, stop: Callable[[], bool], on_cost: Callable[[float], None]) -> bool:
+        """Train the shard to its end, or to a checkpoint when told to stop."""
+        study, directory = self.study, RunDirectory(self.path)
+        dtype = DTYPES[study.dtype]
+        objective = PowerLoss(
+            self.data.features, self.data.targets, study.power, dtype, study.device
+        )
+        sweep = Sweep(objective, study, self.shard.runs)
+        saved = directory.read_checkpoint(self.shard)
+        if saved is not None and saved["identity"] == self.identity:
+            sweep.load_state_dict(saved["sweep"])
+            on_cost(self.step_cost * sweep.step)
+        last_saved = time.monotonic()
+        while not sweep.finished:
+            before = sweep.step
+            sweep.advance(_CHUNK_STEPS)
+            after = study.iterations if sweep.finished else sweep.step
+            on_cost(self.step_cost * (after - before))
+            stopping = stop() and not sweep.finished
+            if stopping or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
+                state = {"identity": self.identity, "sweep": sweep.state_dict()}
+                directory.write_checkpoint(self.shard, state)
+                last_saved = time.monotonic()
+            if stopping:
+                return False
+        table = curve_table(study, self.shard, sweep.losses, sweep.diverged_at)
+        write_table(directory.shard_file(self.shard), table)
+        directory.checkpoint_file(self.shard).unlink(missing_ok=True)
+        return True
+
+
+def shard_jobs(
+    study: Study,
+    identity: str,
+    data: RegressionData,
+    directory: RunDirectory,
+    step_cost: Callable[[Shard], float] = lambda shard: 1.0,
+) -> list[ShardJob]:
+    """The jobs of a study on standardized data, a shard each; by default a step costs 1."""
+    return [
+        ShardJob(study, identity, data, shard, directory.path, step_cost(shard))
+        for shard in shards(study)
+    ]
+
+
+def run_study(
+    study: Study,
+    identity: str,
+    data: RegressionData,
+    directory: RunDirectory,
+    workers: int,
+    on_progress: Callable[[float], None] = lambda steps: None,
+) -> bool:
+    """Train what is not finished yet.
+
+    Finished shards are found on the disk and skipped; unfinished ones go on from their last
+    checkpoint, bit for bit. The stored curves depend on the study and the data alone, not on the
+    number of workers or on interruptions.
+
+    Args:
+        study: the settings.
+        identity: of the study on this data; a checkpoint of another one is not used.
+        data: standardized data.
+        directory: where curves and checkpoints go.
+        workers: processes, one thread each; 0 trains in this process.
+        on_progress: called now and then with the number of gradient steps done so far, summed
+            over shards.
+
+    Returns:
+        Whether every shard is finished; False after an interrupt (ctrl-C).
+
+    Raises:
+        RuntimeError: a worker process was killed from outside.
+    """
+    return run_jobs(shard_jobs(study, identity, data, directory), workers, on_progress)
+
+
+def load_curves(study: Study, directory: RunDirectory) -> pl.DataFrame:
+    """The curves of every finished shard, and of unfinished ones as far as their checkpoints go.
+
+    Columns: ``method``, ``rate``, ``seed``, ``step``, ``loss``, ``diverged_at`` (null unless the
+    run diverged). One row per run and recorded step that was reached.
+    """
+    tables = []
+    for shard in shards(study):
+        if directory.shard_file(shard).exists():
+            tables.append(directory.read_shard(shard))
+        elif (state := directory.read_checkpoint(shard)) is not None:
+            losses, diverged = state["sweep"]["losses"], state["sweep"]["diverged_at"]
+            tables.append(curve_table(study, shard, losses, diverged))
+    return pl.concat(tables) if tables else pl.DataFrame(schema=_SCHEMA)
+
+
+_SCHEMA = {
+    "method": pl.String,
+    "rate": pl.Float64,
+    "seed": pl.Int64,
+    "step": pl.Int64,
+    "loss": pl.Float64,
+    "diverged_at": pl.Int64,
+}
+
+
+def curve_table(
+    study: Study, shard: Shard, losses: torch.Tensor, diverged_at: torch.Tensor
+) -> pl.DataFrame:
+    """Losses ``(runs, points)`` as a table of one row per run and recorded step."""
+    rows: list[tuple[Any, ...]] = []
+    for run, curve, diverged in zip(shard.runs, losses.tolist(), diverged_at.tolist(), strict=True):
+        for step, loss in zip(study.record_steps, curve, strict=True):
+            if loss == loss:  # NaN marks a step that was not reached
+                at = diverged if diverged >= 0 else None
+                rows.append((run.method.name, run.rate, run.seed, step, loss, at))
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

@@ -1,0 +1,214 @@
+"""Where does depth help once everything is tuned? A map over data, powers, optimizers, depths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import altair as alt
+import polars as pl
+
+from overparam.lab.charts.study import finish
+from overparam.lab.methods import OPTIMIZERS, parse_method
+from overparam.lab.paper.chapter import Chapter, PartResult
+from overparam.lab.paper.measurements import Interval, is_near_start, speed_up
+from overparam.lab.paper.studies import MAP_OPTIMIZERS, MAP_POWERS
+from overparam.lab.paper.verdict import Claim, Finding
+from overparam.lab.report.page import Section, html_table
+from overparam.lab.study import Study
+from overparam.lab.summary import tuned
+
+_FASTER, _SLOWER, _OPEN = "faster", "slower", "not decided"
+_COLOUR_BOUND = 8.0
+
+
+def chapter(results: Mapping[str, PartResult]) -> Chapter:
+    """The claims and sections of the map, from every part whose name begins with ``map-``."""
+    parts = [part for name, part in results.items() if name.startswith("map-")]
+    table = depth_table(parts)
+    iterations = parts[0].study.iterations
+    return Chapter(
+        "Beyond the paper: where depth helps",
+        tuple(_claim(table, optimizer) for optimizer in MAP_OPTIMIZERS),
+        (
+            Section(
+                "The map",
+                f"<p>How many times fewer iterations each depth needs than the same optimizer on "
+                f"the plain weight, both at their best rate of {_grids(parts)}; "
+                f"{iterations:,} iterations, {len(parts[0].study.seeds)} seeds. "
+                "Where depth ends lower: the whole run over the iterations that depth takes to the "
+                "final loss of the plain weight; where it ends higher, the inverse, which is below "
+                f"1, down to 1/{iterations:,} for a depth that does not leave its start. Where the "
+                "two end within a tenth of each other, iterations to a tenth above; where "
+                "both come to a millionth of the first distance, iterations to that. Every cell is "
+                "shown. A cell without a dot is decided: every seed is faster, or every seed "
+                f"slower, by more than {_grid_step(parts[0].study):.3g} times, the step of the "
+                "grid: by so much a best rate between two that were tried can move a cell; and the "
+                "best rate of the slower one is neither the smallest nor the largest. The seeds "
+                "alone would all fall on one side of 1 by chance in "
+                f"{2 ** (1 - len(parts[0].study.seeds)):.0%} of the cells.</p>",
+                map_chart(table),
+                "Blue: depth is faster. Orange: slower. A dot: not decided. Hover for intervals."
+                " Rule: the end-to-end rule. Factors: an explicit product, which is what the "
+                "optimizer Factored does.",
+            ),
+            Section("The map in numbers", _numbers(table)),
+        ),
+    )
+
+
+def depth_table(parts: list[PartResult]) -> pl.DataFrame:
+    """One row per data set, power, optimizer and depth.
+
+    Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``,
+    ``waits``: a seed of the depth has not left its start; and ``edge``: the best rate of the one or
+    the other is the smallest or the largest that was tried.
+    """
+    rows = []
+    for part in parts:
+        edges = {row["method"]: row["edge"] for row in tuned(part.curves).to_dicts()}
+        for name in part.study.methods:
+            method = parse_method(name)
+            if method.engine == "plain":
+                continue
+            found = speed_up(part.curves, part.optimum, name, method.optimizer)
+            rows.append(
+                {
+                    "data": part.study.data,
+                    "power": part.study.power,
+                    "optimizer": OPTIMIZERS[method.optimizer].label,
+                    "depth": f"{method.engine} {method.depth:g}",
+                    "speed_up": found.median,
+                    "low": found.low,
+                    "high": found.high,
+                    "outcome": _outcome(
+                        found, _grid_step(part.study), edges[name], edges[method.optimizer]
+                    ),
+                    "waits": is_near_start(part.curves, part.optimum, name),
+                    "edge": edges[name] or edges[method.optimizer],
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def _grids(parts: list[PartResult]) -> str:
+    """The learning rates of each power; all data sets have the same."""
+    studies = {part.study.power: part.study for part in parts}
+    return ", ".join(
+        f"{len(study.rates)} from {study.rates[0]:.2g} to {study.rates[-1]:.2g} at p = {power:g}"
+        for power, study in sorted(studies.items())
+    )
+
+
+def _grid_step(study: Study) -> float:
+    """The factor between two neighbouring learning rates."""
+    return 10 ** (1 / study.rates_per_decade)
+
+
+def _outcome(found: Interval, least: float, depth_at_edge: bool, plain_at_edge: bool) -> str:
+    """Beyond ``least``, and not where a wider grid might help the slower one."""
+    if found.low > least and not plain_at_edge:
+        return _FASTER
+    return _SLOWER if found.high < 1 / least and not depth_at_edge else _OPEN
+
+
+def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
+    name = OPTIMIZERS[optimizer].label
+    cells = table.filter(pl.col("optimizer") == name)
+    findings = []
+    for outcome, agrees in ((_FASTER, True), (_SLOWER, False), (_OPEN, None)):
+        found = cells.filter(pl.col("outcome") == outcome)
+        if len(found):
+            powers = ", ".join(
+                f"p = {power:g}: {(found['power'] == power).sum()}" for power in MAP_POWERS
+            )
+            text = f"{outcome.capitalize()} in {len(found)} of {len(cells)} cells ({powers})"
+            if found["waits"].any():
+                text += f", in {found['waits'].sum()} of which a seed of depth waits at its start"
+            findings.append(Finding(f"{text}.", agrees))
+    return Claim(
+        f"With both tuned, depth makes {name} faster.",
+        "Not asked; a question of ours.",
+        tuple(findings),
+        "Holds where every cell is faster, and fails where none is and some are slower, at this "
+        "horizon: a depth that waits at its start is slower. Which cells are: the map.",
+    )
+
+
+def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """A tile per cell, data sets side by side, optimizers below each other."""
+    bound = _COLOUR_BOUND
+    shown = table.with_columns(
+        pl.col("speed_up").clip(1 / bound, bound).log(2).alias("colour"),
+        pl.format("p = {}", pl.col("power").cast(pl.Int64)).alias("p"),
+        pl.col("speed_up", "low", "high").clip(0, 1e6).round_sig_figs(3),
+    )
+    order = list(dict.fromkeys(table["depth"]))
+    base = alt.Chart(shown).encode(
+        x=alt.X("depth:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60)),
+        y=alt.Y("p:N", title=None),
+        tooltip=[
+            alt.Tooltip("data:N", title="Data"),
+            alt.Tooltip("optimizer:N", title="Optimizer"),
+            alt.Tooltip("depth:N", title="Depth"),
+            alt.Tooltip("speed_up:Q", title="Speed-up"),
+            alt.Tooltip("low:Q", title="Lowest seed"),
+            alt.Tooltip("high:Q", title="Highest seed"),
+            alt.Tooltip("waits:N", title="Still near its start"),
+            alt.Tooltip("edge:N", title="A best rate at the edge"),
+        ],
+    )
+    ticks = [-3, -2, -1, 0, 1, 2, 3]
+    tiles = base.mark_rect(stroke="white").encode(
+        color=alt.Color(
+            "colour:Q",
+            title="Speed-up",
+            scale=alt.Scale(domain=[-3, 0, 3], range=["#d55e00", "#f7f7f7", "#0072b2"]),
+            # Squares and not a gradient, whose name in the SVG depends on what was drawn before.
+            legend=alt.Legend(
+                type="symbol",
+                symbolType="square",
+                symbolStrokeWidth=0,
+                values=ticks,
+                labelExpr="pow(2, datum.value) < 1 ? '1/' + pow(2, -datum.value) : "
+                "pow(2, datum.value)",
+            ),
+        )
+    )
+    dots = base.mark_point(color="#1a1a1a", size=14, filled=True).transform_filter(
+        alt.datum.outcome == _OPEN
+    )
+    panel = alt.layer(tiles, dots, data=shown).properties(width=150, height=66)
+    chart = panel.facet(
+        column=alt.Column("data:N", title=None, sort=list(dict.fromkeys(table["data"]))),
+        row=alt.Row("optimizer:N", title=None, sort=list(dict.fromkeys(table["optimizer"]))),
+    )
+    return finish(chart, "Speed-up by depth over data sets, powers and optimizers, as tiles.")
+
+
+def _numbers(table: pl.DataFrame) -> str:
+    depths = list(dict.fromkeys(table["depth"]))
+    rows, classes = [], {}
+    for (data, optimizer, power), cells in table.group_by(
+        ["data", "optimizer", "power"], maintain_order=True
+    ):
+        found = {row["depth"]: row for row in cells.to_dicts()}
+        for j, depth in enumerate(depths, start=3):
+            if found[depth]["outcome"] == _FASTER:
+                classes[len(rows), j] = "best"
+        values = [_factor(found[depth]) for depth in depths]
+        rows.append([str(data), str(optimizer), f"{power:g}", *values])
+    note = (
+        "<p class='note'>Median and range over seeds. Bold: faster, decided. In "
+        f"{table['edge'].sum()} of {len(table)} cells a best rate lies at the edge of the grid.</p>"
+    )
+    return note + html_table(["Data", "Optimizer", "p", *depths], rows, classes)
+
+
+def _factor(cell: dict[str, object]) -> str:
+    """A speed-up for people; 0 and infinity mean that one side diverges at every rate."""
+    if cell["speed_up"] == 0:
+        return "depth diverges"
+    if cell["speed_up"] == math.inf:
+        return "only depth trains"
+    return f"{cell['speed_up']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"

@@ -1,0 +1,114 @@
+"""The page of all experiments: claims with verdicts first, then figures and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import vl_convert
+
+from overparam._files import write_whole
+from overparam.lab.paper.chapter import Chapter
+from overparam.lab.paper.verdict import Claim
+from overparam.lab.report.page import Section, write_page
+from overparam.theory.check import FAILS, HOLDS
+
+_CLASSES = {HOLDS: "holds", FAILS: "fails"}
+
+
+def write_reproduction(
+    folder: Path,
+    *,
+    chapters: Mapping[str, Chapter],
+    missing: Mapping[str, str],
+    lead: str,
+    remarks: Sequence[str],
+) -> None:
+    """Write ``report.html``, ``verdicts.json`` and one SVG per chart.
+
+    The same stored curves give the same bytes.
+
+    Args:
+        folder: where to.
+        chapters: of the finished experiments, by name.
+        missing: titles of the experiments that are not finished, by name.
+        lead: the paragraph below the title.
+        remarks: sentences about this run as a whole, such as data that were not to be had.
+    """
+    figures = folder / "figures"
+    for stale in figures.glob("*.svg"):
+        stale.unlink()
+    sections = [Section("Claims and verdicts", _overview(chapters, missing, remarks))]
+    for name, chapter in chapters.items():
+        details = "".join(map(_claim_html, chapter.claims))
+        sections.append(Section(chapter.title, details, anchor=name))
+        sections += [dataclasses.replace(section, level=3) for section in chapter.sections]
+        for section in chapter.sections:
+            if section.chart is not None:
+                svg = vl_convert.vegalite_to_svg(section.chart.to_dict())
+                file = figures / f"{name}-{_slug(section.heading)}.svg"
+                write_whole(file, svg.encode("utf-8"))
+    write_page(
+        folder / "report.html",
+        title="Implicit acceleration by overparameterization, rerun",
+        lead=lead,
+        sections=sections,
+    )
+    write_whole(folder / "verdicts.json", _verdicts(chapters, missing).encode("utf-8"))
+
+
+def _overview(
+    chapters: Mapping[str, Chapter], missing: Mapping[str, str], remarks: Sequence[str]
+) -> str:
+    rows = "".join(
+        f"<tr><td><a href='#{name}'>{escape(claim.statement)}</a></td>"
+        f"<td>{escape(claim.authors)}</td>"
+        f"<td>{escape(claim.measured)}</td>"
+        f"<td class='{_CLASSES.get(claim.verdict, 'part')}'>{escape(claim.verdict)}</td>"
+        f"<td>{escape(claim.why)}</td></tr>"
+        for name, chapter in chapters.items()
+        for claim in chapter.claims
+    )
+    rows += "".join(
+        f"<tr><td>{escape(title)}</td><td></td><td></td><td class='part'>not finished</td>"
+        f"<td>overparam reproduce --only {escape(name)} completes it.</td></tr>"
+        for name, title in missing.items()
+    )
+    head = "".join(
+        f"<th scope='col'>{name}</th>"
+        for name in ("Claim", "What the authors showed", "What we measured", "Verdict", "Why")
+    )
+    notes = "".join(f"<p class='note'>{escape(remark)}</p>" for remark in remarks)
+    table = f"<table class='claims'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"{notes}<div class='scroll'>{table}</div>"
+
+
+def _claim_html(claim: Claim) -> str:
+    marks = {True: "agrees", False: "disagrees", None: "decides nothing"}
+    items = "".join(
+        f"<li>{escape(finding.text)} <span class='note'>({marks[finding.agrees]})</span></li>"
+        for finding in claim.findings
+    )
+    return (
+        f"<h3>{escape(claim.statement)} "
+        f"<span class='{_CLASSES.get(claim.verdict, 'part')}'>{escape(claim.verdict)}</span></h3>"
+        f"<p class='note'>The authors: {escape(claim.authors)}</p><ul>{items}</ul>"
+        f"<p>{escape(claim.why)}</p>"
+    )
+
+
+def _verdicts(chapters: Mapping[str, Chapter], missing: Mapping[str, str]) -> str:
+    claims = [
+        {"experiment": name, "verdict": claim.verdict} | dataclasses.asdict(claim)
+        for name, chapter in chapters.items()
+        for claim in chapter.claims
+    ]
+    return json.dumps({"claims": claims, "not finished": sorted(missing)}, indent=2) + "\n"
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")

@@ -1,0 +1,77 @@
+"""How much work a rerun of the paper's experiments is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The grid of the paper: half decades by eye, {1e-5, 5e-5, ..., 1e-1, 5e-1}.
+PAPER_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Horizons and grids of all experiments.
+
+    Attributes:
+        name: quick, standard or paper.
+        fixed: iterations at one rate; the paper's are 250,000.
+        tuned: iterations of the tuned runs; 1,000,000.
+        adam: iterations of Adam on deeper weights; 200,000.
+        deep: iterations of 4 and 8 layers; 100,000.
+        rates_per_decade: of the grid that joins the paper's own, for L4.
+        l2_rates_per_decade: the same for L2, which is cheap.
+        lowest_rate: of that grid.
+        highest_rate: of that grid.
+        seeds: one initialization each.
+        full_identity: whether hidden layers as wide as the features are run too.
+        network: scale of the convolutional network, by the network's ``SCALES``.
+        map_data: data sets of the map.
+        map_iterations: iterations of every run of the map.
+        map_rates_per_decade: grid of the map.
+        map_lowest_rate: of that grid at p = 4; ten times as high at 2, a tenth of it at 6.
+        map_highest_rate: of that grid.
+    """
+
+    name: str
+    fixed: int
+    tuned: int
+    adam: int
+    deep: int
+    rates_per_decade: int
+    l2_rates_per_decade: int = 8
+    lowest_rate: float = 1e-4
+    highest_rate: float = 1.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    full_identity: bool = True
+    network: str = "quick"
+    map_data: tuple[str, ...] = ("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud")
+    map_iterations: int = 20_000
+    map_rates_per_decade: int = 4
+    map_lowest_rate: float = 1e-6
+    map_highest_rate: float = 10.0
+
+
+QUICK = Scale(
+    "quick",
+    fixed=15_000,
+    tuned=7_000,
+    adam=5_000,
+    deep=4_000,
+    rates_per_decade=3,
+    l2_rates_per_decade=6,
+    full_identity=False,
+    map_data=("ethanol", "abalone", "diabetes"),
+    map_iterations=400,
+    map_rates_per_decade=3,
+    map_lowest_rate=5e-6,
+)
+STANDARD = Scale(
+    "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4,
+    network="standard",
+)  # fmt: skip
+PAPER = Scale(
+    "paper", fixed=250_000, tuned=1_000_000, adam=200_000, deep=100_000, rates_per_decade=8,
+    lowest_rate=1e-5,
+    network="paper", map_iterations=50_000,
+    map_data=("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud", "digits"),
+)  # fmt: skip

@@ -1,0 +1,114 @@
+"""The floor: second-order methods on the same loss, by iterations and by seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from overparam._files import write_whole
+from overparam.data import RegressionData
+from overparam.lab.paper.timing import seconds_per_iteration
+from overparam.lab.prepare import PreparedStudy
+from overparam.lab.store import read_table, write_table
+from overparam.lab.training.objective import PowerLoss
+from overparam.lab.training.optimum import find_optimum
+
+NEWTON, BFGS = "Newton", "BFGS"
+_BFGS_ITERATIONS = 2000
+# Raised whenever the clock changes, so that old seconds are not shown.
+_CLOCK = "clock 2"
+
+
+def load_or_measure_floor(
+    path: Path, parts: Sequence[PreparedStudy]
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """What is stored of the floor and of the seconds, or both measured anew and stored.
+
+    Args:
+        path: of the files ``.parquet`` and ``.json``, without a suffix.
+        parts: studies on one loss whose methods are timed.
+
+    Returns:
+        The curves of :func:`second_order_curves`, and seconds per iteration by method.
+    """
+    curves_file, seconds_file = path.with_suffix(".parquet"), path.with_suffix(".json")
+    identities = [_CLOCK, *(part.identity for part in parts)]
+    if curves_file.exists() and seconds_file.exists():
+        stored = json.loads(seconds_file.read_text(encoding="utf-8"))
+        if stored["identities"] == identities:
+            return read_table(curves_file), stored["seconds"]
+    study, data = parts[0].study, parts[0].data
+    curves, seconds = second_order_curves(data, study.power)
+    methods = [name for part in parts for name in part.study.methods]
+    seconds |= seconds_per_iteration(study, data, methods)
+    write_table(curves_file, curves)
+    stored = {"identities": identities, "seconds": seconds}
+    write_whole(seconds_file, json.dumps(stored, indent=2, sort_keys=True).encode())
+    return curves, seconds
+
+
+def second_order_curves(
+    data: RegressionData, power: float
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Losses of Newton's method and of BFGS after every iteration.
+
+    Newton is :func:`~overparam.lab.training.optimum.find_optimum`, each step least squares; it
+    starts at the least-squares solution. BFGS is SciPy's, with its line search, in float64, and
+    starts at zero. Newton is left out where there are several outputs, which it solves in turn.
+
+    Args:
+        data: standardized.
+        power: ``p >= 2`` of the loss mean |error|^p.
+
+    Returns:
+        A table ``method, step, loss``, and the seconds per iteration of each method.
+    """
+    objective = PowerLoss(data.features, data.targets, power)
+    start = torch.zeros(objective.outputs, objective.inputs, dtype=torch.float64)
+    rows: list[tuple[str, int, float]] = []
+    seconds: dict[str, float] = {}
+    methods: dict[str, Callable[[Callable[[Tensor], None]], None]] = {
+        BFGS: lambda add: _bfgs(objective, add)
+    }
+    if objective.outputs == 1:
+        methods[NEWTON] = lambda add: _newton(data, power, add)
+    for method, minimize in methods.items():
+        weights = [start]
+        started = time.perf_counter()
+        minimize(weights.append)
+        seconds[method] = (time.perf_counter() - started) / max(1, len(weights) - 1)
+        shape = (len(weights), objective.outputs, objective.inputs)
+        losses = objective.loss(torch.stack([w.flatten() for w in weights]).reshape(shape))
+        rows += [(method, step, loss) for step, loss in enumerate(losses.tolist())]
+    schema = {"method": pl.String, "step": pl.Int64, "loss": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row"), seconds
+
+
+def _newton(data: RegressionData, power: float, add: Callable[[Tensor], None]) -> None:
+    find_optimum(data.features, data.targets, power, add)
+
+
+def _bfgs(objective: PowerLoss, add: Callable[[Tensor], None]) -> None:
+    import scipy.optimize  # here, not above: it takes a third of a second of every command
+
+    shape = (1, objective.outputs, objective.inputs)
+
+    def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = torch.from_numpy(flat).reshape(shape)
+        return float(objective.loss(weight)), objective.gradient(weight).flatten().numpy().copy()
+
+    scipy.optimize.minimize(
+        value_and_slope,
+        np.zeros(objective.outputs * objective.inputs),
+        jac=True,
+        method="BFGS",
+        callback=lambda flat: add(torch.from_numpy(np.array(flat))),
+        options={"maxiter": _BFGS_ITERATIONS, "gtol": 1e-12},
+    )

@@ -1,0 +1,44 @@
+"""Seconds per iteration of each method alone, on this machine: the one thing not reproducible."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+
+from overparam.data import RegressionData
+from overparam.lab.methods import parse_method
+from overparam.lab.study import DTYPES, Run, Study
+from overparam.lab.training.batched import Sweep
+from overparam.lab.training.objective import PowerLoss
+
+_WARM_UP, _STEPS, _ROUNDS = 5, 100, 5
+
+
+def seconds_per_iteration(
+    study: Study, data: RegressionData, methods: Sequence[str]
+) -> dict[str, float]:
+    """Median seconds of one step of one run, one method at a time, methods in turn.
+
+    Args:
+        study: power, dtype and device.
+        data: standardized.
+        methods: their names.
+    """
+    # Long, and recorded at its first two steps and its last: the clock sees training alone.
+    study = dataclasses.replace(study, iterations=10**6, points=1)
+    dtype = DTYPES[study.dtype]
+    objective = PowerLoss(data.features, data.targets, study.power, dtype, study.device)
+    # At so small a rate nothing diverges while the clock runs.
+    runs = {method: [Run(parse_method(method), 1e-9, 0)] for method in methods}
+    times: dict[str, list[float]] = {method: [] for method in methods}
+    for _ in range(_ROUNDS):
+        for method, run in runs.items():
+            sweep = Sweep(objective, study, run)
+            sweep.advance(_WARM_UP)
+            started = time.perf_counter()
+            sweep.advance(_STEPS)
+            sweep.weights().sum().item()  # waits for a device that works on its own
+            times[method].append((time.perf_counter() - started) / _STEPS)
+    return {method: statistics.median(values) for method, values in times.items()}

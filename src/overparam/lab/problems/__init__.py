@@ -1,0 +1,1 @@
+"""Problems to train: data, model and loss."""

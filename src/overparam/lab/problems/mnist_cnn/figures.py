@@ -1,0 +1,256 @@
+"""The charts of the network: cross-entropy and penalty apart, the penalty alone, errors."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from overparam.lab.charts.study import (
+    finish,
+    labelled_colour,
+    log_axis,
+    log_y,
+    trimmed,
+)
+from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, AUTHORS_STEPS, VARIANTS
+from overparam.lab.problems.mnist_cnn.summary import last_over_seeds, over_seeds, with_losses
+
+# Okabe and Ito's palette. The original networks are dark, the products bright.
+_COLOURS = {
+    "plain": "#000000",
+    "plain_unpenalized": "#999999",
+    "product": "#d55e00",
+    "product_factors": "#0072b2",
+    "product_unpenalized": "#009e73",
+}
+_PARTS = {"loss": "Sum: the batch loss", "penalty": "Penalty", "cross_entropy": "Cross-entropy"}
+_PART_COLOURS = ("#000000", "#d55e00", "#0072b2")
+_TRAINED, _ALONE = "trained: batch loss", "penalty alone, without data"
+_VARIANT_TITLE = "Network"
+_STEPS = "Step"
+
+
+def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
+    """Cross-entropy, penalty and their sum against steps, one panel for each variant.
+
+    Args:
+        curves: of training, at one learning rate.
+    """
+    parts = [
+        over_seeds(with_losses(curves), name).with_columns(part=pl.lit(label))
+        for name, label in _PARTS.items()
+    ]
+    # A penalty of zero has no place on a logarithmic axis, and the sum then is the cross-entropy.
+    none = [name for name, variant in VARIANTS.items() if variant.penalty == "none"]
+    repeated = pl.col("variant").is_in(none) & (pl.col("part") == _PARTS["loss"])
+    table = _labelled(pl.concat(parts)).filter((pl.col("low") > 0) & ~repeated)
+    names = [name for name in VARIANTS if name in table["variant"].unique()]
+    order = [VARIANTS[name].label for name in names]
+    scale = alt.Scale(domain=list(_PARTS.values()), range=list(_PART_COLOURS))
+    base = alt.Chart(trimmed(table)).encode(
+        x=_step_axis(ticks=4),
+        color=alt.Color(
+            "part:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=3)
+        ),
+    )
+    bands = base.mark_area(fillOpacity=0.2, strokeWidth=0).encode(
+        y=log_y("low:Q", "Mean over batches"), y2="high:Q"
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        y=log_y("median:Q", "Mean over batches"),
+        tooltip=[
+            alt.Tooltip("label:N", title=_VARIANT_TITLE),
+            alt.Tooltip("part:N", title="Part"),
+            alt.Tooltip("step:Q", title=_STEPS, format=","),
+            alt.Tooltip("median:Q", title="Median over seeds", format=".4g"),
+        ],
+    )
+    panels = (
+        alt.layer(bands, lines)
+        .properties(width=205, height=200)
+        .facet(alt.Facet("label:N", title=None, sort=order), columns=3)
+    )
+    return finish(panels, "Cross-entropy, penalty and their sum against steps, by network.")
+
+
+def penalty_chart(
+    curves: pl.DataFrame, alone: pl.DataFrame, paper_alone: pl.DataFrame
+) -> alt.TopLevelMixin:
+    """The batch loss of every variant, and the penalty integrated alone, in one figure.
+
+    The authors' two values stand where the penalty alone is that of their network. A study of
+    another size has a second panel for them.
+
+    Args:
+        curves: of training, at one learning rate.
+        alone: the penalty alone at the size, rate and seeds of the curves.
+        paper_alone: the penalty alone at the paper's size and rate.
+    """
+    names = [name for name in VARIANTS if name in curves["variant"].unique()]
+    trained = over_seeds(with_losses(curves), "loss").with_columns(kind=pl.lit(_TRAINED))
+    own = over_seeds(alone, "penalty").with_columns(kind=pl.lit(_ALONE))
+    paper = over_seeds(paper_alone, "penalty").with_columns(kind=pl.lit(_ALONE))
+    shown = pl.col("variant").is_in(names)
+    first = _labelled(pl.concat([trained, own]).filter(shown & (pl.col("low") > 0)))
+    second = _labelled(paper.filter(pl.col("variant").is_in(list(AUTHORS_LOSS))))
+    if _same(own, paper):
+        panel = alt.layer(*_lines(first, names), *_authors(names)).properties(width=660, height=420)
+        return finish(panel, _PENALTY_DESCRIPTION)
+    left = alt.layer(*_lines(second, names), *_authors(names)).properties(
+        width=230, height=380, title="The paper's network: penalty alone"
+    )
+    right = alt.layer(*_lines(first, names)).properties(
+        width=230, height=380, title="The smaller network of this run"
+    )
+    return finish(alt.hconcat(left, right, spacing=30), _PENALTY_DESCRIPTION)
+
+
+_PENALTY_DESCRIPTION = (
+    "Batch loss against steps for each network, the penalty integrated alone, and the authors' "
+    "two values."
+)
+
+
+def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLevelMixin:
+    """Test (or validation) error against steps, every variant.
+
+    Args:
+        curves: of training, at one learning rate.
+        quantity: ``test_error`` or ``validation_error``.
+    """
+    table = _labelled(over_seeds(curves, quantity)).filter(
+        (pl.col("step") > 0) & (pl.col("low") > 0)
+    )
+    names = [name for name in VARIANTS if name in table["variant"].unique()]
+    title = quantity.replace("_", " ").capitalize()
+    base = alt.Chart(trimmed(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    y = alt.Y("median:Q", title=title, axis=alt.Axis(format=".1~%"), scale=_log())
+    lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True)).encode(
+        y=y,
+        tooltip=[
+            alt.Tooltip("label:N", title=_VARIANT_TITLE),
+            alt.Tooltip("step:Q", title=_STEPS, format=","),
+            alt.Tooltip("median:Q", title=title, format=".2%"),
+        ],
+    )
+    bands = base.mark_area(fillOpacity=0.12, strokeWidth=0).encode(y="low:Q", y2="high:Q")
+    chart = alt.layer(bands, lines).properties(width=660, height=320)
+    return finish(chart, f"{title} against steps, by network.")
+
+
+def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
+    """Mean cross-entropy over the run and last test error against the learning rate.
+
+    Args:
+        curves: of training, at several learning rates; where the median is not finite there is
+            no point, where a seed diverged no range.
+    """
+    names = [name for name in VARIANTS if name in curves["variant"].unique()]
+    titles = {
+        "mean_cross_entropy": "Cross-entropy, mean over the run",
+        "test_error": "Test error at the end",
+    }
+    table = _labelled(last_over_seeds(curves)).filter(pl.col("median").is_finite())
+    whole = pl.col("high").is_finite()
+    table = table.with_columns(pl.when(whole).then(end).alias(end) for end in ("low", "high"))
+    panels = []
+    for quantity, title in titles.items():
+        base = alt.Chart(trimmed(table.filter(pl.col("quantity") == quantity))).encode(
+            x=alt.X("rate:Q", title="Learning rate", scale=_log(), axis=log_axis()),
+            color=_variant_colour(names),
+        )
+        lines = base.mark_line(
+            strokeWidth=2, point=alt.OverlayMarkDef(size=40, filled=True)
+        ).encode(
+            y=log_y("median:Q", title),
+            tooltip=[
+                alt.Tooltip("label:N", title=_VARIANT_TITLE),
+                alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
+                alt.Tooltip("median:Q", title=title, format=".4g"),
+                alt.Tooltip("diverged:Q", title="Seeds that diverged"),
+            ],
+        )
+        ranges = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+        panels.append(alt.layer(ranges, lines).properties(width=320, height=300))
+    description = "Mean cross-entropy and test error against the learning rate, by network."
+    return finish(alt.hconcat(*panels, spacing=30), description)
+
+
+def _lines(table: pl.DataFrame, names: list[str]) -> tuple[alt.Chart, alt.Chart]:
+    """Full lines for training, dashed ones for the penalty alone, with bands over seeds."""
+    base = alt.Chart(trimmed(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(
+        y=log_y("low:Q", "Loss"), y2="high:Q", detail="kind:N"
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        y=log_y("median:Q", "Loss"),
+        strokeDash=alt.StrokeDash(
+            "kind:N",
+            scale=alt.Scale(domain=[_TRAINED, _ALONE], range=[[1, 0], [5, 4]]),
+            legend=alt.Legend(title="Line"),
+        ),
+        tooltip=[
+            alt.Tooltip("label:N", title=_VARIANT_TITLE),
+            alt.Tooltip("kind:N", title="Line"),
+            alt.Tooltip("step:Q", title=_STEPS, format=","),
+            alt.Tooltip("median:Q", title="Loss", format=".4g"),
+        ],
+    )
+    return bands, lines
+
+
+def _authors(names: list[str]) -> tuple[alt.Chart, alt.Chart]:
+    rows = [
+        {
+            "label": VARIANTS[name].label,
+            "step": AUTHORS_STEPS,
+            "loss": value,
+            "text": f"paper: {value:g}",
+        }
+        for name, value in AUTHORS_LOSS.items()
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=_step_axis(), y=log_y("loss:Q", "Loss"), color=_variant_colour(names)
+    )
+    points = base.mark_point(shape="diamond", size=140, filled=True, opacity=1).encode(
+        tooltip=[alt.Tooltip("label:N", title=_VARIANT_TITLE), alt.Tooltip("text:N", title="Value")]
+    )
+    text = base.mark_text(align="right", dx=-10, dy=16, fontSize=13, fontWeight=600)
+    return points, text.encode(text="text:N")
+
+
+def _same(own: pl.DataFrame, paper: pl.DataFrame) -> bool:
+    """Whether the penalty alone of a study is the paper's, so that one panel shows both."""
+    keys = ["variant", "rate", "step"]
+    both = own.join(paper, on=keys, suffix="_paper")
+    return len(both) == len(paper) and bool(
+        both.select(
+            (
+                (pl.col("low") <= pl.col("median_paper"))
+                & (pl.col("median_paper") <= pl.col("high"))
+            ).all()
+        ).item()
+    )
+
+
+def _labelled(table: pl.DataFrame) -> pl.DataFrame:
+    labels = {name: variant.label for name, variant in VARIANTS.items()}
+    return table.with_columns(pl.col("variant").replace_strict(labels).alias("label"))
+
+
+def _variant_colour(names: list[str]) -> alt.Color:
+    labels = [VARIANTS[name].label for name in names]
+    return labelled_colour(labels, _VARIANT_TITLE, [_COLOURS[name] for name in names])
+
+
+def _step_axis(ticks: int = 6) -> alt.X:
+    return alt.X(
+        "step:Q",
+        title=_STEPS,
+        scale=alt.Scale(nice=False),
+        axis=alt.Axis(format=",d", labelOverlap=True, tickCount=ticks),
+    )
+
+
+def _log() -> alt.Scale:
+    return alt.Scale(type="log", nice=False, padding=8)

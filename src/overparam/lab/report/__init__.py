@@ -1,0 +1,1 @@
+"""Pages: text, tables and charts in one file."""

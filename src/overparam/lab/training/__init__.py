@@ -1,0 +1,1 @@
+"""Training runs of linear regression, many at once."""

@@ -1,0 +1,297 @@
+"""The end-to-end update rule: what gradient descent on a product of factors does to the product.
+
+Pure functions that broadcast over leading dimensions. Symbols: weight ``W`` (m x n), gradient
+``G = dL/dW``, depth ``N >= 1``, singular value decomposition ``W = U diag(s) V^T``.
+
+Everything is computed in float64 and rounded once. The rule needs it: ``s^(2 - 2/N)`` turns a
+relative round-off ``eps`` in a small singular value into ``eps^(2 - 2/N)``, which at N = 1.5 and
+float32 would already be 2e-5.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from overparam._checks import (
+    broadcast_shape,
+    check_depth,
+    check_depth_shape,
+    check_floating,
+    check_same_trailing,
+)
+from overparam.rule.derivative import end_to_end_weight_vjp
+from overparam.rule.kernel import (
+    clear_round_off,
+    finite_slots,
+    inverse_depth,
+    join_scale,
+    null_power,
+    power_kernel,
+    split_scale,
+)
+
+
+class PreconditionerSpectrum(NamedTuple):
+    """Eigenvalues and eigenvectors of the end-to-end preconditioner.
+
+    Attributes:
+        eigenvalues: ``(..., m, n)``; entry ``(r, c)`` belongs to the eigenvector ``u_r v_c^T``.
+        left: ``(..., m, m)`` orthogonal, columns ``u_r``.
+        right: ``(..., n, n)`` orthogonal, columns ``v_c``.
+    """
+
+    eigenvalues: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
+    r"""Direction in which a balanced depth-N product moves under gradient descent.
+
+    .. math::
+        D(W, G) = \sum_{j=1}^{N} [W W^T]^{(j-1)/N} \, G \, [W^T W]^{(N-j)/N}, \qquad 0^0 = 1,
+
+    so that ``W <- (1 - lr*wd*N) W - lr * D``. Source: Arora, Cohen, Hazan (2018), Theorem 1.
+    For real ``N >= 1`` the sum is read in the singular bases, where it multiplies entry (i, k)
+    of ``U^T G V`` by ``(s_i^2 - s_k^2) / (s_i^(2/N) - s_k^(2/N))``.
+
+    - ``N = 1`` returns the gradient, bit for bit.
+    - ``N = inf`` returns the limit of ``D / N``: the factor becomes the logarithmic mean of
+      ``s_i^2`` and ``s_k^2``. (``D`` itself grows in proportion to N.)
+    - A singular value at round-off counts as zero: below ``max(m, n) * eps * s_max`` in float64,
+      ``eps(float32) * s_max`` in narrower dtypes. A zero weight gives a zero update for N > 1.
+    - A matrix with a non-finite entry in weight or gradient gives NaN in its own slot of the
+      batch and leaves the others alone.
+
+    Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one singular value decomposition
+    and four matrix products. Differentiable in reverse mode in ``gradient`` everywhere, and in
+    ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular values
+    included. For N > 1 it has a kink at rank-deficient W, and the derivative there is NaN. A
+    second derivative in ``weight`` raises a RuntimeError. Not differentiable in ``depth``.
+
+    Args:
+        weight: ``W``, ``(..., m, n)``.
+        gradient: ``G``, ``(..., m, n)``; leading dimensions broadcast with those of ``weight``.
+        depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+
+    Returns:
+        ``D``, of the broadcast shape ``(..., m, n)`` and the dtype of ``weight``.
+
+    Raises:
+        TypeError: not real floating-point tensors, dtypes differ, or depth is no number.
+        ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        >>> end_to_end_update(weight, torch.ones(2, 2), depth=2)
+        tensor([[8., 5.],
+                [5., 2.]])
+    """
+    check_same_trailing(weight, gradient, trailing=2)
+    check_depth(depth)
+    m, n = weight.shape[-2:]
+    if min(m, n) == 1:
+        update = single_output_update(weight.flatten(-2), gradient.flatten(-2), depth)
+        return update.unflatten(-1, (m, n))
+    plain, inverse = _plain_step(weight, gradient, depth, trailing=2)
+    if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
+        return plain
+    if m > n:
+        update = _EndToEndUpdate.apply(weight.mT, gradient.mT, inverse).mT
+    else:
+        update = _EndToEndUpdate.apply(weight, gradient, inverse)
+    return torch.where(inverse == 1, plain, update)
+
+
+def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
+    r"""End-to-end update of a matrix with one row (or one column), without a decomposition.
+
+    .. math::
+        D(w, g) = |w|^{2-2/N} \left( g + (N-1) \, \langle \hat w, g \rangle \hat w \right),
+        \qquad \hat w = w / |w|.
+
+    Source: Arora, Cohen, Hazan (2018), Claim 2: an adaptive step size ``|w|^(2-2/N)`` times a
+    stretch along ``w``. Applied to the rows of a matrix, or to a whole tensor flattened, it is
+    the rule "per row" or "per tensor".
+
+    ``N = 1`` returns the gradient, bit for bit; ``N = inf`` the limit of ``D / N``,
+    ``<w, g> w``. At ``w = 0`` the update is zero for N > 1. Degrees, non-finite values and
+    errors are those of :func:`end_to_end_update`. Differentiable by autograd in ``weight`` and
+    ``gradient``, but for ``w = 0``, where the derivative in ``weight`` is returned as zero (which
+    is true for N > 2 alone: at N = 2 there is a kink, below it the slope is infinite).
+
+    Args:
+        weight: ``w``, ``(..., d)``.
+        gradient: ``g``, ``(..., d)``; leading dimensions broadcast with those of ``weight``.
+        depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+
+    Returns:
+        ``D``, of the broadcast shape ``(..., d)`` and the dtype of ``weight``.
+
+    Raises:
+        TypeError: not real floating-point tensors, dtypes differ, or depth is no number.
+        ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
+
+    Example:
+        >>> import torch
+        >>> single_output_update(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]), depth=2)
+        tensor([4., 2.])
+    """
+    check_same_trailing(weight, gradient, trailing=1)
+    check_depth(depth)
+    plain, inverse = _plain_step(weight, gradient, depth, trailing=1)
+    if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
+        return plain
+    scaled, weight_exponent = split_scale(weight, trailing=1)
+    slope, slope_exponent = split_scale(gradient, trailing=1)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    # A zero weight is replaced before the division, so that neither value nor derivative is NaN.
+    length = torch.where(length == 0, 1.0, length)
+    direction = scaled / length
+    along = (direction * slope).sum(dim=-1, keepdim=True) * direction
+    infinite = inverse == 0
+    stretch = torch.where(infinite, 1.0, 1 / inverse - 1)
+    stretched = torch.where(infinite, 0.0, slope) + stretch * along
+    zero = (scaled == 0).all(dim=-1, keepdim=True)
+    update = torch.where(zero, 0.0, length ** (2 - 2 * inverse) * stretched)
+    finite = finite_slots(weight, trailing=1) & finite_slots(gradient, trailing=1)
+    update = torch.where(finite, update, torch.nan)
+    exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
+    return torch.where(inverse == 1, plain, join_scale(update, exponent, weight.dtype))
+
+
+def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> PreconditionerSpectrum:
+    r"""Eigenvalues and eigenvectors of the preconditioner ``vec(G) -> vec(D(W, G))``.
+
+    .. math::
+        \lambda_{rc} = \sum_{j=1}^{N} \sigma_r^{2(j-1)/N} \sigma_c^{2(N-j)/N}
+        \quad\text{with eigenvector}\quad u_r v_c^T,
+
+    singular values padded with zeros to m and n. Source: Arora, Cohen, Hazan (2018), Claim 1.
+    The preconditioner is symmetric and positive semidefinite; it favours directions along which
+    W is already large. Real depth and infinity as in :func:`end_to_end_update`.
+
+    Args:
+        weight: ``W``, ``(..., m, n)``, finite.
+        depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+
+    Returns:
+        The eigenvalues ``(..., m, n)`` and the two orthogonal bases, in the dtype of ``weight``.
+
+    Raises:
+        TypeError: weight is not a real floating-point tensor, or depth is no number.
+        ValueError: weight is no matrix or not finite, or a depth is below 1 or NaN.
+
+    Example:
+        >>> import torch
+        >>> preconditioner_spectrum(torch.diag(torch.tensor([4.0, 1.0])), depth=2).eigenvalues
+        tensor([[8., 5.],
+                [5., 2.]])
+    """
+    check_floating("weight", weight)
+    check_depth(depth)
+    if weight.ndim < 2:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
+    if not bool(weight.isfinite().all()):
+        raise ValueError("weight has non-finite entries; its spectrum is not defined.")
+    m, n = weight.shape[-2:]
+    check_depth_shape(depth, weight.shape[:-2])
+    inverse = inverse_depth(depth, weight, trailing=2)
+    scaled, exponent = split_scale(weight, trailing=2)
+    left, singular, right = torch.linalg.svd(scaled, full_matrices=True)
+    singular = clear_round_off(singular, (m, n), weight.dtype)
+    rows = torch.nn.functional.pad(singular, (0, m - min(m, n)))[..., :, None]
+    columns = torch.nn.functional.pad(singular, (0, n - min(m, n)))[..., None, :]
+    eigenvalues = power_kernel(rows, columns, inverse)
+    return PreconditionerSpectrum(
+        join_scale(eigenvalues, exponent * (2 - 2 * inverse), weight.dtype),
+        left.to(weight.dtype),
+        right.mT.to(weight.dtype),
+    )
+
+
+def _plain_step(
+    weight: Tensor, gradient: Tensor, depth: float | Tensor, trailing: int
+) -> tuple[Tensor, Tensor]:
+    """The gradient at the broadcast shape (depth 1 is gradient descent), and ``1/N``."""
+    shape = broadcast_shape(weight.shape, gradient.shape)
+    check_depth_shape(depth, shape[:-trailing])
+    inverse = inverse_depth(depth, weight, trailing)
+    shape = broadcast_shape(shape, inverse.shape)
+    return gradient.expand(shape).clone(), inverse
+
+
+class _EndToEndUpdate(torch.autograd.Function):
+    """The rule for ``m <= n`` with its derivative, which autograd through an SVD would get wrong.
+
+    The derivative of singular vectors is infinite where singular values repeat; that of the
+    rule is not.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
+        m, n = weight.shape[-2:]
+        finite = finite_slots(weight, trailing=2)
+        scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
+        finite = finite & finite_slots(gradient, trailing=2)
+        slope, slope_exponent = split_scale(gradient, trailing=2)
+        left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
+        singular = clear_round_off(singular, (m, n), weight.dtype)[..., :, None]
+        kernel = power_kernel(singular, singular.mT, inverse)
+        outside = null_power(singular, inverse)
+        rotated = left.mT @ slope
+        inside = ((kernel - outside) * (rotated @ right.mT)) @ right
+        update = left @ (outside * rotated + inside)
+        exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
+        return join_scale(torch.where(finite, update, torch.nan), exponent, weight.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        (cotangent,) = grad_outputs
+        weight, gradient, inverse = ctx.saved_tensors
+        to_weight = to_gradient = None
+        if ctx.needs_input_grad[0]:
+            to_weight = _WeightSlope.apply(weight, gradient, inverse, cotangent)
+            to_weight = to_weight.sum_to_size(weight.shape)
+        if ctx.needs_input_grad[1]:
+            # D is linear in G and its matrix is symmetric (Claim 1): its own adjoint.
+            to_gradient = _EndToEndUpdate.apply(weight, cotangent, inverse)
+            to_gradient = to_gradient.sum_to_size(gradient.shape)
+        return to_weight, to_gradient, None
+
+
+class _WeightSlope(torch.autograd.Function):
+    """The derivative in the weight, which refuses to be differentiated once more.
+
+    ``once_differentiable`` would return a constant, a silent zero in the second derivative,
+    wherever the cotangent itself needs no gradient.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor, cotangent: Tensor) -> Tensor:
+        return end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError(
+            "end_to_end_update is differentiable once in its weight; a second derivative is not "
+            "implemented: detach the first one, or drop create_graph=True."
+        )

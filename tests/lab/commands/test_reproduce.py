@@ -1,0 +1,307 @@
+"""`overparam reproduce`, end to end on embedded data."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from support.reproduce_cases import TINY, in_a_process, rerun
+
+from overparam.data import DataUnavailable, load
+from overparam.lab.cli import main
+from overparam.lab.commands import reproduce as command_module
+from overparam.lab.jobs import ShardJob
+from overparam.lab.paper.experiments import EXPERIMENTS
+from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
+from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.prepare import check_device
+
+# Between the margins of the page, in CSS pixels; and what sticks out to the right of them, or
+# would have to be scrolled to.
+A4_WIDTH = int((210 - 2 * 14) / 25.4 * 96)
+CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element =>
+    element.getBoundingClientRect().right > innerWidth + 1 && !element.closest("svg svg")
+).map(element => element.outerHTML.slice(0, 80))"""
+# Figures of which a part is out of sight.
+SCROLLED = """() => [...document.querySelectorAll("figure")].filter(figure =>
+    figure.scrollWidth > figure.clientWidth).map(figure => figure.parentElement.innerText)"""
+PARTS = regression_parts(TINY, "diabetes", 10, "cpu") | map_parts(TINY, "cpu")
+
+
+def stored_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file that must not depend on how training went: all but manifests and seconds."""
+    # Of a file that is killed while it is written a hidden part may stay, which nobody reads.
+    skipped = re.compile(r"run\.json|floor-.*\.json|\..*\.part")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not skipped.fullmatch(path.name)
+    }
+
+
+def distance_by_hand(folder: Path, part: str, method: str) -> float:
+    """Smallest median final loss over rates at which no seed failed, minus the optimum."""
+    curves = pl.concat([pl.read_parquet(f) for f in (folder / "parts" / part / "shards").iterdir()])
+    optimum = json.loads((folder / "parts" / part / "run.json").read_text())["optimum"]["loss"]
+    medians = []
+    for rate in curves["rate"].unique():
+        runs = curves.filter((pl.col("method") == method) & (pl.col("rate") == rate))
+        losses = []
+        for seed in runs["seed"].unique():
+            one = runs.filter(pl.col("seed") == seed).sort("step")
+            whole = one["diverged_at"].is_null().all() and one["loss"][-1] <= one["loss"][0]
+            losses.append(one["loss"][-1] if whole else None)
+        if None not in losses:
+            medians.append(sum(sorted(losses)) / 2)  # two seeds
+    return min(medians) - optimum
+
+
+def test_every_claim_has_a_verdict_from_its_findings(folder):
+    stored = json.loads((folder / "verdicts.json").read_text())
+    assert stored["not finished"] == []
+    assert {claim["experiment"] for claim in stored["claims"]} == set(EXPERIMENTS)
+    for claim in stored["claims"]:
+        assert claim["findings"], claim["statement"]
+        holds = all(finding["agrees"] is True for finding in claim["findings"])
+        assert (claim["verdict"] == "holds") == holds
+
+
+@pytest.mark.parametrize(
+    ("experiment", "part", "names"),
+    [
+        ("tuned", "l2-tuned", {"1 layer": "gd", "2 layers": "factors:2", "3 layers": "factors:3"}),
+        ("adam", "l4-adam", {"Adam, 1 layer": "adam", "Adam, 2 layers": "adam+factors:2"}),
+        ("adaptive", "l4-adaptive", {"AdaGrad": "adagrad", "AdaDelta": "adadelta"}),
+    ],
+)
+def test_numbers_of_a_claim_are_those_of_the_stored_curves(folder, experiment, part, names):
+    claims = json.loads((folder / "verdicts.json").read_text())["claims"]
+    texts = [
+        finding["text"]
+        for claim in claims
+        if claim["experiment"] == experiment
+        for finding in claim["findings"]
+    ]
+    for label, method in names.items():
+        expected = f"{label} {distance_by_hand(folder, part, method):.3g}"
+        assert any(expected in text for text in texts), (expected, texts)
+
+
+def test_a_second_run_trains_nothing_and_writes_the_same_bytes(folder, monkeypatch):
+    before = stored_bytes(folder)
+    monkeypatch.setattr(ShardJob, "train", None)
+    assert rerun(folder.parent) == 0
+    assert stored_bytes(folder) == before
+    assert len(before) > 30
+
+
+def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(folder, tmp_path):
+    output = tmp_path / "runs"
+    target = output / "reproduce-tiny"
+    every = len(list(folder.rglob("*.parquet")))
+    for files in (1, 6):
+        process = in_a_process(output)
+        while len(list(target.rglob("*.parquet"))) < files:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert files <= len(list(target.rglob("*.parquet"))) < every
+    for file in folder.glob("floor-*.*"):
+        target.mkdir(parents=True, exist_ok=True)
+        (target / file.name).write_bytes(file.read_bytes())
+    assert rerun(output) == 0
+    assert stored_bytes(target) == stored_bytes(folder)
+
+
+def test_one_experiment_and_then_the_rest(tmp_path):
+    assert rerun(tmp_path, only=("adam",)) == 0
+    folder = tmp_path / "reproduce-tiny"
+    verdicts = json.loads((folder / "verdicts.json").read_text())
+    assert {claim["experiment"] for claim in verdicts["claims"]} == {"adam"}
+    assert set(verdicts["not finished"]) == set(EXPERIMENTS) - {"adam"}
+    assert {path.name for path in (folder / "parts").iterdir()} == {"l4-adam"}
+    assert not (folder / "network").exists()
+    page = (folder / "report.html").read_text()
+    assert "overparam reproduce --only map" in page
+    assert rerun(tmp_path, only=("adaptive",)) == 0
+    verdicts = json.loads((folder / "verdicts.json").read_text())
+    assert {claim["experiment"] for claim in verdicts["claims"]} == {"adam", "adaptive"}
+
+
+def test_results_of_other_data_are_not_replaced_unasked(tmp_path):
+    assert rerun(tmp_path, only=("adam",)) == 0
+    before = stored_bytes(tmp_path)
+    with pytest.raises(ValueError, match="holds another study"):
+        rerun(tmp_path, data="linnerud")  # all experiments: the others have their places free
+    assert stored_bytes(tmp_path) == before
+    assert {path.name for path in tmp_path.glob("*/parts/*")} == {"l4-adam"}
+    assert rerun(tmp_path, only=("adaptive",)) == 0
+
+
+def test_what_was_not_named_is_neither_replaced_nor_in_the_way(tmp_path):
+    assert rerun(tmp_path, only=("adam", "adaptive")) == 0
+    folder = tmp_path / "reproduce-tiny"
+    (shard,) = (folder / "parts" / "l4-adaptive" / "shards").iterdir()
+    before = shard.read_bytes()
+    (folder / "figures" / "adam-of-old.svg").write_text("")
+    assert rerun(tmp_path, only=("adam",), data="linnerud", overwrite=True) == 0
+    assert shard.read_bytes() == before
+    page = (folder / "report.html").read_text()
+    assert re.search("Not on this page: .*l4-adaptive holds another study", page)
+    verdicts = json.loads((folder / "verdicts.json").read_text())
+    assert {claim["experiment"] for claim in verdicts["claims"]} == {"adam"}
+    assert not (folder / "figures" / "adam-of-old.svg").exists()
+
+
+def take_linnerud_away(monkeypatch):
+    """The command finds every data set but one; the calls that it makes."""
+    asked = []
+
+    def unavailable(name, **options):
+        asked.append((name, options))
+        if name == "linnerud":
+            raise DataUnavailable("linnerud: no network.")
+        return load(name, **options)
+
+    monkeypatch.setattr(command_module, "load", unavailable)
+    return asked
+
+
+def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch):
+    take_linnerud_away(monkeypatch)
+    assert rerun(tmp_path, only=("map",)) == 0
+    page = (tmp_path / "reproduce-tiny" / "report.html").read_text()
+    assert "The map lacks linnerud: linnerud: no network." in page
+    names = {path.name for path in (tmp_path / "reproduce-tiny" / "parts").iterdir()}
+    assert names == {"map-diabetes-p2", "map-diabetes-p4", "map-diabetes-p6"}
+
+
+def test_without_the_map_its_data_are_not_downloaded_but_missed_where_they_were_there(
+    tmp_path, monkeypatch
+):
+    asked = take_linnerud_away(monkeypatch)
+    assert rerun(tmp_path, only=("adam",)) == 0
+    assert asked == [("linnerud", {"download": False})]
+    report = tmp_path / "reproduce-tiny" / "report.html"
+    assert "The map lacks" not in report.read_text()
+    (tmp_path / "reproduce-tiny" / "parts" / "map-linnerud-p2").mkdir()
+    assert rerun(tmp_path, only=("adam",)) == 0
+    assert "The map lacks linnerud: linnerud: no network." in report.read_text()
+
+
+def test_a_device_without_float64_is_refused(monkeypatch):
+    def narrow(*size, dtype, device):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a tensor to float64: the device has none.")
+
+    monkeypatch.setattr(torch, "ones", narrow)
+    with pytest.raises(ValueError, match=r"'mps' cannot be used here .*has none.\); use cpu"):
+        check_device("mps")
+
+
+def test_a_folder_of_data_without_images_costs_the_images_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERPARAM_DATA", str(tmp_path))
+    scale = dataclasses.replace(TINY, network="quick")
+    for download in (False, True):
+        remarks: list[str] = []
+        study, images = command_module._network(scale, "cpu", download, remarks)
+        assert study.data == images.name == "digits"
+        assert len(remarks) == download
+        assert all("trained on digits: OVERPARAM_DATA" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quick", "--paper"], "exclude each other"),
+        (["--only", "tunes"], "Did you mean 'tuned'"),
+        (["--workers", "0"], "workers is 0"),
+        (["--device", "cuda:99"], "use cpu"),
+        (["--device", "meta"], "use cpu"),
+        (["--data", "ethanool"], "Did you mean 'ethanol'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(arguments, message, tmp_path, capsys):
+    assert main(["reproduce", "--output", str(tmp_path), *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scales_of_the_flags():
+    command = command_module.ReproduceCommand
+    assert command().scale is STANDARD
+    assert command(quick=True).scale is QUICK
+    assert command(paper=True).scale is PAPER
+
+
+def test_the_paper_scale_is_that_of_the_paper():
+    parts = regression_parts(PAPER, "ethanol", 128, "cpu")
+    assert parts["l4-tuned"].iterations == parts["l2-controls"].iterations == 1_000_000
+    assert parts["l4-fixed"].iterations == 250_000
+    assert parts["l2-fixed"].rates == (1e-3,)
+    assert parts["l4-fixed"].rates == (1e-4,)
+    assert parts["l4-fixed-wide"].width == 100
+    assert parts["l4-adam"].iterations == 200_000
+    assert parts["l4-near-zero"].iterations == 100_000
+    assert parts["l4-identity"].width == 128
+    for name in ("l2-tuned", "l4-tuned", "l4-adaptive", "l4-controls", "l4-adam"):
+        assert set(PAPER_RATES) <= set(parts[name].rates)
+        assert parts[name].rates_per_decade == 8
+        assert (parts[name].init_std, parts[name].width) == (0.01, 1)
+
+
+def test_every_part_belongs_to_an_experiment():
+    for scale in (QUICK, STANDARD, PAPER):
+        parts = regression_parts(scale, "ethanol", 128, "cpu") | map_parts(scale, "cpu")
+        for name in parts:
+            assert any(experiment.needs(name) for experiment in EXPERIMENTS.values()), name
+        for name, experiment in EXPERIMENTS.items():
+            assert any(map(experiment.needs, parts)) == (name != "network")
+
+
+def test_page_in_a_browser(browser, folder):
+    requests, problems = [], []
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((folder / "report.html").as_uri())
+    charts = page.locator(".chart")
+    page.wait_for_function(
+        "document.querySelectorAll('.chart svg.marks').length === "
+        "document.querySelectorAll('.chart').length"
+    )
+    assert charts.count() == len(list((folder / "figures").glob("*.svg"))) >= 12
+    rows = page.locator("table.claims tbody tr")
+    claims = json.loads((folder / "verdicts.json").read_text())["claims"]
+    assert rows.count() == len(claims)
+    for row, claim in zip(rows.all(), claims, strict=True):
+        assert row.locator("td").nth(0).inner_text() == claim["statement"]
+        assert row.locator("td").nth(3).inner_text() == claim["verdict"]
+        target = row.locator("a").get_attribute("href")
+        assert page.locator(f"h2{target}").count() == 1
+    # One heading of the second level per chapter, and the overview; figures are parts of those.
+    assert page.locator("h2").count() == 1 + len(EXPERIMENTS)
+    assert page.locator("h3").count() >= len(claims) + charts.count()
+    tiles = page.locator(".mark-rect path")
+    assert tiles.count() >= 2 * 3 * 3 * 7
+    page.set_viewport_size({"width": 1300, "height": 1000})
+    assert page.evaluate(SCROLLED) == []
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
+    assert page.evaluate(CUT_OFF) == []
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    assert page.locator(".chart svg.marks").first.is_visible()
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    page.close()
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    assert problems == []

@@ -1,0 +1,75 @@
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from overparam.lab.charts.theory import theory_chart
+from overparam.lab.cli import main
+from overparam.lab.commands import theory as theory_command
+from overparam.theory.check import Measurement, TheoryCheck
+
+CHECKS = (
+    "memory",
+    "emulation",
+    "balance",
+    "preconditioner",
+    "circulation",
+    "acceleration",
+    "singular values",
+)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The whole command on the embedded data: its folder and what it printed."""
+    output = tmp_path_factory.mktemp("theory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OVERPARAM_DATA", raising=False)
+        patch.setenv("OVERPARAM_CACHE", str(output / "no cache"))
+        assert main(["theory", "--output", str(output)]) == 0
+    return output
+
+
+def test_every_check_has_a_verdict_and_a_figure(ran):
+    html = (ran / "theory.html").read_text(encoding="utf-8")
+    verdicts = dict(
+        re.findall(r"<h2>([A-Z][a-z ]+): (holds|holds in part|does not hold)</h2>", html)
+    )
+    assert [name.lower() for name in verdicts] == list(CHECKS)
+    # Depth is slower at p = 4 and nearly equal targets; bounded rates can favour it at p = 2.
+    assert verdicts.pop("Acceleration") == "holds in part"
+    assert set(verdicts.values()) == {"holds"}
+    for name in CHECKS:
+        svg = ran / f"theory_{name.replace(' ', '_')}.svg"
+        assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert "diabetes" in html
+
+
+def test_page_in_a_browser(browser, ran):
+    page = browser.new_page()
+    messages, requests = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((ran / "theory.html").as_uri())
+    page.wait_for_function(
+        f"document.querySelectorAll('.chart svg.marks').length === {len(CHECKS)}", timeout=20_000
+    )
+    for chart in page.query_selector_all(".chart svg.marks"):
+        assert len(chart.query_selector_all("path, rect, circle")) > 10
+    assert messages == []
+    assert requests == [(ran / "theory.html").as_uri()]
+
+
+def test_a_failing_check_is_shown_as_failing(monkeypatch):
+    wrong = TheoryCheck("balance", "A wrong statement.", "nowhere", (Measurement("it", 2, 0, 1),))
+    monkeypatch.setattr(theory_command, "theory_chart", lambda check: None)
+    assert wrong.verdict == "does not hold"
+    section = theory_command._section(wrong)
+    assert section.heading == "Balance: does not hold"
+    assert "<td>no</td>" in section.body_html
+
+
+def test_a_check_without_a_figure_is_an_error():
+    with pytest.raises(ValueError, match="no figure for the check 'other'"):
+        theory_chart(TheoryCheck("other", "", "", ()))

@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overparam.lab.paper.measurements import Interval, interval
+from overparam.lab.paper.verdict import (
+    UNDECIDED,
+    Claim,
+    Finding,
+    order,
+    order_of_shares,
+    within,
+)
+from overparam.theory.check import FAILS, HOLDS, IN_PART
+
+
+def claim(*answers):
+    return Claim("A", "B", tuple(Finding(f"Number {i}.", a) for i, a in enumerate(answers)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        ((True,), HOLDS),
+        ((True, True), HOLDS),
+        ((True, False), IN_PART),
+        ((True, None), IN_PART),
+        ((False,), FAILS),
+        ((False, None), FAILS),
+        ((None, None), UNDECIDED),
+        ((), UNDECIDED),
+        ((True, False, None), IN_PART),
+    ],
+)
+def test_verdict_follows_from_the_findings(answers, verdict):
+    assert claim(*answers).verdict == verdict
+
+
+@given(st.lists(st.sampled_from([True, False, None]), max_size=6))
+def test_no_claim_holds_with_a_finding_that_does_not_agree(answers):
+    assert (claim(*answers).verdict == HOLDS) == (bool(answers) and all(a is True for a in answers))
+
+
+def test_measured_names_few_findings_and_counts_many():
+    assert claim(True, False).measured == "Number 0. Number 1."
+    many = claim(True, True, False, None).measured
+    assert many == "Of 4 comparisons, listed below, 2 agree, 1 disagree, 1 decide nothing."
+
+
+def test_order_needs_ranges_that_do_not_overlap():
+    low, high, between = Interval(1, 0.5, 2), Interval(4, 3, 5), Interval(2.5, 1.5, 3.5)
+    assert order("a", low, "b", high, "x").agrees is True
+    assert order("a", high, "b", low, "x").agrees is False
+    assert order("a", low, "b", between, "x").agrees is None
+    text = order("a", high, "b", low, "Loss").text
+    assert text == "Loss: a 4 [3, 5] is above b 1 [0.5, 2]."
+
+
+@pytest.mark.parametrize(
+    ("value", "agrees"),
+    [
+        (Interval(1, 0.95, 1.05), True),
+        (Interval(1, 0.85, 1.05), None),
+        (Interval(2, 1.5, 3), False),
+        (Interval(0.1, 0.05, 0.2), False),
+    ],
+)
+def test_within_asks_every_seed(value, agrees):
+    assert within("x", value, 0.9, 1.1).agrees is agrees
+
+
+def test_shares_of_equal_methods_are_seldom_told_apart():
+    """Binomial draws of one error: without the sampling error one in four would decide."""
+    draws = np.random.default_rng(0).binomial(1000, 0.05, size=(4000, 2)) / 1000
+    found = [
+        order_of_shares("a", interval([a]), "b", interval([b]), "error", 1000) for a, b in draws
+    ]
+    wrong = np.mean([finding.agrees is not None for finding in found])
+    # Two standard errors: 4.6 % of a normal distribution lie beyond.
+    assert wrong == pytest.approx(0.046, abs=0.012)
+
+
+def test_shares_that_differ_by_more_are():
+    for count, agrees in ((100, None), (10_000, True)):
+        found = order_of_shares("a", interval([0.03]), "b", interval([0.06]), "error", count)
+        assert found.agrees is agrees
+    back = order_of_shares("a", interval([0.06]), "b", interval([0.03]), "error", 10_000)
+    assert back.agrees is False
+
+
+def test_a_share_of_a_diverged_run_is_above_every_other():
+    lost = interval([math.inf])
+    found = order_of_shares("a", interval([0.1]), "b", lost, "error", 10)
+    assert found.agrees is True

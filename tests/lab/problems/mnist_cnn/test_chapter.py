@@ -1,0 +1,196 @@
+"""The network's claims on the reproduction page, on made-up curves with a known answer."""
+
+import dataclasses
+
+import polars as pl
+import pytest
+
+from overparam.data import load_images
+from overparam.lab.paper.network import CnnResult, chapter, load_result
+from overparam.lab.problems.mnist_cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
+from overparam.lab.problems.mnist_cnn.penalty import FORMS
+from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS
+from overparam.theory.check import FAILS, HOLDS, IN_PART
+
+TINY = SCALES["tiny"]
+STEPS = (0, 20, 40)
+
+
+def curves_of(study, runs):
+    """Runs: variant -> (cross-entropies, penalties, last test error); seeds differ a little."""
+    rows = []
+    for variant, (cross_entropies, penalties, error) in runs.items():
+        for rate in study.rates:
+            for seed in study.seeds:
+                wiggle = 1 + 0.01 * seed
+                for step, cross_entropy, penalty in zip(
+                    STEPS, cross_entropies, penalties, strict=True
+                ):
+                    value = cross_entropy * wiggle
+                    rows.append(
+                        (variant, rate, seed, step, value, value, penalty, error * wiggle,
+                         error * wiggle, None)
+                    )  # fmt: skip
+    return pl.DataFrame(rows, schema=CURVES_SCHEMA, orient="row")
+
+
+def alone_of(study, values):
+    rows = [
+        (form, rate, seed, step, value)
+        for form in FORMS
+        for rate in study.rates
+        for seed in study.seeds
+        for step, value in zip(STEPS, values[form], strict=True)
+    ]
+    return pl.DataFrame(rows, schema=PENALTY_SCHEMA, orient="row")
+
+
+PENALTIES = {"plain": (3.0, 2.5, 2.0), "product": (9.0, 1.0, 0.5), "product_factors": (4.0,) * 3}
+PAPER = {"plain": (3.1, 2.0, 1.56), "product": (12.3, 0.1, 0.0106), "product_factors": (4.0,) * 3}
+SLOW, FAST = (2.0, 0.5, 0.1), (2.0, 0.2, 0.05)
+
+
+def result_of(
+    study=TINY, plain=SLOW, product=SLOW, errors=(0.1, 0.1), penalties=PENALTIES, tested=1000
+):
+    runs = {
+        "plain": (plain, penalties["plain"], errors[0]),
+        "plain_unpenalized": (plain, (0.0,) * 3, errors[0]),
+        "product": (product, penalties["product"], errors[1]),
+        "product_factors": (product, penalties["product_factors"], errors[1]),
+        "product_unpenalized": (product, (0.0,) * 3, errors[1]),
+    }
+    return CnnResult(
+        study, curves_of(study, runs), alone_of(study, PENALTIES), alone_of(TINY, PAPER), tested
+    )
+
+
+def claims_of(result):
+    return {claim.statement.split()[0]: claim for claim in chapter(result).claims}
+
+
+def test_a_lower_penalty_alone_is_no_acceleration():
+    claims = claims_of(result_of())
+    accelerated = claims["Replacing"]
+    assert [finding.agrees for finding in accelerated.findings] == [True, None, None, None, None]
+    assert accelerated.verdict == IN_PART
+    agrees = [finding.agrees for finding in claims["The"].findings]
+    # All but the last: at the paper's size the product's penalty ends at a quarter of 0.04.
+    assert agrees == [True] * 8 + [False]
+
+
+def test_a_lower_cross_entropy_is_one():
+    claims = claims_of(result_of(product=FAST, errors=(0.1, 0.05)))
+    assert claims["Replacing"].verdict == HOLDS
+    slower = claims_of(result_of(plain=FAST, product=SLOW, errors=(0.05, 0.1),
+                                 penalties={**PENALTIES, "product": (9.0, 9.0, 9.0)}))  # fmt: skip
+    assert slower["Replacing"].verdict == FAILS
+
+
+def test_a_test_error_counted_on_few_images_decides_nothing():
+    for tested, agrees in ((300, None), (1000, True)):
+        result = result_of(product=FAST, errors=(0.1, 0.06), tested=tested)
+        found = claims_of(result)["Replacing"].findings[3]
+        assert found.agrees is agrees
+        assert found.text.startswith("Test error at the end: product")
+    assert "On a sample of 300" not in found.text
+
+
+def test_a_penalty_that_data_holds_up_is_not_the_one_alone():
+    held = {**PENALTIES, "product": (9.0, 3.0, 1.5)}
+    agrees = [f.agrees for f in claims_of(result_of(penalties=held))["The"].findings]
+    assert agrees[3] is False  # 1.5 against 0.5 without data
+    assert agrees[0] is True
+
+
+def test_a_fit_that_outweighs_the_penalty_is_said():
+    far = (5.0, 4.0, 4.0)
+    agrees = [f.agrees for f in claims_of(result_of(plain=far))["The"].findings]
+    assert agrees[1] is False  # 2 of 6
+    assert agrees[2] is False  # never more than half
+    assert agrees[6] is False  # a difference of 1.5 of 5.4
+
+
+def test_the_papers_size_is_compared_with_the_papers_values():
+    paper = dataclasses.replace(SCALES["paper"], seeds=(0, 1))
+    claims = claims_of(result_of(paper))
+    texts = [finding.text for finding in claims["The"].findings]
+    assert sum("trained batch loss over the paper's" in text for text in texts) == 2
+    assert claims["The"].why.endswith("At the authors' size and horizon.")
+    smaller = claims_of(result_of(SCALES["quick"]))["The"]
+    assert not any("trained batch loss" in finding.text for finding in smaller.findings)
+    assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 900 steps" in smaller.why
+
+
+def test_sections_have_charts_and_the_numbers():
+    sections = {section.heading: section for section in chapter(result_of()).sections}
+    assert len(sections) == 3
+    assert all(section.chart is not None for section in sections.values())
+    html = sections["Cross-entropy and penalty apart"].body_html
+    for variant in VARIANTS.values():
+        assert html.count(variant.label) == 2
+    assert ">2.1<" in html
+    assert "not reached" in html
+    assert ">20<" in html
+
+
+def test_several_rates_are_tuned_for_each_network():
+    study = dataclasses.replace(TINY, rates=(0.01, 0.02, 0.04))
+    result = result_of(study, product=FAST, errors=(0.1, 0.05))
+
+    def tuned_where(variants):
+        """Variants that are best at the middle rate, the others at the first."""
+        best = (pl.col("rate") == 0.02) & pl.col("variant").is_in(variants)
+        errors = pl.when(best).then(0.01).otherwise("validation_error")
+        curves = result.curves.with_columns(validation_error=errors)
+        return chapter(dataclasses.replace(result, curves=curves))
+
+    made = tuned_where(["plain", "product"])
+    assert made.claims[-1].verdict == HOLDS
+    assert "product at 0.02" in made.claims[-1].findings[0].text
+    assert "original at 0.02" in made.claims[-1].findings[0].text
+    assert made.sections[-1].heading == "The network at several learning rates"
+    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the edge is the winner's
+    assert "edge of the rates tried for: Product" in tuned_where(["plain"]).claims[-1].why
+    found = tuned_where(["product"]).claims[-1].findings
+    assert [finding.agrees for finding in found] == [None, None]
+    assert all(f.text.endswith("rate of original at 0.01 is the last of the grid.") for f in found)
+    result = result_of(study, plain=FAST, errors=(0.05, 0.1))
+    assert tuned_where(["plain", "product"]).claims[-1].verdict == FAILS
+    found = tuned_where(["plain"]).claims[-1].findings
+    assert [finding.agrees for finding in found] == [None, None]
+    assert all(f.text.endswith("rate of product at 0.01 is the last of the grid.") for f in found)
+    assert "not tuned" in chapter(result_of()).claims[0].why
+    assert "not tuned" not in made.claims[0].why
+
+
+def test_seeds_that_diverged_are_seen_as_such():
+    result = result_of()
+    lost = result.curves.with_columns(
+        diverged_at=pl.when(pl.col("variant") == "product").then(33).cast(pl.Int64)
+    )
+    claims = claims_of(dataclasses.replace(result, curves=lost))
+    assert claims["Replacing"].findings[0].agrees is False
+    assert "diverged" in claims["Replacing"].findings[0].text
+
+
+def test_results_come_when_every_job_is_finished(tmp_path):
+    study = dataclasses.replace(TINY, seeds=(0,), variants=("plain", "product"), evaluated=50)
+    jobs = cnn_jobs(study, load_images("digits"), tmp_path)
+    assert load_result(study, jobs, 297) is None
+    for job in jobs:
+        if job.study == study:
+            assert job.train(lambda: False, lambda cost: None)
+        else:  # the penalty at the paper's size takes minutes
+            assert load_result(study, jobs, 297) is None
+            job.file.write_bytes(jobs[-2].file.read_bytes())
+    result = load_result(study, jobs, 297)
+    assert result is not None
+    assert (result.tested, load_result(study, jobs, 40).tested) == (50, 40)
+    assert set(result.curves["variant"]) == {"plain", "product"}
+    assert set(result.alone["variant"]) == set(FORMS)
+    assert result.paper_alone.height == result.alone.height
+    made = chapter(result)
+    with pytest.raises(ValueError, match="damaged"):
+        jobs[0].file.write_bytes(b"x") and load_result(study, jobs, 297)
+    assert len(made.claims) == 2

@@ -1,0 +1,137 @@
+import dataclasses
+import json
+import math
+
+import polars as pl
+import pytest
+import vl_convert
+
+from overparam.data import load_images
+from overparam.lab.executor import run_jobs
+from overparam.lab.problems.mnist_cnn.figures import (
+    error_chart,
+    penalty_chart,
+    rate_chart,
+    split_chart,
+)
+from overparam.lab.problems.mnist_cnn.jobs import load_curves, penalty_jobs, training_jobs
+from overparam.lab.problems.mnist_cnn.study import AUTHORS_STEPS, SCALES, VARIANTS
+
+STUDY = dataclasses.replace(SCALES["tiny"], rates=(0.01, 0.02), init_std=0.3)
+LABELS = {variant.label for variant in VARIANTS.values()}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs")
+    training = training_jobs(STUDY, load_images("digits").fingerprint, path)
+    alone = [job for job in penalty_jobs(STUDY, path) if job.study == STUDY]
+    assert run_jobs([*training, *alone], workers=0)
+    return load_curves(training), load_curves(alone)
+
+
+def one_rate(table):
+    return table.filter(pl.col("rate") == 0.01)
+
+
+def spec_of(chart):
+    """The specification, after it was drawn; numbers alone, no NaN."""
+    spec = chart.to_dict()
+    assert "<svg" in vl_convert.vegalite_to_svg(spec)
+    json.dumps(spec, allow_nan=False)
+    assert spec["description"]
+    return spec
+
+
+def rows_of(spec):
+    return [row for rows in spec["datasets"].values() for row in rows]
+
+
+def test_split_chart_has_a_panel_for_every_variant(tables):
+    rows = rows_of(spec_of(split_chart(one_rate(tables[0]))))
+    parts = {(row["label"], row["part"]) for row in rows}
+    assert {label for label, _ in parts} == LABELS
+    without = VARIANTS["plain_unpenalized"].label
+    assert {part for label, part in parts if label == without} == {"Cross-entropy"}
+    with_penalty = VARIANTS["product"].label
+    assert len({part for label, part in parts if label == with_penalty}) == 3
+    assert all(row["median"] > 0 for row in rows)
+
+
+def marks_of(panel):
+    return [layer["mark"]["type"] for layer in panel["layer"]]
+
+
+def test_penalty_chart_of_the_papers_size_is_one_panel(tables):
+    curves, alone = map(one_rate, tables)
+    spec = spec_of(penalty_chart(curves, alone, alone.filter(pl.col("seed") == 0)))
+    assert marks_of(spec) == ["area", "line", "point", "text"]
+    rows = rows_of(spec)
+    assert {row["label"] for row in rows if "kind" in row} == LABELS
+    lines = {(row["label"], row["kind"]) for row in rows if "kind" in row}
+    assert len(lines) == len(VARIANTS) + 3
+
+
+def test_penalty_chart_of_another_size_has_the_authors_values_apart(tables):
+    curves, alone = map(one_rate, tables)
+    paper = alone.filter(pl.col("seed") == 0).with_columns(pl.col("penalty") * 3)
+    spec = spec_of(penalty_chart(curves, alone, paper))
+    left, right = spec["hconcat"]
+    assert marks_of(left) == ["area", "line", "point", "text"]
+    assert marks_of(right) == ["area", "line"]
+    text = json.dumps(left)
+    assert "paper: 1.6" in text
+    assert "paper: 0.04" in text
+    assert f'"step": {AUTHORS_STEPS}' in text
+
+
+def test_error_chart(tables):
+    for quantity in ("test_error", "validation_error"):
+        rows = rows_of(spec_of(error_chart(one_rate(tables[0]), quantity)))
+        assert {row["label"] for row in rows} == LABELS
+        assert {row["step"] for row in rows} == {20, 40}
+
+
+def test_one_lost_seed_leaves_the_others_in_every_chart(tables):
+    curves, alone = tables
+    seeds = pl.concat(
+        [curves, curves.filter(pl.col("seed") == 0).with_columns(seed=pl.lit(2, pl.Int64))]
+    )
+    lost = (pl.col("variant") == "product") & (pl.col("seed") == 1) & (pl.col("step") > 20)
+    for value in (math.inf, math.nan):
+        broken = seeds.with_columns(
+            diverged_at=pl.when(variant="product", seed=1).then(30).cast(pl.Int64),
+            **{
+                name: pl.when(lost).then(value).otherwise(name)
+                for name in ("cross_entropy", "batch_cross_entropy", "penalty")
+            },
+        )
+        one = one_rate(broken)
+        ends = [
+            row
+            for chart in (split_chart(one), penalty_chart(one, one_rate(alone), one_rate(alone)))
+            for row in rows_of(spec_of(chart))
+            if row.get("label") == VARIANTS["product"].label and row["step"] == STUDY.steps
+        ]
+        assert ends
+        assert all(0 < row["low"] <= row["high"] < 10 for row in ends)
+        spec_of(error_chart(one))
+        points = [
+            row
+            for row in rows_of(spec_of(rate_chart(broken)))
+            if row["label"] == VARIANTS["product"].label
+        ]
+        assert points
+        assert all((row["diverged"], row["low"], row["high"]) == (1, None, None) for row in points)
+
+
+def test_rate_chart_leaves_out_what_diverged(tables):
+    curves = tables[0].with_columns(
+        diverged_at=pl.when((pl.col("rate") == 0.02) & (pl.col("variant") == "plain")).then(3)
+    )
+    spec = spec_of(rate_chart(curves))
+    assert len(spec["hconcat"]) == 2
+    found = {(row["label"], row["rate"]) for row in rows_of(spec)}
+    assert (VARIANTS["plain"].label, 0.01) in found
+    assert (VARIANTS["plain"].label, 0.02) not in found
+    assert (VARIANTS["product"].label, 0.02) in found

@@ -1,0 +1,132 @@
+import json
+import math
+import re
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+
+from overparam.lab.charts.study import loss_chart, rate_chart
+from overparam.lab.cli import main
+from overparam.lab.commands import run as run_command
+from overparam.lab.methods import parse_method
+from overparam.lab.summary import iterations_to, targets, tuned
+
+METHODS = ("gd", "rule:2", "factors:2", "adam", "momentum")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        original = run_command.run_study
+        patch.setattr(run_command, "run_study", lambda *rest: original(*rest[:4], 0))
+        arguments = ["--data", "diabetes", "--iterations", "200", "--points", "30", "--seeds", "0",
+                     "1", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
+                     "10", "--init-std", "0.1", "--output", str(output),
+                     "--methods", *METHODS]  # fmt: skip
+        assert main(["run", *arguments]) == 0
+    return output / "study"
+
+
+@pytest.fixture(scope="module")
+def html(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def cells_after(html, heading):
+    """The table below a heading, as rows of text."""
+    table = html.split(f"<h2>{heading}</h2>")[1].split("</table>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+
+
+def test_all_curves_are_stored(folder):
+    curves = pl.read_parquet(folder / "curves.parquet")
+    shards = [pl.read_parquet(path) for path in sorted((folder / "shards").glob("*.parquet"))]
+    assert curves.equals(pl.concat(shards))
+    assert len(curves.select("method", "rate", "seed").unique()) == len(METHODS) * 5 * 2
+
+
+def test_tables_show_the_numbers_of_the_summary(folder, html):
+    curves = pl.read_parquet(folder / "curves.parquet")
+    optimum = json.loads((folder / "run.json").read_text())["optimum"]["loss"]
+    header, *rows = cells_after(html, "Every method at its best rate")
+    assert header[:3] == ["Method", "Final loss", "Above optimum"]
+    for row, expected in zip(rows, tuned(curves).to_dicts(), strict=True):
+        assert row[0] == parse_method(expected["method"]).label
+        assert row[1] == f"{expected['median']:.4g}"
+        assert row[2] == f"{expected['median'] - optimum:.3g}"
+        assert row[5] == f"{expected['all_failed']} of 5"
+    levels = targets(curves, optimum)
+    header, *rows = cells_after(html, "Iterations to each loss")
+    assert header[1:] == [f"loss ≤ {level:g}" for level in levels]
+    found = {
+        (r["method"], r["target"]): r["iterations"]
+        for r in iterations_to(curves, levels).to_dicts()
+    }
+    for row, method in zip(rows, tuned(curves)["method"], strict=True):
+        for cell, level in zip(row[1:], levels, strict=True):
+            iterations = found[method, level]
+            assert cell == ("not reached" if iterations is None else f"{iterations:,.0f}")
+
+
+def test_figures_are_well_formed(folder):
+    for name in ("loss", "rates"):
+        root = ElementTree.parse(folder / "figures" / f"{name}.svg").getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 10
+
+
+def test_charts_of_losses_that_overflow():
+    schema = ["method", "rate", "seed", "step", "loss", "diverged_at"]
+    rows = [
+        (method, rate, 0, step, loss, 7)
+        for method in ("gd", "rule:2")
+        for rate in (1.0, 10.0)
+        for step, loss in ((0, 9.0), (5, math.inf))
+    ]
+    curves = pl.DataFrame(rows, schema=schema, orient="row")
+    for chart in (loss_chart, rate_chart):
+        json.dumps(chart(curves, 0.2).to_dict(), allow_nan=False)
+
+
+def test_page_in_a_browser(browser, folder):
+    requests, problems = [], []
+    page = browser.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 2")
+    for chart in page.query_selector_all(".chart"):
+        assert len(chart.query_selector_all("svg.marks .mark-line path")) >= len(METHODS)
+        legend = chart.query_selector("svg.marks .role-legend")
+        assert legend is not None
+        assert "Gradient descent" in legend.inner_html()
+    faint = ".chart >> nth=0 >> css=svg.marks .mark-line.role-mark path[opacity='0.12']"
+    assert page.locator(faint).count() == 0
+    page.locator(".chart >> nth=0 >> css=.role-legend-label text").first.click()
+    page.wait_for_function(
+        "document.querySelector('.chart').querySelectorAll(\"path[opacity='0.12']\").length"
+    )
+    assert page.locator(faint).count() == len(METHODS) - 1
+    page.emulate_media(media="print")
+    assert page.locator(".chart svg.marks").first.is_visible()
+    assert not page.locator(".vega-embed summary").first.is_visible()
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+    local = [url for url in requests if url.startswith(("file:", "data:", "blob:"))]
+    assert requests == local
+    assert [url for url in requests if url.startswith("file:")] == [
+        (folder / "report.html").as_uri()
+    ]
+    assert problems == []
+
+
+def test_page_fits_a_telephone(browser, folder):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 2")
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    page.close()

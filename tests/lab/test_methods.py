@@ -1,0 +1,94 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overparam.lab.methods import OPTIMIZERS, Method, parse_method
+
+whole = st.integers(1, 10**18).map(float)
+methods = st.one_of(
+    st.builds(Method, st.sampled_from(sorted(OPTIMIZERS))),
+    st.builds(
+        Method,
+        st.sampled_from(sorted(OPTIMIZERS)),
+        st.just("rule"),
+        st.floats(1, 1e300) | whole,
+    ),
+    st.builds(Method, st.sampled_from(sorted(OPTIMIZERS)), st.just("factors"), whole),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(methods)
+def test_names_read_back_as_the_same_method(method):
+    assert parse_method(method.name) == method
+    assert parse_method(f"  {method.name}\n") == method
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("gd", Method()),
+        ("adam", Method("adam")),
+        ("rule:2.5", Method("gd", "rule", 2.5)),
+        ("gd+rule:2", Method("gd", "rule", 2.0)),
+        ("rule:1e6", Method("gd", "rule", 1e6)),
+        ("factors:3", Method("gd", "factors", 3.0)),
+        ("momentum+factors:2.0", Method("momentum", "factors", 2.0)),
+    ],
+)
+def test_names(name, method):
+    assert parse_method(name) == method
+
+
+def test_canonical_names_and_labels():
+    assert parse_method("gd+rule:2.50").name == "rule:2.5"
+    assert parse_method("adam+factors:2.0").name == "adam+factors:2"
+    assert parse_method("rule:2.1234567891").name == "rule:2.1234567891"
+    assert parse_method("rule:2.5").label == "Depth 2.5 (rule)"
+    assert parse_method("adam+factors:2").label == "Adam, depth 2 (factors)"
+    assert parse_method("momentum").label == "Heavy ball"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not understood"),
+        ("   ", "not understood"),
+        ("adam+", "not understood"),
+        ("+rule:2", "not understood"),
+        ("rule:2+adam", "not understood"),
+        ("rule:-1", "not understood"),
+        ("rule:", "not understood"),
+        ("adm", "unknown optimizer 'adm'. Did you mean 'adam'?"),
+        ("Momentum", "Did you mean 'momentum'?"),
+        ("xyzzy", "unknown optimizer 'xyzzy'. Known: gd, momentum"),
+        ("ruel:2", "unknown engine 'ruel'. Did you mean 'rule'?"),
+        ("adam+fctors:2", "Did you mean 'factors'?"),
+        ("rule", "Did you mean 'rule:2'?"),
+        ("factors", "Did you mean 'factors:2'?"),
+        ("adam:2", "Did you mean 'adam+factors:2'?"),
+        ("gd:2", "Did you mean 'factors:2'?"),
+        ("adam+adam:2", "unknown engine 'adam'"),
+        ("plain:2", "plain weights have no depth"),
+        ("plain", "unknown optimizer 'plain'"),
+        ("rule:two", "depth 'two' is no number"),
+        ("rule:0.5", "depth 0.5 is not a finite number of at least 1"),
+        ("rule:inf", "depth inf is not a finite number"),
+        ("rule:nan", "depth nan is not a finite number"),
+        ("factors:2.5", "use 'rule:2.5'"),
+        ("adam+factors:2.5", "use 'adam+rule:2.5'"),
+    ],
+)
+def test_errors_name_the_value_and_the_remedy(text, message):
+    with pytest.raises(ValueError, match="method ") as error:
+        parse_method(text)
+    assert message in str(error.value)
+    assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["rule", "plain", "factors", "gd:2", "adam:2"])
+def test_no_suggestion_repeats_the_mistake(word):
+    with pytest.raises(ValueError, match="method ") as error:
+        parse_method(word)
+    assert f"Did you mean {word!r}" not in str(error.value)
+    assert f"Did you mean {word.split(':')[0]!r}" not in str(error.value)

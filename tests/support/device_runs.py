@@ -1,0 +1,236 @@
+"""What runs on the device of :mod:`pretend_device`, each compared with the CPU.
+
+``python device_runs.py NAME`` in a process of its own; it raises where something is wrong.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from overparam import EndToEnd, Factored, collapse, imbalance, overparameterize
+from overparam.data import load, standardize
+from overparam.lab.jobs import ShardJob
+from overparam.lab.methods import parse_method
+from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.paper.timing import seconds_per_iteration
+from overparam.lab.problems.mnist_cnn.training import CnnTraining
+from overparam.lab.store import RunDirectory
+from overparam.lab.study import DTYPES, Run, Study, shards
+from overparam.lab.training.batched import Sweep
+from overparam.lab.training.objective import PowerLoss
+from support.pretend_device import NAME, set_up
+from support.reproduce_cases import TINY, rerun
+
+STEPS = 12
+
+
+def the_device_is_strict() -> None:
+    """The check can fail: mixing devices raises, scalars and copies do not."""
+    here = torch.ones(2, 3, device=NAME)
+    assert here.device.type == NAME
+    assert (here * torch.tensor(2.0)).cpu().sum().item() == 12
+    for mix in (
+        lambda: here + torch.ones(2, 3),
+        lambda: here @ torch.ones(3, 1),
+        lambda: torch.randn(3, device=NAME, generator=torch.Generator()),
+    ):
+        with pytest.raises(RuntimeError, match="of the CPU and of the device"):
+            mix()
+
+
+def sweep() -> None:
+    """Every method of every study of `overparam reproduce`, with rates that diverge."""
+    data = standardize(load("diabetes"))
+    studies = [
+        *regression_parts(TINY, "diabetes", data.features.shape[1], NAME).values(),
+        map_parts(TINY, NAME)["map-diabetes-p2"],
+        map_parts(TINY, NAME)["map-diabetes-p6"],
+    ]
+    diverged = finished = 0
+    for study in (dataclasses.replace(study, iterations=STEPS) for study in studies):
+        runs = [
+            Run(parse_method(name), rate, 0)
+            for name, rate in itertools.product(study.methods, (1e-4, 1e30))
+        ]
+        there = _swept(study, runs)
+        here = _swept(dataclasses.replace(study, device="cpu"), runs)
+        diverged += int((here.diverged_at >= 0).sum())
+        finished += int((here.diverged_at < 0).sum())
+        assert torch.equal(here.diverged_at, there.diverged_at), study.methods
+        torch.testing.assert_close(there.losses, here.losses, equal_nan=True)
+    assert diverged > 30
+    assert finished > 30
+    seconds = seconds_per_iteration(studies[0], data, ["gd", "rule:2"])
+    assert min(seconds.values()) > 0
+
+
+def _swept(study: Study, runs: list[Run]) -> Sweep:
+    """A sweep to its end, saved half way and gone on with by another."""
+    data = standardize(load(study.data))
+    dtype = DTYPES[study.dtype]
+    objective = PowerLoss(data.features, data.targets, study.power, dtype, study.device)
+    first, second = (Sweep(objective, study, runs) for _ in range(2))
+    first.advance(STEPS // 2)
+    second.load_state_dict(first.state_dict())
+    second.advance(STEPS)
+    assert second.finished
+    assert second.weights().device.type == study.device
+    return second
+
+
+def reproduce() -> None:
+    """The command: a chapter of regression and the network, from training to the verdicts."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for device in ("cpu", NAME):
+            output = Path(folder) / device
+            with _watched() as used:
+                assert rerun(output, device=device, only=("adam", "network")) == 0
+            assert used == {(Sweep, device), (CnnTraining, device)}
+            results = output / "reproduce-tiny"
+            verdicts = json.loads((results / "verdicts.json").read_text())["claims"]
+            curves = [pl.read_parquet(file) for file in sorted(results.rglob("shards/*.parquet"))]
+            networks = [pl.read_parquet(f) for f in sorted(results.glob("network/*.parquet"))]
+            found.append((verdicts, curves, len(networks)))
+        here, there = found
+        assert {claim["experiment"] for claim in here[0]} == {"adam", "network"}
+        assert here[0] == there[0]
+        assert all(a.equals(b) for a, b in zip(here[1], there[1], strict=True))
+        assert here[2] == there[2] > 0
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[set[tuple[type, str]]]:
+    """What is trained, and on which devices its weights are afterwards."""
+    used = set()
+
+    def watching(kind: type, weights: Callable[[Any], Iterable[torch.Tensor]]) -> Any:
+        advance = kind.advance
+
+        def watched(run: Any, steps: int) -> None:
+            advance(run, steps)
+            used.update((kind, weight.device.type) for weight in weights(run))
+
+        return mock.patch.object(kind, "advance", watched)
+
+    with (
+        watching(Sweep, lambda sweep: [sweep.weights()]),
+        watching(CnnTraining, lambda training: training.network.tensors()),
+    ):
+        yield used
+
+
+def interruption() -> None:
+    """A study that is stopped and goes on from its checkpoint."""
+    data = standardize(load("diabetes"))
+    names = ("momentum", "rule:2", "adam+factors:3", "adagrad")
+    study = Study("diabetes", methods=names, iterations=120, rates_per_decade=1, seeds=(0,))
+    tables = []
+    for device in ("cpu", NAME):
+        with tempfile.TemporaryDirectory() as folder:
+            there = dataclasses.replace(study, device=device)
+            [shard] = shards(there)
+            job = ShardJob(there, "identity", data, shard, Path(folder))
+            RunDirectory(job.path).write_manifest({})
+            assert not job.train(lambda: True, lambda cost: None)
+            saved = RunDirectory(job.path).read_checkpoint(shard)
+            assert saved is not None
+            assert 0 < saved["sweep"]["step"] < study.iterations
+            costs: list[float] = []
+            assert job.train(lambda: False, costs.append)
+            assert costs[0] == saved["sweep"]["step"]  # not trained once more
+            tables.append(RunDirectory(job.path).read_shard(shard))
+    assert tables[0].equals(tables[1])
+
+
+def optimizers() -> None:
+    """The rule and the held factors, over a saved and loaded state."""
+    makes: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+        "rule": lambda model: EndToEnd(
+            model, lr=0.1, depth=2, basis="exact", momentum=0.9, weight_decay=0.01
+        ),
+        "rule of the paper": lambda model: EndToEnd(
+            model, lr=0.01, depth=3, basis="exact", normalize=False
+        ),
+        "limit": lambda model: EndToEnd(model, lr=0.1, depth=float("inf"), basis="exact"),
+        "factors": lambda model: Factored(model, torch.optim.SGD, depth=2, lr=0.05, momentum=0.9),
+        "decay of the product": lambda model: Factored(
+            model, torch.optim.AdamW, lr=torch.tensor([0.01]), weight_decay=0.1
+        ),
+        "factors with Adam": lambda model: Factored(model, torch.optim.AdamW, depth=3, lr=0.01),
+    }
+    for make in makes.values():
+        torch.testing.assert_close(_trained(make, NAME), _trained(make, "cpu"))
+    # Off the CPU the basis is tracked, and looked at less often: close, not equal.
+    by_default = _trained(lambda model: EndToEnd(model, lr=0.1, depth=2), NAME)
+    exact = _trained(lambda model: EndToEnd(model, lr=0.1, depth=2, basis="exact"), "cpu")
+    torch.testing.assert_close(by_default, exact, rtol=0, atol=1e-4)
+    assert not torch.equal(by_default[2], exact[2])
+
+
+def _trained(make: Callable[[nn.Module], torch.optim.Optimizer], device: str) -> list[torch.Tensor]:
+    model = _model().to(device)
+    optimizer = make(model)
+    _train(model, optimizer, 3)
+    optimizer.load_state_dict(optimizer.state_dict())
+    _train(model, optimizer, 2)
+    return [p.detach().cpu() for p in model.parameters()]
+
+
+def models() -> None:
+    """Depth put into a model, trained, and collapsed with its optimizer."""
+    for init, depth in itertools.product(("balanced", "near_zero", "identity"), (2, 3)):
+        ends = []
+        for device in ("cpu", NAME):
+            model = _model().to(device)
+            torch.manual_seed(2)
+            overparameterize(model, depth, init=init)
+            assert {p.device.type for p in model.parameters()} == {device}
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            _train(model, optimizer, 2)
+            assert imbalance(model)
+            collapse(model, optimizer=optimizer)
+            _train(model, optimizer, 1)
+            ends.append([p.detach().cpu() for p in model.parameters()])
+        torch.testing.assert_close(ends[1], ends[0])
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(1, 4, 3, padding=1)
+    dense = [nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)]
+    return nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), *dense).double()
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    device = next(model.parameters()).device
+    inputs = torch.randn(8, 1, 4, 4, generator=generator, dtype=torch.float64).to(device)
+    labels = torch.randint(0, 3, (8,), generator=generator).to(device)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+
+RUNS = {
+    run.__name__: run
+    for run in (the_device_is_strict, sweep, interruption, reproduce, optimizers, models)
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    set_up()
+    RUNS[sys.argv[1]]()

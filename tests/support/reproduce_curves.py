@@ -1,0 +1,44 @@
+"""Curves made so that what a chapter must say of them is known."""
+
+import dataclasses
+
+import polars as pl
+
+from overparam.lab.paper.chapter import PartResult
+from overparam.lab.paper.scale import QUICK
+from overparam.lab.paper.studies import map_parts, regression_parts
+
+OPTIMUM = 0.25
+SCALE = dataclasses.replace(
+    QUICK, fixed=100, tuned=100, adam=100, deep=100, map_iterations=100, seeds=(0, 1),
+    map_data=("diabetes",), full_identity=True,
+)  # fmt: skip
+STUDIES = regression_parts(SCALE, "diabetes", 10, "cpu") | map_parts(SCALE, "cpu")
+STEPS = (0, 10, 50, 100)
+
+
+def best_rate(study):
+    return study.rates[len(study.rates) // 2]
+
+
+def part(name, ends, start=1.0, spread=1.01):
+    """Curves that fall geometrically to a distance per method; other rates are twice as bad."""
+    study = STUDIES[name]
+    rows = []
+    for method in study.methods:
+        end = ends[method]
+        for rate, worse in ((best_rate(study), 1), (study.rates[0], 2), (study.rates[-1], 2)):
+            for seed, factor in ((0, 1.0), (1, spread)):
+                for step in STEPS:
+                    last = end * factor * worse
+                    distance = start * (last / start) ** (step / STEPS[-1])
+                    rows.append((method, rate, seed, step, OPTIMUM + distance, None))
+            if study.rates[0] == study.rates[-1]:
+                break
+    schema = {"method": pl.String, "rate": pl.Float64, "seed": pl.Int64, "step": pl.Int64,
+              "loss": pl.Float64, "diverged_at": pl.Int64}  # fmt: skip
+    return PartResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
+
+
+def depths(gd, two, three):
+    return {"gd": gd, "factors:2": two, "factors:3": three, "rule:2": two, "rule:3": three}
