@@ -81,7 +81,7 @@ def contestants(fresh: Callable[[], nn.Module], device: str) -> Calls:
     def factored(model: nn.Module) -> Callable[[], object]:
         groups = [{"params": hidden(model)}, {"params": rest(model), "depth": 1}]
         groups = [group for group in groups if group["params"]]
-        return Factored(groups, torch.optim.SGD, lr=lr, momentum=0.9).step
+        return Factored(groups, inner=torch.optim.SGD, lr=lr, momentum=0.9).step
 
     def rule(**options: object) -> Callable[[nn.Module], Callable[[], object]]:
         return lambda model: EndToEnd(model, lr, momentum=0.9, **options).step

@@ -182,7 +182,7 @@ def test_factors_of_an_optimizer() -> None:
     model = nn.Sequential(linear(4, 3, bias=True), nn.ReLU(), linear(2, 4))
     optimizer = Factored(
         model,
-        torch.optim.SGD,
+        inner=torch.optim.SGD,
         depth=3,
         lr=0.1,
         init=lambda w, n, _: (w, *[torch.eye(len(w)).double()] * (n - 1)),
@@ -190,11 +190,11 @@ def test_factors_of_an_optimizer() -> None:
     found = imbalance(optimizer)
     assert list(found) == ["0.weight", "2.weight"]
     for name, gaps in found.items():
-        factors = optimizer.state[model.get_parameter(name)]["factors"]
+        factors = optimizer.factors(model.get_parameter(name))
         expected = [gap(low, high) for low, high in itertools.pairwise(factors)]
         torch.testing.assert_close(gaps, torch.stack(expected))
         assert gaps[0] > 0.1
-    unnamed = Factored([model[0].weight], torch.optim.SGD, depth=2, lr=0.1)
+    unnamed = Factored([model[0].weight], inner=torch.optim.SGD, depth=2, lr=0.1)
     assert list(imbalance(unnamed)) == ["group 0, parameter 0"]
 
 

@@ -8,14 +8,14 @@ from overparam.factors.balance import (
 )
 from overparam.factors.product import factor_product, factor_product_vjp
 from overparam.imbalance import imbalance
-from overparam.optim import EndToEnd, Factored
+from overparam.layers import register_view, select_parameters
+from overparam.optim import EndToEnd, Factored, Radial
 from overparam.reparam import (
     AveragedWeights,
     collapse,
     collapse_state_dict,
     collapsed,
     expand_state_dict,
-    merge_and_unload,
     overparameterize,
     plan_overparameterization,
 )
@@ -33,6 +33,7 @@ __all__ = [
     "EndToEnd",
     "Factored",
     "PreconditionerSpectrum",
+    "Radial",
     "balanced_factors",
     "balanced_initialization",
     "collapse",
@@ -44,10 +45,11 @@ __all__ = [
     "factor_product_vjp",
     "identity_initialization",
     "imbalance",
-    "merge_and_unload",
     "near_zero_initialization",
     "overparameterize",
     "plan_overparameterization",
     "preconditioner_spectrum",
+    "register_view",
+    "select_parameters",
     "single_output_update",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from overparam.factors import balance
-from overparam.layers.select import Site
+from overparam.layers.places import Site
 from overparam.optim import Factored
 from overparam.optim.groups import parameter_names
 from overparam.reparam.attach import factors_of, places
@@ -117,7 +117,7 @@ def _products_in_optimizer(optimizer: Factored) -> dict[str, Pairs]:
     """Neighbours in every product that an optimizer holds, by the names of the weights."""
     products: dict[str, Pairs] = {}
     for parameter, name in parameter_names(optimizer.param_groups).items():
-        factors: list[Tensor] = optimizer.state[parameter]["factors"]
+        factors = optimizer.factors(parameter)
         if len(factors) > 1:
             products[name] = list(itertools.pairwise(factors))
     if not products:

@@ -130,7 +130,7 @@ def test_ties_are_chosen_as_one() -> None:
     [
         (["q_porj"], None, r"targets='q_porj' matches no module.*q_proj"),
         ("q_proj", None, "matches no module"),
-        ("(", None, "is no regular expression"),
+        ("(", None, "is not a regular expression"),
         ("all", ["nothing"], "exclude='nothing' matches no module"),
         ("all", "all", "would leave nothing"),
     ],

@@ -5,13 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from overparam.layers.views import (
-    MatrixView,
+from overparam.layers import (
     convolution_view,
     expert_view,
     flat_view,
     linear_view,
-    model_views,
     packed_view,
     parameter_view,
     transposed_convolution_view,
@@ -138,14 +136,6 @@ class Lengths(nn.Module):
 )
 def test_entrywise_parameters_are_no_matrices(module: nn.Module, name: str) -> None:
     assert parameter_view(module, name) is None
-
-
-def test_model_views_name_every_parameter_once() -> None:
-    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5), nn.LayerNorm(5))
-    model[1].weight = model[0].weight
-    views = model_views(model)
-    assert list(views) == [name for name, _ in model.named_parameters()]
-    assert views["0.weight"] == MatrixView("embedding", (5, 3), 1, 5, 3)
 
 
 @pytest.mark.parametrize(

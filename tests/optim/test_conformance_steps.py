@@ -159,7 +159,8 @@ def test_weight_decay_of_a_group(info) -> None:
         p.grad.zero_()
     before = values(params)
     groups = [{"params": params[:3], "weight_decay": 0.1}, {"params": params[3:]}]
-    optimizer = info.optim_cls(groups, lr=0.1, weight_decay=0)
+    on = {"weight_decay_on": "product"} if info.name == "Factored" else {}
+    optimizer = info.optim_cls(groups, lr=0.1, weight_decay=0, **on)
     optimizer.step()
     for index, (old, p) in enumerate(zip(before, params, strict=True)):
         torch.testing.assert_close(p.detach(), old * (0.99 if index < 3 else 1))
@@ -269,20 +270,34 @@ def test_gradients_are_read_only(info, case) -> None:
     assert same([p.grad for p in params], before)
 
 
+def words(*, sparse: bool) -> nn.Embedding:
+    """An embedding with a gradient in two of its rows."""
+    table = nn.Embedding(7, 4, sparse=sparse, _weight=torch.ones(7, 4).cumsum(0).cumsum(1))
+    table(torch.tensor([1, 3, 3])).sin().sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse == sparse
+    return table
+
+
+@pytest.mark.parametrize("options", [{"granularity": "row"}, {"granularity": "tensor"}])
+def test_rows_take_sparse_gradients_as_dense_ones(options) -> None:
+    tables = [words(sparse=sparse) for sparse in (False, True)]
+    for table in tables:
+        EndToEnd(table.parameters(), lr=0.1, **options).step()
+    torch.testing.assert_close(tables[0].weight, tables[1].weight)
+
+
 @every_info
-def test_sparse_gradients_are_the_dense_ones(info) -> None:
-    torch.manual_seed(0)
-    results = []
-    for sparse in (False, True):
-        words = nn.Embedding(7, 4, sparse=sparse, _weight=torch.ones(7, 4).cumsum(0).cumsum(1))
-        optimizer = info.optim_cls(words.parameters(), lr=0.1, depth=2)
-        for _ in range(3):
-            optimizer.zero_grad()
-            words(torch.tensor([1, 3, 3])).sin().sum().backward()
-            assert words.weight.grad.is_sparse == sparse
-            optimizer.step()
-        results.append(words.weight.detach())
-    torch.testing.assert_close(*results)
+def test_a_matrix_needs_all_of_its_gradient(info) -> None:
+    table = words(sparse=True)
+    optimizer = info.optim_cls(table.parameters(), lr=0.1, depth=2)
+    before = table.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="sparse=False"):
+        optimizer.step()
+    assert torch.equal(table.weight, before)
+    # Read with its layer, a table of sparse gradients is not chosen at all.
+    reasons = [row["reason"] for row in info.optim_cls(table, lr=0.1, targets="all").routing()]
+    assert "sparse gradients" in reasons[0]
 
 
 @pytest.mark.parametrize("schedulers", SCHEDULERS[:2])

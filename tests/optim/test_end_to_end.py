@@ -14,7 +14,7 @@ from overparam import (
     end_to_end_update,
     single_output_update,
 )
-from overparam.layers.views import MatrixView, parameter_view
+from overparam.layers import MatrixView, parameter_view
 from overparam.optim import EndToEnd
 
 check = settings(deadline=None, max_examples=20, derandomize=True)
@@ -106,7 +106,7 @@ def test_embeddings_leave_unseen_rows_alone() -> None:
     words = nn.Embedding(6, 4, padding_idx=0).double()
     before = words.weight.detach().clone()
     words(torch.tensor([[0, 2, 5]])).sum().backward()
-    EndToEnd(words, 1.0, depth=3).step()
+    EndToEnd(words, 1.0, depth=3, targets="embedding").step()
     changed = (words.weight.detach() != before).any(1)
     assert changed.tolist() == [False, False, True, False, False, True]
 
@@ -166,16 +166,16 @@ def test_depth_one_is_sgd_with_weight_decay(lr: float, decay: float, seed: int) 
 
 
 @pytest.mark.parametrize("options", [{}, {"granularity": "row"}, {"granularity": "tensor"}])
-def test_weight_decay_is_that_of_the_paper_in_raw_units_and_of_sgd_otherwise(options) -> None:
-    for normalize, factor in ((False, 1 - 0.1 * 0.2 * 3), (True, 1 - 0.1 * 0.2)):
-        p = drawn(3, 4)
-        p.grad.zero_()
-        before = p.detach().clone()
-        EndToEnd([p], 0.1, depth=3, weight_decay=0.2, normalize=normalize, **options).step()
-        torch.testing.assert_close(p.detach(), before * factor)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_weight_decay_is_that_of_the_inner_optimizer(options, normalize: bool) -> None:
+    p = drawn(3, 4)
+    p.grad.zero_()
+    before = p.detach().clone()
+    EndToEnd([p], 0.1, depth=3, weight_decay=0.2, normalize=normalize, **options).step()
+    torch.testing.assert_close(p.detach(), before * (1 - 0.1 * 0.2))
 
 
-def test_momentum_averages_gradients_and_the_rule_follows() -> None:
+def test_the_rule_comes_first_and_momentum_follows() -> None:
     p, gradients = drawn(3, 4), [drawn(3, 4, seed=seed).grad for seed in (1, 2)]
     weight = p.detach().clone()
     optimizer = EndToEnd([p], 0.1, depth=2, momentum=0.9, normalize=False)
@@ -183,8 +183,8 @@ def test_momentum_averages_gradients_and_the_rule_follows() -> None:
     for gradient in gradients:
         p.grad = gradient.clone()
         optimizer.step()
-        buffer = 0.9 * buffer + gradient
-        weight = weight - 0.1 * end_to_end_update(weight, buffer, 2)
+        buffer = 0.9 * buffer + end_to_end_update(weight, gradient, 2)
+        weight = weight - 0.1 * buffer
         torch.testing.assert_close(p.detach(), weight)
         assert torch.equal(p.grad, gradient)
 
@@ -239,7 +239,7 @@ def test_modules_go_with_groups_with_and_without_names(names: bool) -> None:
     first, *middle, last = optimizer.routing()
     assert (first["matrices"], first["depth"]) == ("2 x (2, 6)", "3")
     assert len(middle) == 1 + len(rest)
-    assert (last["rule"], last["depth"]) == ("gradient", "1")
+    assert (last["rule"], last["depth"]) == ("plain", "")
     assert first["parameter"] == ("weight" if names else "group 0, parameter 0")
     run(model, optimizer, 2)
 
@@ -268,15 +268,18 @@ def test_routing_says_for_each_parameter_which_rule_and_why() -> None:
     report = EndToEnd(model).routing()
     assert len(report) == len(list(model.parameters()))
     rules = {row["parameter"]: (row["rule"], row["matrices"]) for row in report}
-    assert rules["words.weight"] == ("vectors", "11 x (4,)")
+    assert rules["words.weight"] == ("plain", "")
     assert rules["conv.weight"] == ("matrix", "2 x (2, 6)")
     assert rules["attention.in_proj_weight"] == ("matrix", "3 x (6, 6)")
-    assert rules["norm.weight"] == ("gradient", "")
+    assert rules["norm.weight"] == ("plain", "")
     assert rules["head.weight"] == ("matrix", "1 x (3, 6)")
     text = str(report)
-    assert "rows without gradient stay" in text
-    assert "no matrix to factor" in text
+    assert "embedding: not among the targets" in text
+    assert "acts entry by entry" in text
     assert all(row["reason"] in text for row in report)
+    words = next(iter(EndToEnd(model, targets="all").routing()))
+    assert (words["rule"], words["matrices"]) == ("row", "11 x (4,)")
+    assert "rows without gradient stay" in words["reason"]
     tall = EndToEnd(nn.Linear(2, 9)).routing()
     assert next(iter(tall))["matrices"] == "1 x (9, 2)"
 
@@ -284,7 +287,7 @@ def test_routing_says_for_each_parameter_which_rule_and_why() -> None:
 def test_bare_parameters_are_read_by_shape_and_name() -> None:
     model = mixed()
     rules = [row["reason"] for row in EndToEnd(model.parameters()).routing()]
-    assert rules[0] == "by shape"
+    assert rules[0] == "read by its shape"
     named = EndToEnd(model.named_parameters()).routing()
     assert [row["matrices"] for row in named if "in_proj_weight" in row["parameter"]] == [
         "3 x (6, 6)"
@@ -324,7 +327,7 @@ def test_parameters_of_one_shape_take_one_batched_call(basis: str) -> None:
 
 def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
     p = nn.Parameter(torch.zeros(3, 4))
-    with pytest.warns(UserWarning, match="group 0, parameter 0.*singular_value_floor"):
+    with pytest.warns(UserWarning, match="parameter 0.*singular_value_floor"):
         EndToEnd([p])
     p.grad = torch.ones(3, 4)
     EndToEnd([p], 0.1, depth=3, singular_value_floor=1e-3).step()
@@ -336,9 +339,15 @@ def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
     [
         ({"lr": -1.0}, ValueError, "Invalid learning rate: -1.0"),
         ({"lr": torch.ones(2)}, ValueError, "Tensor lr must be 1-element"),
-        ({"momentum": -0.5}, ValueError, "Invalid momentum: -0.5"),
+        ({"momentum": -0.5}, ValueError, "Invalid momentum value: -0.5"),
         ({"nesterov": True}, ValueError, "requires a momentum"),
-        ({"weight_decay": math.nan}, ValueError, "Invalid weight_decay"),
+        ({"weight_decay": -1.0}, ValueError, "Invalid weight_decay"),
+        ({"inner": torch.optim.SGD([nn.Parameter(torch.ones(1))])}, TypeError, "is an instance"),
+        ({"inner": "adamn"}, ValueError, "Did you mean 'adam"),
+        ({"inner": 0.9}, TypeError, "inner is 0.9"),
+        ({"inner": torch.optim.LBFGS}, TypeError, "calls the model by itself"),
+        ({"inner": EndToEnd}, TypeError, "inner optimizer of its own"),
+        ({"fallback_options": {"lr": 1}}, ValueError, "no meaning without fallback"),
         ({"depth": 0.5}, ValueError, "depth is 0.5"),
         ({"depth": torch.tensor(2.0)}, TypeError, "depth is a tensor"),
         ({"granularity": "column"}, ValueError, "auto, matrix, row, tensor"),
@@ -359,7 +368,10 @@ def test_errors_name_the_value(options, error, words) -> None:
         ({"params": [nn.Parameter(torch.randn(2, 3))], "depth": 0}, "depth is 0"),
         ({"params": [nn.Parameter(torch.randn(2, 3))], "views": []}, "0 entries for 1"),
         (
-            {"params": [nn.Parameter(torch.randn(2, 3))], "views": [("x", (3, 2), 1, 3, 2)]},
+            {
+                "params": [nn.Parameter(torch.randn(2, 3))],
+                "views": [("named", "x", (3, 2), 1, 3, 2)],
+            },
             "is for",
         ),
         ({"params": nn.ReLU()}, "ReLU has no parameters"),

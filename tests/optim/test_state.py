@@ -10,40 +10,25 @@ from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
 from overparam import end_to_end_update
-from overparam.optim import EndToEnd, Factored, bases
+from overparam.optim import EndToEnd, Factored
+from overparam.rule import basis as bases
 
 TRACKED = {"basis": "tracked", "momentum": 0.9}
 
 
 def state_of(optimizer: torch.optim.Optimizer, p: Tensor) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in optimizer.state[p].items()}
+    return copy.deepcopy(optimizer.state[p])
 
 
-def test_state_is_complete_at_construction_and_holds_tensors_only() -> None:
+@pytest.mark.parametrize("kind", [EndToEnd, Factored])
+def test_state_is_made_at_the_first_step_and_is_flat(kind) -> None:
     model = mixed()
-    optimizer = EndToEnd(model, 0.1, momentum=0.9)
-    before = {p: state_of(optimizer, p) for p in model.parameters()}
+    optimizer = kind(model, lr=0.1)
+    assert not optimizer.state
     run(model, optimizer, 2)
     for p in model.parameters():
-        after = optimizer.state[p]
-        assert {k: (v.shape, v.dtype) for k, v in before[p].items()} == {
-            k: (v.shape, v.dtype) for k, v in after.items()
-        }
-    assert set(before) == set(optimizer.state)
-
-
-def test_state_does_not_depend_on_which_parameters_had_gradients() -> None:
-    """Distributed savers need the same state on every rank."""
-    keys = []
-    for used in (True, False):
-        params = [drawn(3, 4), drawn(4, 4)]
-        if not used:
-            params[1].grad = None
-        optimizer = EndToEnd(params, 0.1, momentum=0.9)
-        optimizer.step()
-        state = optimizer.state_dict()["state"]
-        keys.append({i: {k: v.shape for k, v in s.items()} for i, s in state.items()})
-    assert keys[0] == keys[1]
+        assert optimizer.state[p]
+        assert all(isinstance(v, (Tensor, int, float)) for v in optimizer.state[p].values())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -54,7 +39,7 @@ def test_state_does_not_depend_on_which_parameters_had_gradients() -> None:
         {**TRACKED, "weight_decay": 0.1},
         {**TRACKED, "capturable": True, "weight_decay": 0.1},
         {"granularity": "row", "momentum": 0.9, "nesterov": True},
-        {"depth": 1, "momentum": 0.9},
+        {"inner": "adamw", "weight_decay": 0.1},
     ],
 )
 def test_a_bad_gradient_leaves_everything_bit_equal(options: dict, bad: float) -> None:
@@ -69,9 +54,8 @@ def test_a_bad_gradient_leaves_everything_bit_equal(options: dict, bad: float) -
     broken.grad[1, 2] = bad
     optimizer.step()
     assert torch.equal(broken, value)
-    for key in ("momentum_buffer", "basis"):
-        if key in state:
-            assert torch.equal(optimizer.state[broken][key], state[key])
+    for key in set(state) - {"skipped", "basis_error", "basis_failures", "basis_age"}:
+        assert torch.equal(optimizer.state[broken][key], state[key])
     assert optimizer.state[broken]["skipped"] == 1
     assert optimizer.state[good]["skipped"] == 0
     assert not torch.equal(good, other)
@@ -91,13 +75,14 @@ def test_failures_are_counted_and_the_report_tells_them(capturable: bool) -> Non
         if bad:
             p.grad[0, 0] = math.nan
         optimizer.step()
-    assert optimizer.state[p]["step"] == 3
     assert optimizer.state[p]["skipped"] == 2
     optimizer.state[p]["basis_failures"] += 1
     [entry] = optimizer.routing()
-    assert entry["reason"] == (
-        "by shape; 2 steps skipped for a non-finite gradient; 1 times the old basis was kept"
-    )
+    assert entry["reason"].split("; ") == [
+        "read by its shape",
+        "2 steps skipped for a non-finite gradient",
+        "1 times the old basis was kept",
+    ]
 
 
 def fail_for(monkeypatch: pytest.MonkeyPatch, dtypes: tuple[torch.dtype, ...]) -> list[torch.dtype]:
@@ -203,17 +188,19 @@ def test_a_frozen_weight_has_no_basis_until_it_is_trained(kind: str) -> None:
     assert torch.equal(resumed.state[p]["basis"], basis)
 
 
-def test_layers_are_read_as_the_optimizer_reads_them_unless_it_knows_no_layer() -> None:
+def test_layers_are_read_as_the_optimizer_reads_them() -> None:
     conv = nn.Conv2d(6, 6, 3, groups=2)
-    by_layer, by_shape = EndToEnd(conv, 0.1), EndToEnd(conv.parameters(), 0.1)
-    saved = [copy.deepcopy(each.state_dict()) for each in (by_layer, by_shape)]
-    for optimizer in (by_layer, by_shape):
-        for state in saved[::-1]:  # that of bare parameters first
-            optimizer.load_state_dict(copy.deepcopy(state))
-        optimizer.load_state_dict(copy.deepcopy(saved[1]))
-        assert next(iter(optimizer.routing()))["matrices"] == "2 x (3, 27)"
+    expected = {}
+    for params, matrices in ((conv, "2 x (3, 27)"), (conv.parameters(), "1 x (6, 27)")):
+        optimizer = EndToEnd(params, 0.1)
         conv.weight.grad = torch.randn_like(conv.weight)
         optimizer.step()
+        expected[matrices] = (optimizer, copy.deepcopy(optimizer.state_dict()))
+    for matrices, (optimizer, _) in expected.items():
+        for _, state in expected.values():
+            optimizer.load_state_dict(copy.deepcopy(state))
+            assert next(iter(optimizer.routing()))["matrices"] == matrices
+            optimizer.step()
 
 
 def test_weights_changed_from_outside_reset_a_tracked_basis() -> None:
@@ -252,7 +239,9 @@ def test_loading_keeps_the_dtype_of_state_of_half_precision_parameters(kind) -> 
 
     def tensors(value: object) -> list[Tensor]:
         if isinstance(value, Tensor):
-            return [value]
+            return [value] if value.ndim else []
+        if isinstance(value, int):
+            return []
         each = value.values() if isinstance(value, dict) else value
         return [tensor for part in each for tensor in tensors(part)]
 
@@ -262,19 +251,26 @@ def test_loading_keeps_the_dtype_of_state_of_half_precision_parameters(kind) -> 
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("granularity", ["row", "auto"])
-def test_the_basis_of_a_checkpoint_with_other_matrices_starts_anew(granularity: str) -> None:
-    """Saved without a basis, or with that of the kernel as one matrix, before views existed."""
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_state_of_version_0_1_is_loaded_or_refused_by_name(momentum: float) -> None:
+    """Its momentum was a sum of gradients, and its bases may be of other matrices."""
     conv = nn.Conv1d(4, 6, 3, groups=2)
-    old = EndToEnd(conv.parameters(), 0.1, granularity=granularity).state_dict()
-    for option in ("views", "granularity"):
-        del old["param_groups"][0][option]
-    resumed = EndToEnd(conv, 0.1)
-    fresh = state_of(resumed, conv.weight)
-    resumed.load_state_dict(old)
-    assert torch.equal(resumed.state[conv.weight]["basis"], fresh["basis"])
+    view = ("convolution", (6, 2, 3), 2, 3, 6, False)
+    state = {"step": torch.tensor(3.0), "skipped": torch.tensor(1), "basis": torch.eye(6)[None]}
+    if momentum:
+        state["momentum_buffer"] = torch.ones(6, 2, 3)
+    group = {"params": [0, 1], "lr": 0.3, "momentum": momentum, "views": [view, None]}
+    optimizer = EndToEnd(conv, 0.1)
+    if momentum:
+        with pytest.raises(ValueError, match=r"version 0\.1.*momentum_buffer"):
+            optimizer.load_state_dict({"state": {0: state}, "param_groups": [group]})
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        return
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": [group]})
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert list(optimizer.state[conv.weight]) == ["skipped"]
     conv.weight.grad = torch.randn_like(conv.weight)
-    resumed.step()
+    optimizer.step()
 
 
 def test_momentum_that_rests_is_loaded_too() -> None:
@@ -298,8 +294,8 @@ def test_state_for_a_new_option_leaves_the_rest() -> None:
     buffer = optimizer.state[p]["momentum_buffer"].clone()
     optimizer.param_groups[0]["depth"] = 3
     optimizer.step()
-    assert optimizer.state[p]["step"] == 2
-    assert torch.equal(optimizer.state[p]["momentum_buffer"], 0.5 * buffer + p.grad)
+    change = optimizer.state[p]["momentum_buffer"] - 0.5 * buffer
+    assert 0 < change.norm() < p.grad.norm()
 
 
 @pytest.mark.parametrize("kind", [EndToEnd, Factored])
@@ -307,14 +303,12 @@ def test_a_state_dict_that_does_not_fit_changes_nothing(kind) -> None:
     model = mixed()
     optimizer = kind(model, lr=0.1)
     run(model, optimizer, 1)
-    saved = optimizer.state_dict()
-    before = copy.deepcopy(saved)
-    for spoil in (lambda views: views[:-1], lambda views: views[::-1]):
-        bad = copy.deepcopy(saved)
-        bad["param_groups"][0]["lr"] = 0.5
-        bad["param_groups"][0]["views"] = spoil(bad["param_groups"][0]["views"])
-        with pytest.raises(ValueError, match=r"views lists|its view is for"):
-            optimizer.load_state_dict(bad)
+    before = copy.deepcopy(optimizer.state_dict())
+    bad = copy.deepcopy(before)
+    bad["param_groups"][0]["lr"] = 0.5
+    bad["param_groups"][0]["params"].pop()
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        optimizer.load_state_dict(bad)
     assert optimizer.state_dict()["param_groups"] == before["param_groups"]
     run(model, optimizer, 1)
 
@@ -346,12 +340,11 @@ def test_a_changed_lr_acts_at_once() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("shape", [(3, 4), (5,)])
-def test_momentum_is_no_alias_of_the_update(dtype, nesterov: bool, shape) -> None:
+def test_momentum_is_no_alias_of_the_update(dtype, nesterov: bool) -> None:
     """The buffer is the sum of gradients and nothing else, whatever the step did with it."""
-    p = drawn(*shape, dtype=dtype)
+    p = drawn(5, dtype=dtype)
     gradient = p.grad.clone()
-    optimizer = EndToEnd([p], 0.1, momentum=0.5, nesterov=nesterov, weight_decay=0.1)
+    optimizer = EndToEnd([p], 0.1, momentum=0.5, nesterov=nesterov)
     expected = torch.zeros_like(gradient, dtype=torch.float32)
     for _ in range(3):
         optimizer.step()

@@ -190,7 +190,7 @@ def test_factors_on_an_accelerator_never_wait_for_the_host() -> None:
     for p in params:
         p.grad = torch.empty_like(p)
     optimizer = Factored(
-        params, torch.optim.SGD, depth=3, init=on_meta, lr=0.1, momentum=0.9, weight_decay=0.1
+        params, inner=torch.optim.SGD, depth=3, init=on_meta, lr=0.1, momentum=0.9, weight_decay=0.1
     )
     for _ in range(2):
         optimizer.step()

@@ -71,15 +71,20 @@ def test_names_of_named_parameters_follow(part: bool) -> None:
     assert optimizer.param_groups[0]["param_names"] == plain
 
 
-def test_states_by_row_and_column_start_anew() -> None:
+def test_states_by_row_and_column_are_refused_before_anything_changes() -> None:
     model = _model()
     optimizer = torch.optim.Adafactor(model.parameters())
     _step(model, optimizer)
-    with pytest.warns(UserWarning, match="'row_var' has no meaning"):
+    with pytest.raises(NotImplementedError, match="'row_var' has no known meaning"):
         overparameterize(model, optimizer=optimizer)
+    assert not list(places(model))
     _step(model, optimizer)
-    with pytest.warns(UserWarning, match="'row_var' has no meaning"):
+    overparameterize(model)
+    optimizer = torch.optim.Adafactor(model.parameters())
+    _step(model, optimizer)
+    with pytest.raises(NotImplementedError, match="'row_var' has no known meaning"):
         collapse(model, optimizer=optimizer)
+    assert list(places(model))
     _step(model, optimizer)
 
 

@@ -165,11 +165,15 @@ def optimizers() -> None:
             model, lr=0.01, depth=3, basis="exact", normalize=False
         ),
         "limit": lambda model: EndToEnd(model, lr=0.1, depth=float("inf"), basis="exact"),
-        "factors": lambda model: Factored(model, torch.optim.SGD, depth=2, lr=0.05, momentum=0.9),
-        "decay of the product": lambda model: Factored(
-            model, torch.optim.AdamW, lr=torch.tensor([0.01]), weight_decay=0.1
+        "factors": lambda model: Factored(
+            model, inner=torch.optim.SGD, depth=2, lr=0.05, momentum=0.9
         ),
-        "factors with Adam": lambda model: Factored(model, torch.optim.AdamW, depth=3, lr=0.01),
+        "decay of the product": lambda model: Factored(
+            model, inner=torch.optim.AdamW, lr=torch.tensor([0.01]), weight_decay=0.1
+        ),
+        "factors with Adam": lambda model: Factored(
+            model, inner=torch.optim.AdamW, depth=3, lr=0.01
+        ),
     }
     for make in makes.values():
         torch.testing.assert_close(_trained(make, NAME), _trained(make, "cpu"))

@@ -81,7 +81,7 @@ INFOS = [
         ),
         optim_error_inputs_func=_errors(
             ({"lr": -1.0}, ValueError, "Invalid learning rate"),
-            ({"momentum": -0.5}, ValueError, "Invalid momentum: -0.5"),
+            ({"momentum": -0.5}, ValueError, "Invalid momentum value: -0.5"),
             ({"depth": 0.0}, ValueError, "depth is 0.0"),
         ),
         supported_impls=("foreach",),
@@ -97,8 +97,11 @@ INFOS = [
             ("tensor lr", {"lr": torch.tensor(0.01)}),
             ("sgd", SGD),
             ("sgd, momentum", {**SGD, "lr": 1e-3, "momentum": 0.9, "nesterov": True}),
-            ("weight decay on the product", {**SGD, "weight_decay": 0.1}),
-            ("weight decay on the factors", {"weight_decay": 0.1, "weight_decay_on": "factors"}),
+            (
+                "weight decay on the product",
+                {**SGD, "weight_decay": 0.1, "weight_decay_on": "product"},
+            ),
+            ("weight decay on the factors", {"weight_decay": 0.1}),
             ("depth 3, maximize", {"depth": 3, "maximize": True}),
             ("depth 1", {"depth": 1}),
             ("wide", {"width": 24, "amsgrad": True}),

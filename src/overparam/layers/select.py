@@ -1,60 +1,46 @@
-"""Which parameters of a model to overparameterize, in words that users know, with reasons.
+"""Which weights of a model are chosen, in words that users know, with a reason for each.
 
-Nothing here changes a model: a selection is two lists, what was chosen and what was skipped.
+``EndToEnd``, ``Factored``, ``Radial`` and ``overparameterize`` choose by the functions here.
+Nothing here changes a model.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from overparam.layers.views import (
-    MatrixView,
-    flat_view,
-    is_transposed_linear,
-    parameter_view,
-    vector_view,
-)
+from overparam.layers.places import Site, places_of
+from overparam.layers.views import MatrixView, flat_view, vector_view
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
-_WORDS = ("all-linear", "all")
-_PARAMETRIZED = "it is already parametrized"
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place of a model where a parameter lives.
-
-    Attributes:
-        path: of the module that owns it, empty for the model itself.
-        module: the owner.
-        attribute: name of the parameter within its owner.
-    """
-
-    path: str
-    module: nn.Module
-    attribute: str
-
-    @property
-    def name(self) -> str:
-        """Full name of the parameter, as in ``model.named_parameters()``."""
-        return f"{self.path}.{self.attribute}" if self.path else self.attribute
+DEFAULT_KINDS = ("linear", "convolution", "attention", "recurrent", "experts", "bilinear")
+"""What every door chooses unless it is told otherwise."""
+KINDS = (*DEFAULT_KINDS, "embedding", "unknown")
+_GROUPS = {"all-linear": ("linear", "attention"), "all": KINDS}
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A chosen parameter: all places that share it, the first one naming it, and its reading."""
+    """A chosen parameter.
+
+    Attributes:
+        sites: all places that share it; the first one names it.
+        parameter: itself.
+        view: how it is read.
+        reason: why it is chosen.
+    """
 
     sites: tuple[Site, ...]
     parameter: nn.Parameter
     view: MatrixView
+    reason: str
 
     @property
     def name(self) -> str:
@@ -64,82 +50,115 @@ class Selected:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A parameter that was not chosen, and why."""
+    """A parameter that was not chosen, and why.
 
-    name: str
-    shape: tuple[int, ...]
+    Attributes:
+        sites: all places that share it; the first one names it.
+        parameter: itself.
+        view: how it would be read; None where it acts entry by entry or cannot be read.
+        reason: in plain words.
+    """
+
+    sites: tuple[Site, ...]
+    parameter: nn.Parameter
+    view: MatrixView | None
     reason: str
+
+    @property
+    def name(self) -> str:
+        """Full name of the first place."""
+        return self.sites[0].name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameter, () where it has none yet."""
+        return () if is_lazy(self.parameter) else tuple(self.parameter.shape)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen and what was skipped, each parameter of the model once."""
+    """What was chosen and what was skipped, each parameter of the model once, in its order."""
 
-    selected: tuple[Selected, ...]
-    skipped: tuple[Skipped, ...]
+    entries: tuple[Selected | Skipped, ...]
+
+    @property
+    def selected(self) -> tuple[Selected, ...]:
+        """The chosen parameters."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Selected))
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The others."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Skipped))
 
 
 def select_parameters(
-    model: nn.Module, targets: Targets = "all-linear", exclude: Targets | None = None
+    model: nn.Module,
+    targets: Targets | None = None,
+    exclude: Targets | None = None,
+    views: Mapping[str, MatrixView] | None = None,
+    *,
+    optimizer: bool = False,
 ) -> Selection:
-    """Choose parameters by word, name, regular expression or function.
+    """Choose parameters by kind, name, regular expression or function.
 
     A tied parameter (one tensor under several names) is chosen where all its places are chosen,
     and skipped otherwise: treating one place alone would untie it.
 
     Args:
         model: any module; it is not changed.
-        targets: ``"all-linear"`` (linear layers and attention projections), ``"all"`` (every
-            weight that is a matrix or a batch of matrices, also convolutions, embeddings and
-            recurrent weights), another string (a regular expression that must match the whole
-            name of a module or parameter), a list of names (a whole name, or its last parts, as
-            in PEFT's ``target_modules``), or a function of parameter name and module. The two
-            words skip frozen parameters; the others take what they name. A tensor that acts entry
-            by entry (a vector, a bias, a scale) is chosen by its full name in a list alone: it
-            becomes one row.
-        exclude: parameters to leave out, in the same forms but for the two words.
+        targets: None for the default kinds ("linear", "convolution", "attention", "recurrent",
+            "experts", "bilinear"). Else a word or a list of words: a kind (those and
+            "embedding", "unknown", or one of your own views), ``"all-linear"`` (linear layers and
+            attention), ``"all"``, or the name of a module or parameter (whole, or its last parts,
+            as in PEFT's ``target_modules``). A single string that is not a kind is a regular
+            expression that must match the whole name of a module or parameter. Or a function of
+            parameter name and module. Kinds leave frozen parameters out; names, patterns and
+            functions take what they say. A tensor that acts entry by entry (a vector, a bias, a
+            scale) is chosen by its full name in a list alone: it becomes one row.
+        exclude: parameters to leave out, in the same forms but for ``"all"``.
+        views: readings that replace those of the layers, by a regular expression that must match
+            the whole name of a parameter or of its module.
+        optimizer: whether an optimizer asks. It may choose frozen parameters, which may be
+            trained later, and tensors under a parametrization, which are parameters too.
 
     Returns:
         The selection. A parameter that cannot be a product is skipped with the reason.
 
     Raises:
-        ValueError: a name or a pattern that matches no parameter, an invalid regular expression.
+        TypeError: a name that is not a string.
+        ValueError: a name or a pattern that matches no parameter, a word that is both a kind and a
+            name in the model, an invalid regular expression.
 
     Example:
         >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3), nn.Linear(3, 2))
         >>> selection = select_parameters(model, exclude=["2"])
         >>> [entry.name for entry in selection.selected]
         ['1.weight']
-        >>> [(entry.name, entry.reason) for entry in selection.skipped][-2:]
-        [('2.weight', 'excluded'), ('2.bias', 'it acts entry by entry')]
+        >>> [(entry.name, entry.reason) for entry in selection.skipped][::3]
+        [('0.weight', 'embedding: not among the targets'), ('2.bias', 'it acts entry by entry')]
     """
-    places = _places(model)
-    if not isinstance(targets, str) and not callable(targets):
+    places = places_of(model, views or {})
+    sites = [site for group, _ in places for site in group]
+    if targets is not None and not isinstance(targets, str) and not callable(targets):
         targets = tuple(targets)
-    wanted = _matcher("targets", targets, places)
-    unwanted = _matcher("exclude", exclude, places) if exclude is not None else _nothing
-    by_word = targets in _WORDS if isinstance(targets, str) else False
+    if exclude == "all":
+        raise ValueError("exclude='all' would leave nothing; name kinds, modules or parameters.")
+    wanted = _Wanted.of("targets", targets, sites)
+    unwanted = _Wanted.of("exclude", exclude, sites) if exclude is not None else None
     in_full = targets if isinstance(targets, tuple) else ()
-    selected: list[Selected] = []
-    skipped: list[Skipped] = [
-        Skipped(name, shape, _PARAMETRIZED) for name, shape in _parametrized(model)
-    ]
-    for sites, parameter in places:
-        views = [] if is_lazy(parameter) else [_reading(site, in_full) for site in sites]
-        reason = _reason_to_skip(sites, parameter, views, wanted, unwanted, by_word)
-        if reason is None:
-            assert views[0] is not None  # a parameter without a reading has a reason
-            selected.append(Selected(sites, parameter, views[0]))
-        else:
-            shape = () if is_lazy(parameter) else tuple(parameter.shape)
-            skipped.append(Skipped(sites[0].name, shape, reason))
-    return Selection(tuple(selected), tuple(skipped))
+    return Selection(
+        tuple(
+            _decide(group, parameter, wanted, unwanted, in_full, optimizer)
+            for group, parameter in places
+        )
+    )
 
 
 def matches(pattern: str, site: Site) -> bool:
     """Whether a regular expression matches the whole name of a parameter or of its module."""
-    return any(re.fullmatch(pattern, name) for name in (site.name, site.path))
+    return any(re.fullmatch(pattern, name) for name in site.names)
 
 
 def check_pattern(argument: str, pattern: str) -> None:
@@ -151,87 +170,108 @@ def check_pattern(argument: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{argument}={pattern!r} is no regular expression: {error}.") from None
+        raise ValueError(f"{argument}={pattern!r} is not a regular expression: {error}.") from None
 
 
-_Matcher = Callable[[Site], bool]
+@dataclass(frozen=True)
+class _Wanted:
+    """What a form of targets asks for.
 
-
-def _nothing(site: Site) -> bool:
-    del site
-    return False
-
-
-def _places(model: nn.Module) -> list[tuple[tuple[Site, ...], nn.Parameter]]:
-    """Every parameter once, with all the places that hold it."""
-    found: dict[int, tuple[list[Site], nn.Parameter]] = {}
-    for path, module in model.named_modules():
-        if _inside_parametrization(path):
-            continue
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                sites, _ = found.setdefault(id(parameter), ([], parameter))
-                sites.append(Site(path, module, attribute))
-    return [(tuple(sites), parameter) for sites, parameter in found.values()]
-
-
-def _parametrized(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors that a parametrization already computes."""
-    for path, module in model.named_modules():
-        if not _inside_parametrization(path):
-            for attribute in parametrizations_of(module):
-                tensor: Tensor = getattr(module, attribute)
-                yield Site(path, module, attribute).name, tuple(tensor.shape)
-
-
-def parametrizations_of(module: nn.Module) -> dict[str, nn.Module]:
-    """What computes the tensors of a module itself, by attribute.
-
-    ``parametrize.is_parametrized`` also says yes to wrappers that hand on the attributes of what
-    they wrap (``torch.compile``, activation checkpointing, FullyShardedDataParallel).
+    Attributes:
+        by_kind: kinds asked for as words.
+        by_name: whether a place is asked for by name, pattern or function.
     """
-    held = dict(module.named_children()).get("parametrizations")
-    return dict(held.items()) if isinstance(held, nn.ModuleDict) else {}
+
+    by_kind: tuple[str, ...]
+    by_name: Callable[[Site], bool]
+
+    def has(self, site: Site) -> bool:
+        """Whether a place is asked for in any way."""
+        return self.has_kind(site) or self.by_name(site)
+
+    def has_kind(self, site: Site) -> bool:
+        """Whether a place is asked for by a word."""
+        return site.view is not None and site.view.kind in self.by_kind
+
+    @classmethod
+    def of(cls, argument: str, words: Targets | None, sites: list[Site]) -> _Wanted:
+        """Understand the words of an argument, checked against the model."""
+        if words is None:
+            return cls(DEFAULT_KINDS, lambda site: False)
+        if callable(words):
+            function = words
+            return cls((), lambda site: bool(function(site.name, site.module)))
+        known = {site.view.kind for site in sites if site.view is not None} | set(KINDS)
+        if isinstance(words, str) and words not in known and words not in _GROUPS:
+            pattern = words
+            check_pattern(argument, pattern)
+            if not any(matches(pattern, site) for site in sites):
+                raise ValueError(_unmatched(argument, pattern, sites))
+            return cls((), lambda site: matches(pattern, site))
+        kinds: list[str] = []
+        names: list[str] = []
+        for word in (words,) if isinstance(words, str) else words:
+            if not isinstance(word, str):
+                raise TypeError(f"{argument} holds {word!r}; kinds and names are strings.")
+            if word in _GROUPS:
+                kinds.extend(_GROUPS[word])
+            elif word in known:
+                _check_unambiguous(argument, word, sites)
+                kinds.append(word)
+            elif any(_named(word, site) for site in sites):
+                names.append(word)
+            else:
+                raise ValueError(_unmatched(argument, word, sites))
+        return cls(tuple(kinds), lambda site: any(_named(name, site) for name in names))
 
 
-def _reading(site: Site, in_full: tuple[str, ...]) -> MatrixView | None:
-    """How a tensor is read as matrices; one that acts entry by entry only where named in full."""
-    view = parameter_view(site.module, site.attribute)
-    if view is not None or site.name not in in_full:
-        return view
-    shape = tuple(getattr(site.module, site.attribute).shape)
-    return flat_view(shape) if len(shape) > 1 else vector_view(shape)
-
-
-def _inside_parametrization(path: str) -> bool:
-    return "parametrizations" in path.split(".")
-
-
-def _reason_to_skip(
+def _decide(
     sites: tuple[Site, ...],
     parameter: nn.Parameter,
-    views: list[MatrixView | None],
-    wanted: _Matcher,
-    unwanted: _Matcher,
-    by_word: bool,
+    wanted: _Wanted,
+    unwanted: _Wanted | None,
+    in_full: tuple[str, ...],
+    optimizer: bool,
+) -> Selected | Skipped:
+    """Chosen with its view, or skipped with the reason."""
+    views = [site.view or _entrywise_view(site, parameter, in_full) for site in sites]
+    trained = optimizer or parameter.requires_grad
+    reason = None
+    if not optimizer and any(site.suffix for site in sites):
+        reason = "it is already parametrized"
+    reason = reason or _impossible(sites, parameter, views)
+    reason = reason or _unasked(sites, trained, wanted, unwanted)
+    if reason is not None:
+        return Skipped(sites, parameter, views[0], reason)
+    assert views[0] is not None  # a parameter without a reading has a reason
+    named = any(wanted.by_name(site) for site in sites)
+    how = "chosen by name" if named else "chosen by kind"
+    return Selected(sites, parameter, views[0], how)
+
+
+def _unasked(
+    sites: tuple[Site, ...], trained: bool, wanted: _Wanted, unwanted: _Wanted | None
 ) -> str | None:
-    """Why a parameter is not chosen, or None."""
-    impossible = _impossible(sites, parameter, views)
-    if impossible is not None:
-        return impossible
-    if any(unwanted(site) for site in sites):
+    """Why a parameter that could be a product is not asked for, or None."""
+    if unwanted is not None and any(unwanted.has(site) for site in sites):
         return "excluded"
-    left_out = [site for site in sites if not wanted(site)]
+    left_out = [site for site in sites if not wanted.has(site)]
+    view = sites[0].view
     if len(left_out) == len(sites):
-        return "not among the targets"
+        kind = "" if view is None else f"{view.kind}: "
+        if view is not None and view.kind == "unknown" and wanted.by_kind:
+            return (
+                f"{type(sites[0].module).__name__} is not a layer that overparam knows; name the "
+                "weight in targets, or say how it is read with overparam.register_view"
+            )
+        return f"{kind}not among the targets"
     if left_out:
-        return (
-            f"it is tied to {left_out[0].name}, which the targets leave out; name both places "
-            'or use targets="all"'
-        )
-    if by_word and not parameter.requires_grad:
+        return f"it is tied to {left_out[0].name}, which the targets leave out; choose both places"
+    if any(wanted.by_name(site) for site in sites):
+        return None
+    if not trained:
         return "it is frozen; name it to choose it all the same"
-    if by_word and _additive(views[0]):
+    if view is not None and view.kind == "unknown" and view.shape[0] == 1 and len(view.shape) == 3:
         return "it looks like a token or a position that is added; name it to choose it"
     return None
 
@@ -242,6 +282,9 @@ def _impossible(
     """Why a parameter cannot be a product, or None."""
     if is_lazy(parameter):
         return "it has no shape yet; run the model once on an example input"
+    for site in sites:
+        if site.note is not None:
+            return site.note
     if any(view is None for view in views):
         return "it acts entry by entry"
     if not parameter.is_floating_point():
@@ -260,41 +303,27 @@ def _impossible(
     return None
 
 
-def _additive(view: MatrixView | None) -> bool:
-    """Whether a tensor of an unknown layer has a leading dimension of one: (1, length, width)."""
-    return view is not None and view.kind == "experts" and view.shape[0] == 1
+def _entrywise_view(
+    site: Site, parameter: nn.Parameter, in_full: tuple[str, ...]
+) -> MatrixView | None:
+    """The reading of a tensor that acts entry by entry, where it is named in full."""
+    if site.name not in in_full or is_lazy(parameter):
+        return None
+    shape = tuple(parameter.shape)
+    return flat_view(shape, "unknown") if len(shape) > 1 else vector_view(shape)
 
 
-def _is_linear(site: Site) -> bool:
-    linear = isinstance(site.module, (nn.Linear, nn.MultiheadAttention))
-    return linear or is_transposed_linear(site.module)
-
-
-def _matcher(
-    argument: str, words: Targets, places: list[tuple[tuple[Site, ...], nn.Parameter]]
-) -> _Matcher:
-    """The predicate that a form of targets stands for, checked against the model."""
-    sites = [site for group, _ in places for site in group]
-    if isinstance(words, str) and words in _WORDS:
-        if argument == "exclude":
-            raise ValueError(f"exclude={words!r} would leave nothing; name modules or parameters.")
-        return _is_linear if words == "all-linear" else lambda site: True
-    if isinstance(words, str):
-        pattern = words
-        check_pattern(argument, pattern)
-        if not any(matches(pattern, site) for site in sites):
-            raise ValueError(_unmatched(argument, pattern, sites))
-        return lambda site: matches(pattern, site)
-    if callable(words):
-        function = words
-        return lambda site: bool(function(site.name, site.module))
-    names = tuple(words)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{argument} holds {name!r}; names are strings.")
-        if not any(_named(name, site) for site in sites):
-            raise ValueError(_unmatched(argument, name, sites))
-    return lambda site: any(_named(name, site) for name in names)
+def _check_unambiguous(argument: str, kind: str, sites: list[Site]) -> None:
+    """Raise where a module of the model bears the name of a kind and the two differ."""
+    readable = [site for site in sites if site.view is not None]
+    by_name = [site for site in readable if _named(kind, site)]
+    by_kind = [site for site in readable if site.view is not None and site.view.kind == kind]
+    if by_name and by_name != by_kind:
+        raise ValueError(
+            f"{argument}={kind!r} is a kind of weight, and also the name of {by_name[0].names[-1]} "
+            "in this model. For the name write it in full, or as a regular expression such as "
+            f"'.*{kind}'; for the kind give a function of name and module."
+        )
 
 
 def _named(name: str, site: Site) -> bool:
@@ -302,16 +331,17 @@ def _named(name: str, site: Site) -> bool:
 
     A module around it must be named in full from the root; it stands for all below it.
     """
-    return site.name.startswith(f"{name}.") or any(
-        full == name or full.endswith(f".{name}") for full in (site.name, site.path)
-    )
+    return any(
+        full == name or full.endswith(f".{name}") for full in site.names
+    ) or site.name.startswith(f"{name}.")
 
 
 def _unmatched(argument: str, name: str, sites: list[Site]) -> str:
-    known = {site.name for site in sites} | {site.path for site in sites if site.path}
-    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+    known: set[str] = {known for site in sites for known in site.names if known}
+    close = difflib.get_close_matches(name, sorted(known | set(KINDS)), n=3, cutoff=0.4)
     hint = f" Close names: {', '.join(close)}." if close else ""
     return (
-        f"{argument}={name!r} matches no module and no parameter.{hint} "
-        "List the names with [name for name, _ in model.named_parameters()]."
+        f"{argument}={name!r} matches no module and no parameter, and is not a kind of weight "
+        f"({', '.join(KINDS)}).{hint} List the names with "
+        "[name for name, _ in model.named_parameters()]."
     )

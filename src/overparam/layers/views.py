@@ -24,16 +24,11 @@ copied where the tensor is contiguous.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-
-_PACKED_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_ELEMENTWISE = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.PReLU)
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,10 @@ class MatrixView:
     """How a tensor of one shape is read as a batch of matrices.
 
     Attributes:
-        kind: the reading in one or two words, for reports.
+        kind: what sort of weight it is, in one word: ``targets`` chooses by it. The library's own
+            layers have "linear", "convolution", "attention", "recurrent", "experts", "bilinear"
+            and "embedding"; "unknown" is a layer that is not registered, "by shape" a tensor
+            without a layer.
         shape: of the tensor.
         batch: number of matrices.
         rows: ``m``, outputs of one matrix.
@@ -58,7 +56,7 @@ class MatrixView:
         True
     """
 
-    kind: str
+    kind: str = field(compare=False)
     shape: tuple[int, ...]
     batch: int
     rows: int
@@ -94,25 +92,43 @@ class MatrixView:
             )
         return (matrices.mT if self.transposed else matrices).reshape(self.shape)
 
+    def apply(self, function: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Tensor:
+        """A function of matrices, applied to tensors of the view's shape.
 
-def linear_view(shape: Sequence[int]) -> MatrixView:
+        Example:
+            >>> import torch
+            >>> from overparam import end_to_end_update
+            >>> kernel, gradient = torch.randn(2, 8, 4, 3, 3)
+            >>> view = convolution_view(kernel.shape)
+            >>> view.apply(end_to_end_update, kernel, gradient, depth=2).shape
+            torch.Size([8, 4, 3, 3])
+        """
+        return self.join(function(*(self.split(tensor) for tensor in tensors), **options))
+
+    @property
+    def matrices(self) -> str:
+        """The number and the size of the matrices, for tables: ``"3 x (4, 4)"``."""
+        return f"{self.batch} x ({self.rows}, {self.columns})"
+
+
+def linear_view(shape: Sequence[int], kind: str = "linear") -> MatrixView:
     """One matrix ``(out, in)``, as it is.
 
     Raises:
-        ValueError: the shape has not two dimensions.
+        ValueError: the shape does not have two dimensions.
     """
     rows, columns = _dimensions("a linear weight", shape, 2)
-    return MatrixView("linear", tuple(shape), 1, rows, columns)
+    return MatrixView(kind, tuple(shape), 1, rows, columns)
 
 
 def transposed_linear_view(shape: Sequence[int]) -> MatrixView:
     """One matrix, stored as ``(in, out)``: the linear layer of transformers' GPT-2.
 
     Raises:
-        ValueError: the shape has not two dimensions.
+        ValueError: the shape does not have two dimensions.
     """
     columns, rows = _dimensions("a linear weight", shape, 2)
-    return MatrixView("transposed linear", tuple(shape), 1, rows, columns, transposed=True)
+    return MatrixView("linear", tuple(shape), 1, rows, columns, transposed=True)
 
 
 def vector_view(shape: Sequence[int]) -> MatrixView:
@@ -129,7 +145,7 @@ def embedding_view(shape: Sequence[int]) -> MatrixView:
     """One matrix ``(entries, features)``: an embedding is a linear layer on one-hot inputs.
 
     Raises:
-        ValueError: the shape has not two dimensions.
+        ValueError: the shape does not have two dimensions.
     """
     rows, columns = _dimensions("an embedding", shape, 2)
     return MatrixView("embedding", tuple(shape), 1, rows, columns)
@@ -171,21 +187,19 @@ def transposed_convolution_view(shape: Sequence[int], groups: int = 1) -> Matrix
     """
     inputs, fan_out = _channels("a transposed convolution kernel", shape)
     batch = _divisor("groups", groups, inputs)
-    return MatrixView(
-        "transposed convolution", tuple(shape), batch, fan_out, inputs // batch, transposed=True
-    )
+    return MatrixView("convolution", tuple(shape), batch, fan_out, inputs // batch, transposed=True)
 
 
-def packed_view(shape: Sequence[int], blocks: int, kind: str = "packed") -> MatrixView:
+def packed_view(shape: Sequence[int], blocks: int, kind: str = "attention") -> MatrixView:
     """Several matrices ``(out, in)`` stacked along the rows: attention projections, RNN gates.
 
     Args:
         shape: ``(blocks * out, in)``.
         blocks: number of matrices: 3 for queries, keys and values, 4 for an LSTM, 3 for a GRU.
-        kind: the name of the reading.
+        kind: "attention" or "recurrent", or a word of your own.
 
     Raises:
-        ValueError: the shape has not two dimensions, or blocks do not divide the rows.
+        ValueError: the shape does not have two dimensions, or blocks do not divide the rows.
 
     Example:
         >>> view = packed_view((12, 4), blocks=3)
@@ -197,7 +211,7 @@ def packed_view(shape: Sequence[int], blocks: int, kind: str = "packed") -> Matr
     return MatrixView(kind, tuple(shape), batch, rows // batch, columns)
 
 
-def expert_view(shape: Sequence[int]) -> MatrixView:
+def expert_view(shape: Sequence[int], kind: str = "experts") -> MatrixView:
     """One matrix per leading index: ``(experts..., out, in)``.
 
     Raises:
@@ -209,7 +223,7 @@ def expert_view(shape: Sequence[int]) -> MatrixView:
             "linear_view."
         )
     *leading, rows, columns = shape
-    return MatrixView("experts", tuple(shape), math.prod(leading), rows, columns)
+    return MatrixView(kind, tuple(shape), math.prod(leading), rows, columns)
 
 
 def flat_view(shape: Sequence[int], kind: str = "by shape") -> MatrixView:
@@ -223,84 +237,6 @@ def flat_view(shape: Sequence[int], kind: str = "by shape") -> MatrixView:
     if len(shape) < 2:
         raise ValueError(f"the shape {tuple(shape)} is a vector or a scalar, not a matrix.")
     return MatrixView(kind, tuple(shape), 1, shape[0], math.prod(shape[1:]))
-
-
-def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
-    """The reading of one parameter of one module, from what the module is.
-
-    Args:
-        module: the layer that owns the parameter.
-        name: of the parameter within the layer, for example ``"weight"``.
-
-    Returns:
-        The view, or None where the parameter multiplies entry by entry (biases, scales of
-        normalizations, anything of fewer than two dimensions).
-
-    Example:
-        >>> from torch import nn
-        >>> parameter_view(nn.MultiheadAttention(8, 2), "in_proj_weight").batch
-        3
-        >>> parameter_view(nn.Linear(3, 2), "bias") is None
-        True
-    """
-    tensor = getattr(module, name)
-    if is_lazy(tensor):
-        raise ValueError(
-            f"the parameter {name} of {type(module).__name__} has no shape yet; run the model "
-            "once on an example input first."
-        )
-    shape = tuple(tensor.shape)
-    if len(shape) < 2 or isinstance(module, _ELEMENTWISE) or "bias" in name:
-        return None
-    is_vector = math.prod(shape) == max(shape)
-    if is_vector and name.endswith("_g") and hasattr(module, f"{name[:-2]}_v"):
-        return None  # the lengths of torch.nn.utils.weight_norm
-    if is_transposed_linear(module):
-        return transposed_linear_view(shape)
-    if isinstance(module, _CONVOLUTIONS):
-        return convolution_view(shape, module.groups)
-    if isinstance(module, _TRANSPOSED_CONVOLUTIONS):
-        return transposed_convolution_view(shape, module.groups)
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return embedding_view(shape)
-    if isinstance(module, nn.MultiheadAttention) and name == "in_proj_weight":
-        return packed_view(shape, 3, "packed attention")
-    if isinstance(module, nn.RNNBase) and name.startswith(("weight_ih", "weight_hh")):
-        return packed_view(shape, _PACKED_GATES[module.mode], "packed gates")
-    if isinstance(module, nn.RNNCellBase) and name.startswith(("weight_ih", "weight_hh")):
-        return packed_view(shape, module.weight_ih.shape[0] // module.hidden_size, "packed gates")
-    if isinstance(module, nn.Bilinear):
-        return flat_view(shape, "bilinear")
-    if len(shape) == 3:
-        # One number for each channel is a scale.
-        return expert_view(shape) if shape[1:] != (1, 1) else None
-    # An unknown layer: four dimensions or more are most often a kernel.
-    return linear_view(shape) if len(shape) == 2 else flat_view(shape)
-
-
-def is_transposed_linear(module: nn.Module) -> bool:
-    """Whether a module is the ``Conv1D`` of transformers, which stores its weight as (in, out)."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
-
-def model_views(model: nn.Module) -> dict[str, MatrixView | None]:
-    """The reading of every parameter of a model, by its full name.
-
-    A tied parameter appears once, under its first name, as in ``model.named_parameters()``. Where
-    an embedding shares its weight with a linear layer, it is read as the embedding if that comes
-    first.
-
-    Example:
-        >>> from torch import nn
-        >>> views = model_views(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
-        >>> [(name, view and view.kind) for name, view in views.items()]
-        [('0.weight', 'linear'), ('0.bias', None)]
-    """
-    views: dict[str, MatrixView | None] = {}
-    for full_name, _ in model.named_parameters():
-        path, _, name = full_name.rpartition(".")
-        views[full_name] = parameter_view(model.get_submodule(path), name)
-    return views
 
 
 def _dimensions(what: str, shape: Sequence[int], count: int) -> tuple[int, ...]:

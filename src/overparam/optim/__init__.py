@@ -2,5 +2,6 @@
 
 from overparam.optim.end_to_end import EndToEnd
 from overparam.optim.factored import Factored
+from overparam.optim.radial import Radial
 
-__all__ = ["EndToEnd", "Factored"]
+__all__ = ["EndToEnd", "Factored", "Radial"]

@@ -1,212 +1,162 @@
-"""EndToEnd: gradient descent on a model as if each weight were a product of N factors."""
+"""EndToEnd: an optimizer that steps along the direction of a product of N factors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from overparam._checks import check_depth
-from overparam._precision import without_autocast
-from overparam.optim.groups import (
-    Params,
-    accepts_names,
-    check_lr,
-    check_nonnegative,
-    complete_options,
-    complete_views,
-    expand_module,
-    group_views,
-    parameter_names,
-    warn_of_zeros,
-    with_modules,
-)
-from overparam.optim.loading import load_exactly, merge
-from overparam.optim.routing import (
-    GRANULARITIES,
-    Route,
-    RoutingReport,
-    entry,
-    route,
-)
-from overparam.optim.stepping import State, fresh_state, stacks, step_stack
+from overparam.layers.select import Targets
+from overparam.layers.table import PLAIN
+from overparam.layers.views import MatrixView
+from overparam.optim.direction import Item, Options, directions, state_dtype
+from overparam.optim.groups import Choice, Params, names_of, readings, warn_of_zeros
+from overparam.optim.inner import Inner
+from overparam.optim.routes import GRANULARITIES, route
+from overparam.optim.transform import StandIn, State, Transform
 
 _BASES = ("auto", "exact", "tracked")
+_COUNTERS = {
+    "skipped": "steps skipped for a non-finite gradient",
+    "basis_failures": "times the old basis was kept",
+}
 
 
-class EndToEnd(Optimizer):
+class EndToEnd(Transform):
     r"""Train as if every weight matrix were a product of ``depth`` balanced factors.
 
     .. math::
-        W \leftarrow (1 - \eta \lambda N) W - \eta \sum_{j=1}^{N}
-        [W W^T]^{(j-1)/N} \, B \, [W^T W]^{(N-j)/N}
+        D(W, G) = \sum_{j=1}^{N} [W W^T]^{(j-1)/N} \, G \, [W^T W]^{(N-j)/N}
 
-    Source: Arora, Cohen, Hazan (2018), Theorem 1, for gradient descent with a small learning
-    rate. No factors are stored: the weights, the forward pass and the checkpoints of the model
-    stay as they are. ``B`` is the gradient, or with ``momentum`` its running sum as in
-    :class:`torch.optim.SGD`. For ``depth=1`` the step is that of SGD: bit for bit in float32 and
-    float64 with ``lr`` a number and without weight decay, else up to rounding (half precision is
-    rounded once a step, from float32, where SGD computes in the dtype of the parameter).
+    replaces the gradient ``G`` of each weight, and the inner optimizer steps with it. With SGD
+    inside this is the paper's update, ``W <- W - lr * D``. Source: Arora, Cohen, Hazan (2018),
+    Theorem 1, for gradient descent with a small learning rate. No factors are stored: the weights,
+    the forward pass and the checkpoints of the model stay as they are.
+
+    ``momentum``, ``betas``, ``weight_decay`` and all other options are those of the inner
+    optimizer and mean what they mean there. (The paper's decay of N factors is N times that of
+    the weight: pass ``weight_decay=N * value``.) With ``depth=1`` the step is that of the inner
+    optimizer, bit for bit.
 
     What each parameter gets is printed by ``print(optimizer.routing())``:
 
-    - weights of linear layers, and convolutions as ``(out, in * k * k)`` matrices: the rule;
-    - grouped convolutions, packed attention projections, RNN gates, experts: the rule for each
-      matrix. This needs the model, ``EndToEnd(model)``, or a group ``{"params": model.layer}``:
-      bare tensors do not tell (``model.parameters()`` reads each as one matrix ``(out, rest)``);
-    - embeddings (given by a model): each row as a layer with a single output, so that rows
-      without gradient stay where they are;
-    - vectors and scalars: a plain gradient step with the same momentum and learning rate.
+    - weights of linear, convolution, attention, recurrent and expert layers: the rule, for each
+      matrix that the layer holds. This needs the model, ``EndToEnd(model)``, or a group
+      ``{"params": model.layer}``: bare tensors do not tell, and a warning names those whose shape
+      fits several readings;
+    - embeddings, where ``targets`` name them: each row as a layer with a single output, so that
+      rows without gradient stay where they are;
+    - vectors, scalars and all else: the inner optimizer alone, or the ``fallback``.
 
-    **Learning rate.** With ``normalize=True`` the update of each matrix is divided by the largest
-    eigenvalue of its preconditioner, ``N s_max^(2-2/N)``, and ``lr`` means what it means in SGD:
-    no direction moves further than SGD would, the dominant one moves as far. Weight decay is then
-    ``lr * weight_decay``. With ``normalize=False`` the rule is the paper's, weight decay
-    included (for ``depth=math.inf`` the limit of the rule over N).
+    **Learning rate.** With ``normalize=True`` the direction of each matrix is divided by the
+    largest eigenvalue of its preconditioner, ``N s_max^(2-2/N)``: no direction moves further than
+    under plain gradient descent, the dominant one moves as far. With ``normalize=False`` the rule
+    is the paper's (for ``depth=math.inf`` the limit of the rule over N).
 
     **Zero weights.** For ``N > 1`` a zero weight is a fixed point and a null space stays null:
     give ``singular_value_floor``, in units of the weight, or put the parameter in a group with
-    ``depth=1``. A warning names all-zero weights.
+    ``depth=1``. A warning names all-zero weights. ``depth=math.inf`` freezes the direction of
+    each row, and the row space of each wide matrix; a warning says so.
 
-    **Safety.** A parameter whose gradient has a non-finite entry keeps its value, momentum and
-    basis bit for bit, and the step is counted in ``state[p]["skipped"]``. A decomposition that
-    fails is tried in float64, then the old basis is kept and counted in
-    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction. The report of
-    :meth:`routing` tells both counts where they are not zero.
+    **Safety.** A parameter whose gradient has a non-finite entry keeps its value and its state
+    bit for bit, and the step is counted in ``state[p]["skipped"]``. A decomposition that fails is
+    tried in float64, then the old basis is kept and counted in ``state[p]["basis_failures"]``;
+    any orthonormal basis gives a descent direction. :meth:`routing` tells both counts where they
+    are not zero. Where the inner optimizer raises an error, weights, gradients and state are as
+    before the step. (It keeps a copy of what it steps on meanwhile.)
 
-    Half-precision parameters are updated in float32, where their state lives too.
-
-    **State** is complete at construction, but for frozen weights (``requires_grad=False``): their
-    basis, the largest part of it, is made at their first step.
+    In groups with ``depth > 1``, parameters in half precision are updated in float32, where their
+    state lives too, and rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
-            be a module. Groups override any option below, and may give ``"views"``, one
-            :class:`overparam.layers.views.MatrixView` or None per parameter.
-        lr: learning rate, a number or a tensor with one element.
-        depth: ``N >= 1``, real or ``math.inf``.
-        momentum: as in SGD.
-        nesterov: as in SGD.
-        weight_decay: decoupled.
-        granularity: "matrix"; "row", each output as a layer of its own; "tensor", the whole
-            tensor as one single output, vectors too; "auto": matrices, and rows for embeddings.
+            be a module. Groups override any option below.
+        lr: learning rate, a number or a tensor with one element; by default that of the inner
+            optimizer.
+        depth: ``N``, a real number of at least 1, or ``math.inf``.
+        inner: the optimizer that steps with ``D`` as its gradient: a class, a name such as
+            ``"adamw"``, or a function of groups and options.
+        granularity: "auto" as above; "matrix" for embeddings too; "row" for each row of each
+            matrix as a single-output layer; "tensor" for each whole parameter as one, vectors
+            included.
         normalize: see above.
-        singular_value_floor: singular values below count as this one.
-        basis: "exact", a decomposition each step; "tracked", sweeps of matrix products, one each
-            step; "auto", exact on the CPU and tracked elsewhere. A tracked basis is looked at, and
-            swept again or decomposed anew where it is lost, at every step on the CPU and at the
-            first and every hundredth step elsewhere, where a look makes the host wait: in between,
-            a jump of the weight is made up for by one sweep a step. Its error,
-            ``state[p]["basis_error"]``, does not see directions of small singular values: for
-            Gaussian weights of 256 x 256 that move by 1 % a step the update was off by 1e-3 to
-            3e-3, for weights of low rank with noise by 1e-2 to 4e-2 (``benchmarks/optim.md``).
-            It stays a descent direction.
-        maximize: ascend.
-        foreach: whether to update same-shape parameters in one batched call; by default yes, in
-            stacks of bounded size.
-        capturable: never let the host wait for the device or read a value back: for CUDA graphs
-            and ``torch.compile``. Give ``lr`` as a tensor on the device to change it between
-            replays. A tracked basis is then never decomposed anew; sweeps alone bring it back
-            within tens of steps after a jump of the weight.
-        differentiable: let autograd follow the step, through the float64 reference.
+        singular_value_floor: smallest singular value that the preconditioner sees.
+        basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
+            products alone; "auto" is exact on the CPU and tracked elsewhere.
+        capturable: never let the host wait for the device, for CUDA graphs.
+        targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
+        exclude: weights to leave out.
+        overrides: options by regular expression that must match the whole name of a weight or of
+            its module, for example ``{"head": {"depth": 1}}``.
+        fallback: an optimizer for what is not chosen (vectors, embeddings, excluded heads), as
+            ``inner``; by default the inner optimizer takes that too.
+        fallback_options: of the fallback, its ``lr`` among them.
+        **inner_options: of the inner optimizer.
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, or depth is no number.
-        ValueError: an option out of range; the message names it.
+        TypeError: a parameter is not of a real floating-point dtype, or ``inner`` is not an
+            optimizer class, factory or name.
+        ValueError: an option out of range, a shard of FSDP or a DTensor, or parameters that the
+            inner optimizer does not take.
 
     Example:
         >>> import torch
         >>> model = torch.nn.Linear(3, 2)
-        >>> optimizer = EndToEnd(model, lr=0.1, depth=2)
+        >>> optimizer = EndToEnd(model, lr=0.1, depth=2, momentum=0.9)
         >>> model(torch.ones(1, 3)).sum().backward()
         >>> optimizer.step()
-        >>> print(optimizer.routing())  # doctest: +ELLIPSIS
-        parameter  shape   rule      matrices    depth  reason
-        weight     (2, 3)  matrix    1 x (2, 3)  2      linear
-        bias       (2,)    gradient              2      vector or scalar: no matrix to factor, ...
+        >>> print(optimizer.routing())
+        parameter  shape   kind    matrices    depth  rule    reason
+        weight     (2, 3)  linear  1 x (2, 3)  2      matrix  chosen by kind
+        bias       (2,)                               plain   it acts entry by entry
     """
+
+    _own_state = frozenset({"skipped", "basis", "basis_error", "basis_failures", "basis_age"})
+    _directions: Mapping[Tensor, Tensor | None] = MappingProxyType({})
 
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-2,
+        lr: float | Tensor | None = None,
         depth: float = 2.0,
-        momentum: float = 0,
-        nesterov: bool = False,
-        weight_decay: float = 0,
+        inner: Inner = torch.optim.SGD,
         *,
         granularity: str = "auto",
         normalize: bool = True,
-        singular_value_floor: float = 0,
+        singular_value_floor: float = 0.0,
         basis: str = "auto",
-        maximize: bool = False,
-        foreach: bool | None = None,
         capturable: bool = False,
-        differentiable: bool = False,
+        targets: Targets | None = None,
+        exclude: Targets | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        fallback: Inner | None = None,
+        fallback_options: Mapping[str, Any] | None = None,
+        **inner_options: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
+        own = {
             "depth": depth,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
             "granularity": granularity,
             "normalize": normalize,
             "singular_value_floor": singular_value_floor,
             "basis": basis,
-            "maximize": maximize,
-            "foreach": foreach,
             "capturable": capturable,
-            "differentiable": differentiable,
         }
-        _check_options(defaults)
-        super().__init__(with_modules(params), defaults)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its ``"params"`` may be a module. State is created here."""
-        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
-        group = self.param_groups[-1]
-        try:
-            _check_options(group)
-            complete_views(group)
-        except Exception:
-            self.param_groups.pop()
-            raise
-        for p, chosen in _routes(group):
-            self.state[p] = fresh_state(p, group, chosen, basis=p.requires_grad)
-        self._warn_of_zeros(group)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load state bit for bit; older state is completed, see the class for what it holds."""
-
-        def restore(group: dict[str, Any], _: dict[str, Any], saved: list[State]) -> None:
-            for (p, chosen), old in zip(_routes(group), saved, strict=True):
-                # A weight may have been frozen, or momentum set to 0, after some training.
-                basis = p.requires_grad or "basis" in old
-                momentum = old.get("momentum_buffer") is not None
-                fresh = fresh_state(p, group, chosen, basis=basis, momentum=momentum)
-                self.state[p] = merge(fresh, old)
-
-        load_exactly(self, super().load_state_dict, state_dict, restore)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            complete_options(group, self.defaults)
-
-    def routing(self) -> RoutingReport:
-        """Which rule each parameter gets and why: print it, or iterate over its rows."""
-        names = parameter_names(self.param_groups)
-        return RoutingReport(
-            [
-                entry(names[p], tuple(p.shape), group["depth"], chosen, self.state[p])
-                for group in self.param_groups
-                for p, chosen in _routes(group)
-            ]
+        super().__init__(
+            params,
+            lr,
+            inner,
+            own,
+            inner_options,
+            choice=Choice(targets, exclude, overrides or {}),
+            fallback=fallback,
+            fallback_options=fallback_options,
         )
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -217,51 +167,216 @@ class EndToEnd(Optimizer):
 
         Returns:
             The loss of the closure, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient of a weight that has the matrix rule.
         """
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            loss = self._closure_loss(closure)
+            later: list[Callable[[], None]] = []
+            items = [item for group in self.param_groups for item in self._items(group)]
+            found: dict[Tensor, Tensor | None] = {
+                item.p: item.gradient if item.finite is not False else None for item in items
+            }
             for group in self.param_groups:
-                for items in stacks(_routes(group), group, self.state):
-                    with without_autocast(items[0].p.device):
-                        step_stack(items, group)
+                ruled = [item for item in items if item.group is group and _has_rule(item)]
+                found.update(directions(ruled, _options(group), later.append))
+            with self._exchanged(found):
+                moved = self._inner_step()
+            self._settle(moved, items)
+            for write in later:
+                write()
         return loss
 
-    def _warn_of_zeros(self, group: dict[str, Any]) -> None:
-        if group["singular_value_floor"] > 0:
+    def _items(self, group: dict[str, Any]) -> Iterator[Item]:
+        """The parameters of a group that have a gradient, where the inner one is not alone."""
+        depth, granularity = float(group["depth"]), group["granularity"]
+        if depth == 1 or group.get("fallback"):
             return
-        names = parameter_names(self.param_groups)
-        stuck = [
-            names[p]
-            for p, chosen in _routes(group)
-            if chosen.rule != "gradient" and p.numel() and not p.is_meta and not bool(p.any())
+        for p, view, _ in readings(group):
+            if p.grad is None or p.numel() == 0:
+                continue
+            chosen = route(tuple(p.shape), view, granularity, depth)
+            gradient = p.grad
+            if gradient.is_sparse:
+                if chosen.rule == PLAIN:
+                    continue
+                if chosen.rule == "matrix":
+                    raise RuntimeError(
+                        f"a parameter of shape {tuple(p.shape)} has a sparse gradient, and the "
+                        "matrix rule needs all of it; build the layer with sparse=False, or "
+                        "leave it out of the targets."
+                    )
+                gradient = gradient.to_dense()
+            gradient = gradient.to(state_dtype(p))
+            finite: bool | Tensor
+            if p.device.type == "cpu" and not group["capturable"]:
+                finite = _finite_on_host(gradient)
+            else:
+                finite = _finite(gradient)
+                gradient = torch.where(finite, gradient, 0.0)
+            yield Item(p, gradient, finite, self.state, chosen, group)
+
+    @contextmanager
+    def _exchanged(self, found: Mapping[Tensor, Tensor | None]) -> Iterator[None]:
+        """Directions in the place of gradients; those of half precision go to their stand-ins."""
+        gradients = [(p, p.grad) for p in found]
+        self._directions = found
+        try:
+            for p, direction in found.items():
+                if direction is None or direction.dtype == p.dtype:
+                    p.grad = direction
+            yield
+        finally:
+            del self._directions
+            for p, gradient in gradients:
+                p.grad = gradient
+
+    def _stand_ins(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> list[StandIn]:
+        alone = group["depth"] == 1 or group.get("fallback")
+        if alone or state_dtype(p) == p.dtype:
+            return [StandIn(p, p)]
+        wide = p.detach().to(state_dtype(p))
+        wide.grad = self._directions.get(p)
+        return [StandIn(p, wide)]
+
+    def _settle(self, stand_ins: list[StandIn], items: Sequence[Item] = ()) -> None:
+        """Undo the step of parameters without a finite gradient, count it, and round the others."""
+        finite = {item.p: item.finite for item in items}
+        for each in stand_ins:
+            keep = finite.get(each.p)
+            if isinstance(keep, Tensor):
+                each.undo(keep)
+            if each.tensor is not each.p:
+                each.p.copy_(each.tensor)
+        for item in items:
+            state = self.state[item.p]
+            if "skipped" not in state:
+                state["skipped"] = torch.zeros((), dtype=torch.int64, device=item.p.device)
+            if isinstance(item.finite, Tensor):
+                state["skipped"].add_(~item.finite)
+            elif not item.finite:
+                state["skipped"].add_(1)
+
+    def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
+        """The saved state, without bases of other matrices than those of today.
+
+        Raises:
+            ValueError: momentum of version 0.1, which summed gradients, not directions.
+        """
+        states = {
+            index: dict(saved) if isinstance(saved, dict) else saved
+            for index, saved in state_dict["state"].items()
+        }
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            old = any(view is None or len(view) == 6 for view in saved.get("views", ()))
+            for (p, view, _), index in zip(readings(group), saved["params"], strict=False):
+                state = states.get(index, {})
+                if old and state.pop("step", None) is not None and "momentum_buffer" in state:
+                    raise ValueError(
+                        "the checkpoint was saved by version 0.1, whose momentum is a sum of "
+                        "gradients; here it is one of directions. Delete the entries "
+                        "'momentum_buffer' of its state to start momentum from zero."
+                    )
+                chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
+                basis = state.get("basis")
+                if basis is not None and basis.shape != (chosen.batch, chosen.rows, chosen.rows):
+                    for name in [name for name in state if name.startswith("basis")]:
+                        del state[name]
+        return states
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        group["depth"] = checked_depth(group["depth"])
+        floor = group["singular_value_floor"]
+        if not 0 <= floor < math.inf:
+            raise ValueError(
+                f"singular_value_floor is {floor}; use a number >= 0, in units of the weight."
+            )
+        for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
+            if group[name] not in allowed:
+                raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
+        if group.get("differentiable") and floor > 0:
+            raise ValueError(
+                "differentiable=True has no singular_value_floor; set one of them only."
+            )
+
+    def _greet(self, group: dict[str, Any]) -> None:
+        super()._greet(group)
+        if group.get("fallback"):
+            return
+        names = names_of(group, "")
+        ruled = [
+            (name, p)
+            for name, (p, view, _) in zip(names, readings(group), strict=True)
+            if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
-        warn_of_zeros(stuck, "set singular_value_floor")
+        if group["singular_value_floor"] == 0:
+            zero = [name for name, p in ruled if not p.is_meta and not bool(p.any())]
+            warn_of_zeros(zero, "set singular_value_floor")
+        if math.isinf(group["depth"]) and ruled:
+            warnings.warn(
+                "depth=inf freezes the direction of each row, and the row space of each wide "
+                f"matrix: {', '.join(name for name, _ in ruled)}. For large depth without that, "
+                "give a number.",
+                stacklevel=5,
+            )
+
+    def _row(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> tuple[str, list[str], str | None]:
+        if group.get("fallback"):
+            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
+        chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
+        rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
+        notes = [chosen.note, *_troubles(self.state.get(p, {}))]
+        return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    check_lr(options["lr"])
-    if isinstance(options["depth"], Tensor):
+def checked_depth(depth: Any) -> float:
+    """A depth as a plain number.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is below 1 or not a number.
+    """
+    if isinstance(depth, Tensor):
         raise TypeError("depth is a tensor; give each group a number of its own.")
-    check_depth(options["depth"])
-    for name in ("momentum", "weight_decay", "singular_value_floor"):
-        check_nonnegative(name, options[name])
-    if math.isinf(options["singular_value_floor"]):
-        raise ValueError(
-            "singular_value_floor is inf; use a finite number, in units of the weight."
-        )
-    if options["nesterov"] and options["momentum"] <= 0:
-        raise ValueError("Nesterov momentum requires a momentum above 0")
-    for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
-        if options[name] not in allowed:
-            raise ValueError(f"{name} is {options[name]!r}; use one of {', '.join(allowed)}.")
-    if options["differentiable"] and options["singular_value_floor"] > 0:
-        raise ValueError("differentiable=True has no singular_value_floor; set one of them only.")
+    check_depth(depth)
+    return depth if type(depth) in (int, float) else float(depth)
 
 
-def _routes(group: dict[str, Any]) -> Iterator[tuple[Tensor, Route]]:
-    granularity, depth = group["granularity"], float(group["depth"])
-    for p, view in zip(group["params"], group_views(group), strict=True):
-        yield p, route(tuple(p.shape), view, granularity, depth)
+def _options(group: dict[str, Any]) -> Options:
+    return Options(
+        depth=float(group["depth"]),
+        floor=float(group["singular_value_floor"]),
+        normalize=bool(group["normalize"]),
+        basis=group["basis"],
+        capturable=bool(group["capturable"]),
+        differentiable=bool(group.get("differentiable")),
+        stacked=group.get("foreach") is not False,
+    )
+
+
+def _has_rule(item: Item) -> bool:
+    return item.route.rule != PLAIN and item.finite is not False
+
+
+def _finite_on_host(tensor: Tensor) -> bool:
+    """Whether every entry is finite, in one pass: extremes propagate NaN."""
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """The same as a scalar on the device of the tensor."""
+    low, high = torch.aminmax(tensor)
+    return (low > -math.inf) & (high < math.inf)
+
+
+def _troubles(state: State) -> Iterator[str]:
+    """The failures counted in the state of a parameter, in words; reads them from the device."""
+    for name, words in _COUNTERS.items():
+        counts = state.get(name)
+        if counts is not None and not counts.is_meta and (number := int(counts.sum())):
+            yield f"{number} {words}"

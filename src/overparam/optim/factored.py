@@ -2,115 +2,134 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from overparam.factors import decay
+from overparam.layers.select import Targets
+from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.factored_options import (
-    OWN,
-    SHAPE,
-    arguments,
-    check_decay,
-    check_held,
-    check_inner,
-    check_options,
-    copied,
-    named,
-)
-from overparam.optim.factors import Initialization, make_factors, pull_back, write_product
+from overparam.optim.conversion import collapse_optimizer, expand_optimizer
 from overparam.optim.groups import (
+    Choice,
     Params,
-    accepts_names,
-    complete_options,
-    complete_views,
-    expand_module,
-    group_views,
+    names_of,
     parameter_names,
-    same_matrices,
-    views_of,
+    readings,
+    saved_view,
     warn_of_zeros,
-    with_modules,
 )
-from overparam.optim.loading import fits, load_exactly, take_over
-from overparam.optim.moments import collapse_state, expand_state
+from overparam.optim.inner import Inner
+from overparam.optim.store import (
+    FactorStore,
+    balanced,
+    factor_names,
+    flat_state,
+    is_factored,
+    layout_of,
+    prefix_of,
+)
+from overparam.optim.transform import StandIn, State, Transform
+
+Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
+
+# What the factors are made by: it stays with them when state is loaded.
+_STRUCTURE = ("views", "depth", "width", "init", "factor_dtype")
 
 
-class Factored(Optimizer):
+class Factored(Transform):
     """Train each weight matrix as a product of factors, with any optimizer on the factors.
 
     The model keeps its weights: the loss sees factors only through their product, so their
     gradients follow from ``W.grad`` by the vector-Jacobian product. Each step maps the gradient
-    to the factors, lets the inner optimizer step on them, and writes the product back to the
-    weight. Bit for bit the run of a network with explicit factors; the forward pass, its
-    checkpoints and its communication stay those of the plain model. Source: Arora, Cohen, Hazan
-    (2018), section 4.
+    to the factors, lets the inner optimizer step on them, and writes the product to the weight.
+    Bit for bit the run of a network with explicit factors; the forward pass, its checkpoints and
+    its communication stay those of the plain model. Source: Arora, Cohen, Hazan (2018), section 4.
 
-    Vectors and scalars, and groups with ``depth=1``, go to the inner optimizer as they are.
-    Layouts are those of :class:`EndToEnd`: give the model itself where it has grouped
-    convolutions or packed projections.
+    Which weights are factored is chosen as in :class:`EndToEnd`, and printed by
+    ``print(optimizer.routing())``. All else, and groups with ``depth=1``, goes to the inner
+    optimizer as it is, or to the ``fallback``.
 
-    **Learning rate** is that of the factors: scheduled in ``param_groups`` as usual, handed to
-    the inner optimizer before each step, with every other option of it.
+    **Learning rate** and every other option are those of the inner optimizer, on the factors.
 
-    **Weight decay.** Decay of N balanced factors is a Schatten-2/N penalty on the product
-    (nuclear norm at N = 2), not decay of W. With ``weight_decay_on="product"`` the product decays
-    by ``1 - lr * weight_decay`` (each factor by its N-th root) and the inner optimizer is given
-    none for factors; with ``"factors"`` the inner optimizer decays the factors in its own way.
+    **Weight decay.** With ``weight_decay_on="factors"`` the inner optimizer decays the factors, as
+    in a network with explicit factors: for N balanced factors that is a Schatten-2/N penalty on
+    the product (the nuclear norm at N = 2), not decay of W. ``"product"`` makes it the decay of W,
+    see :func:`overparam.reparam.set_weight_decay_on`.
 
-    **State.** ``state[p]`` holds ``"factors"`` and ``"inner"``, the inner optimizer's state for
-    each; ``state_dict`` is complete, and loading it writes the products back. If you change the
-    weights yourself, call :meth:`refactor`. A weight that has no gradient is not written, and a
-    frozen one (``requires_grad=False``) stays bit for bit; it has factors all the same, for the
-    day it is trained: leave it out of the groups to save their memory.
+    **State.** ``state[p]`` is made at the first step and holds ``"factor1"``, ..., ``"factorN"``
+    and what the inner optimizer keeps for each (``"factor1_exp_avg"``); :meth:`factors` gives the
+    factors at any time. ``state_dict`` is complete. Loading it does not bring weights back: load
+    the model's checkpoint too.
 
-    **What is not checked.** As in the optimizers of torch a non-finite gradient spoils the
-    factors: let ``GradScaler`` or your loop skip such a step. A zero weight stays zero, with a
-    warning. A learning rate tensor on an accelerator is not read: ``lr * weight_decay`` above 1
-    gives NaN there, an error elsewhere.
+    **Weights that others change** (a checkpoint loaded later, an exchange for averaged weights,
+    clamping) are noticed at the next step and factored again, with a warning where the inner
+    optimizer already has state for the old factors, which it keeps. Not noticed: writes through
+    ``p.data`` on an accelerator, where looking would make the host wait.
+
+    **Safety.** Where the inner optimizer raises an error, weights, factors, gradients and state
+    are as before the step. As in the optimizers of torch, a non-finite gradient spoils the
+    factors: let ``GradScaler`` or your loop skip such a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
-        inner: class of the optimizer of the factors, or a function of groups and options.
+        lr: learning rate; by default that of the inner optimizer.
+        inner: the optimizer of the factors: a class, a name such as ``"adamw"``, or a function of
+            groups and options.
         depth: ``N``, an integer of at least 1; it cannot change during a run, but
             :meth:`collapse` and :meth:`expand` change it.
         width: hidden width, see :func:`overparam.balanced_factors`.
         init: "balanced": factor the present weights, which stay the same up to rounding. Or a
             function ``(matrices, depth, width) -> factors``, whose product replaces the weights.
-        weight_decay_on: see above.
+        weight_decay_on: "factors" or "product".
         factor_dtype: of the factors; by default float32 for half-precision weights.
-        **inner_options: of the inner optimizer: ``lr``, ``momentum``, ``weight_decay``, ...
+        targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
+        exclude: weights to leave out.
+        overrides: options by regular expression, as for :class:`EndToEnd`.
+        fallback: an optimizer for what is not factored, as for :class:`EndToEnd`.
+        fallback_options: of the fallback, its ``lr`` among them.
+        **inner_options: of the inner optimizer: ``momentum``, ``weight_decay``, ...
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, depth is no integer, or the
-            inner optimizer calls the model by itself (LBFGS).
-        ValueError: an option out of range, a width too small for a weight, or
-            ``differentiable=True`` for the inner optimizer.
+        TypeError: a parameter is not of a real floating-point dtype, depth is not an integer,
+            ``inner`` is not an optimizer class, factory or name, or calls the model by itself.
+        ValueError: an option out of range, a width too small for a weight, a shard of FSDP or a
+            DTensor, or parameters that the inner optimizer does not take.
 
     Example:
         >>> import torch
         >>> model = torch.nn.Linear(3, 2)
-        >>> optimizer = Factored(model, torch.optim.SGD, depth=2, lr=0.1, momentum=0.9)
+        >>> optimizer = Factored(model, lr=0.1, inner="sgd", depth=2, momentum=0.9)
         >>> model(torch.ones(1, 3)).sum().backward()
         >>> optimizer.step()
-        >>> [tuple(factor.shape) for factor in optimizer.state[model.weight]["factors"]]
+        >>> [tuple(factor.shape) for factor in optimizer.factors(model.weight)]
         [(2, 3), (2, 2)]
     """
+
+    _own_state = frozenset({"depth", "written"})
+    _structure = _STRUCTURE
 
     def __init__(
         self,
         params: Params,
-        inner: Callable[..., Optimizer] = torch.optim.AdamW,
+        lr: float | Tensor | None = None,
+        inner: Inner = torch.optim.AdamW,
         depth: int = 2,
+        *,
         width: int | Sequence[int] | None = None,
         init: str | Initialization = "balanced",
-        weight_decay_on: str = "product",
+        weight_decay_on: str = "factors",
         factor_dtype: torch.dtype | None = None,
+        targets: Targets | None = None,
+        exclude: Targets | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        fallback: Inner | None = None,
+        fallback_options: Mapping[str, Any] | None = None,
         **inner_options: Any,
     ) -> None:
         own = {
@@ -120,52 +139,34 @@ class Factored(Optimizer):
             "weight_decay_on": weight_decay_on,
             "factor_dtype": factor_dtype,
         }
-        check_options(own)
-        # One throw-away parameter: the inner optimizer checks its options, and tells its defaults.
-        self._inner = inner([torch.zeros(1, 1)], **inner_options)
-        check_inner(self._inner)
-        self._inner.param_groups.clear()
-        super().__init__(with_modules(params), {**self._inner.defaults, **own})
+        if inner_options.get("differentiable"):
+            raise ValueError(
+                "differentiable=True: gradients do not flow through a step of Factored; train "
+                "explicit factors, overparam.overparameterize, or use EndToEnd."
+            )
+        self.store = FactorStore(lambda: self.state)
+        super().__init__(
+            params,
+            lr,
+            inner,
+            own,
+            inner_options,
+            choice=Choice(targets, exclude, overrides or {}),
+            fallback=fallback,
+            fallback_options=fallback_options,
+        )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its ``"params"`` may be a module. Factors are made here."""
-        super().add_param_group(expand_module(param_group, named=accepts_names(self.param_groups)))
-        group = self.param_groups[-1]
-        try:
-            check_options(group)
-            complete_views(group)
-            # Frozen weights stay what they are, whatever the initialization of the others.
-            depth, width, dtype = (group[name] for name in ("depth", "width", "factor_dtype"))
-            inits = {True: group["init"], False: "balanced"}
-            made = {
-                p: make_factors(p, view, depth, width, inits[p.requires_grad], dtype)
-                for p, view in _matrices(group)
-            }
-        except Exception:
-            self.param_groups.pop()
-            raise
-        if callable(group["init"]):
-            group["init"] = "custom"  # a state_dict holds no functions
-        factors = [factor for each in made.values() for factor in each]
-        options = self._inner_options(group)
-        self._inner.add_param_group({**options, "params": factors})
-        plain = [p for p in group["params"] if p not in made]
-        self._inner.add_param_group({**options, "params": plain})
-        for p in group["params"]:
-            stepped = made.get(p, [p])
-            # The inner states are shared, not copied: this state is always complete.
-            inner = [self._inner.state[each] for each in stepped]
-            self.state[p] = {"factors": made.get(p, []), "inner": inner}
-        for p, view in _matrices(group):
-            if p.requires_grad:
-                write_product(p, view, made[p])
-        names = parameter_names(self.param_groups)
-        # A product with two factors of zeros has no gradient in any factor.
-        stuck = [p for p, factors in made.items() if sum(map(_is_zero, factors)) > 1]
-        warn_of_zeros([names[p] for p in stuck], "give init")
+    @property
+    def inner(self) -> Optimizer:
+        """The inner optimizer: its class and its default options."""
+        return self._inner
+
+    def factors(self, p: Tensor) -> list[Tensor]:
+        """The factors ``[W_1, ..., W_N]`` of a weight; empty where it is not factored."""
+        return self.store.factors(p)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Step on the factors and write the products back.
+        """Step on the factors and write the products to the weights.
 
         Args:
             closure: reevaluates the model and returns the loss; called with gradients enabled.
@@ -174,73 +175,66 @@ class Factored(Optimizer):
             The loss of the closure, or None.
 
         Raises:
-            ValueError: ``lr * weight_decay`` above 1 with decay of the product, or another depth
-                than that of the factors; nothing has changed.
+            RuntimeError: a sparse gradient of a factored weight.
+            ValueError: a weight that was changed to one without balanced factors, another depth
+                than that of the factors, or decay of the product by the whole or more; nothing
+                has changed.
         """
-        self._check_groups()
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._closure_loss(closure)
         with torch.no_grad():
-            for number, group in enumerate(self.param_groups):
-                self._share_options(number, group)
-                for p, view in _matrices(group):
-                    pull_back(p, view, self.state[p]["factors"])
-                    self._decay_product(p, group)
-            self._inner.step()
-            for group in self.param_groups:
-                for p, view in _matrices(group):
-                    factors = self.state[p]["factors"]
-                    if p.grad is not None:  # others have not moved
-                        write_product(p, view, factors)
-                    for factor in factors:
-                        factor.grad = None
+            self._check_groups()
+            before = [(p, dict(held)) for p, held in self._all_held()]
+            try:
+                self.store.adopt(self.param_groups, lambda: parameter_names(self.param_groups))
+                for group in self.param_groups:
+                    for p, layout in self.store.matrices(group):
+                        if p.grad is not None:
+                            self.store.pull_back(p, layout, p.grad)
+                moved = self._inner_step()
+            except BaseException:
+                for p, held in before:
+                    self.store.held(p).update(held)
+                raise
+            finally:
+                for factor in [f for p, _ in self._all_held() for f in self.factors(p)]:
+                    factor.grad = None
+            self._settle(moved)
         return loss
 
     def refactor(self) -> None:
-        """Balance the factors of the present weights, after you changed them.
+        """Balance the factors of the present weights, for example to undo their drift.
 
         The inner state stays as it is.
 
         Raises:
-            ValueError: the depth of a group is not that of its factors, or the hidden widths of
-                your ``init`` are too small for the weight; nothing has changed.
+            ValueError: the depth of a group is not that of its factors, or a weight has no
+                balanced factors of the present widths; nothing has changed.
         """
         self._check_groups()
-        matrices = [pair for group in self.param_groups for pair in _matrices(group)]
-        fresh = [self._balanced(p, view) for p, view in matrices]
-        for (p, view), factors in zip(matrices, fresh, strict=True):
-            self._replace(p, factors)
-            if p.requires_grad:
-                write_product(p, view, factors)
+        with torch.no_grad():
+            pairs = [pair for group in self.param_groups for pair in self.store.matrices(group)]
+            pairs = [(p, layout) for p, layout in pairs if self.factors(p)]
+            fresh = [balanced(p, layout, self.factors(p)[0].dtype) for p, layout in pairs]
+            for (p, layout), factors in zip(pairs, fresh, strict=True):
+                self.store.put(p, factors)
+                if p.requires_grad:
+                    self.store.write(p, layout)
+                else:
+                    self.store.remember(p)
 
     def collapse(self) -> Optimizer:
         """A plain inner optimizer on the weights themselves, to go on with.
 
-        First moments follow the differential of the product, so the weights keep their velocity;
-        second moments follow its squares, see :mod:`overparam.optim.carry`. Learning rates are
-        taken over as they are: the end-to-end preconditioner no longer scales the steps.
+        State is carried by :mod:`overparam.factors.transport`. Learning rates are taken over as
+        they are: the end-to-end preconditioner no longer scales the steps.
 
         Raises:
+            ValueError: there is a fallback: two optimizers do not become one.
             NotImplementedError: the inner optimizer has state of an unknown kind.
         """
-        # What schedulers and users keep in a group, initial_lr for one, goes along.
-        groups = [
-            {**copied({name: group[name] for name in group if name not in OWN}), **named(group)}
-            for group in self.param_groups
-        ]
-        plain = type(self._inner)(groups, **arguments(self._inner))
-        with torch.no_grad():
-            for group in self.param_groups:
-                for p, view in zip(group["params"], group_views(group), strict=True):
-                    factors, states = self.state[p]["factors"], self.state[p]["inner"]
-                    # By the factors held: the depth of a group may have been changed since.
-                    if factors and view is not None:
-                        plain.state[p] = collapse_state(states, factors, p, view)
-                    else:
-                        plain.state[p] = copy.deepcopy(self._inner.state[p])
-        return plain
+        if self._fallback is not None:
+            raise ValueError("collapse() makes one optimizer, and this one has a fallback as well.")
+        return collapse_optimizer(self)
 
     @classmethod
     def expand(
@@ -250,143 +244,239 @@ class Factored(Optimizer):
         model: nn.Module | None = None,
         **options: Any,
     ) -> Factored:
-        """Go on from a plain optimizer with factors, keeping the velocity of every weight.
+        """Go on from a plain optimizer with factors; undoes :meth:`collapse`.
 
-        Undoes :meth:`collapse`: first moments become the smallest velocities of balanced factors
-        with the same velocity of the product. Where a weight is rank-deficient, balanced factors
-        cannot leave its null spaces: the part of the velocity from null space to null space is
-        lost, and the weight goes on without it.
+        State is carried by :mod:`overparam.factors.transport`.
 
         Args:
             optimizer: whose class, options and state the inner optimizer takes over.
             depth: ``N``.
-            model: tells grouped convolutions and packed projections, which the shapes of bare
-                parameters do not.
+            model: tells how the layers read their weights, which the shapes of bare parameters
+                do not; then ``targets`` and ``exclude`` may be among the options.
             **options: of this class or of the inner optimizer, to replace those taken over, in
                 every group.
 
         Raises:
             NotImplementedError: the optimizer has state of an unknown kind.
         """
-        # A scheduler starts from the initial_lr of a group where it has one.
-        start = copied({"initial_lr": options["lr"]}) if "lr" in options else {}
-        groups = [
-            {**copied(group), **(start if "initial_lr" in group else {}), **options, **named(group)}
-            for group in optimizer.param_groups
-        ]
-        if model is not None:
-            for group, plain in zip(groups, optimizer.param_groups, strict=True):
-                group["views"] = views_of(model, plain["params"])
-        options = {**arguments(optimizer), **options}
-        factored = cls(groups, type(optimizer), depth, **options)
+        return expand_optimizer(cls, optimizer, depth, model, options)
+
+    def inner_state(self, p: Tensor, prefix: str) -> State:
+        """What the inner optimizer keeps for a parameter, or for one of its factors."""
+        return self._inner_state(StandIn(p, p, prefix))
+
+    def _all_held(self) -> Iterator[tuple[Tensor, State]]:
+        """Every weight that has factors, with what holds them."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                held = self.store.held(p)
+                if held:
+                    yield p, held
+
+    # What Transform asks
+
+    def _stand_ins(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> list[StandIn]:
+        if not is_factored(p, view, group):
+            return super()._stand_ins(p, view, group)
+        factors = enumerate(self.factors(p), start=1)
+        return [StandIn(p, factor, prefix_of(number), group, view) for number, factor in factors]
+
+    def _about_to_step(self, stand_ins: list[StandIn]) -> None:
+        """Decay of the product, in the place of that of the factors."""
+        by_weight: dict[Tensor, list[StandIn]] = {}
+        for each in stand_ins:
+            if each.prefix:
+                by_weight.setdefault(each.p, []).append(each)
+        for factors in by_weight.values():
+            group, view = factors[0].group, factors[0].view
+            weight_decay = group.get("weight_decay", 0)
+            if group["weight_decay_on"] != "product" or not weight_decay or view is None:
+                continue
+            tensors = [each.tensor for each in factors]
+            if decay.is_decoupled(self._inner, group):
+                decay.scale(tensors, group["lr"] * weight_decay)
+            else:
+                sign = -1.0 if group.get("maximize") else 1.0
+                decay.pull(layout_of(view, tensors), tensors, sign * weight_decay)
+
+    def _settle(self, stand_ins: list[StandIn]) -> None:
+        """Write the products of the factors that have moved."""
+        changed: dict[Tensor, bool] = {}
+        for each in stand_ins:
+            if each.prefix:
+                moved = not each.is_as_before()
+                changed[each.p] = changed.get(each.p, False) or moved
+            else:
+                self.state[each.p].setdefault("depth", 1)
+        for group in self.param_groups:
+            for p, layout in self.store.matrices(group):
+                if p in changed:
+                    self.store.move_in(p)
+                    self.state[p].setdefault("depth", layout.depth)
+                    if changed[p]:
+                        self.store.write(p, layout)
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        super()._prepare(group)
+        if group["weight_decay_on"] == "product" and not group.get("fallback"):
+            decay.check_known(self._inner, decay.is_decoupled(self._inner, group))
         with torch.no_grad():
-            for group in factored.param_groups:
-                for p, view in zip(group["params"], group_views(group), strict=True):
-                    old, factors = optimizer.state.get(p, {}), factored.state[p]["factors"]
-                    new = expand_state(old, factors, view) if factors and view else [old]
-                    for inner, each in zip(factored.state[p]["inner"], new, strict=True):
-                        inner.update(copy.deepcopy(each))
-        return factored
+            made = [
+                (p, layout, self.store.make(p, layout, group))
+                for p, layout in self.store.matrices(group)
+                if p.requires_grad and not p.is_meta
+            ]
+            for p, layout, factors in made:
+                self.store.begin(p, layout, factors)
+        if callable(group["init"]):
+            group["init"] = "custom"  # a state_dict holds no functions
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load factors and inner state bit for bit, and write the products to the weights.
+    def _greet(self, group: dict[str, Any]) -> None:
+        super()._greet(group)
+        # A product with two factors of zeros has no gradient in any factor.
+        stuck = [
+            name
+            for name, p in zip(names_of(group, ""), group["params"], strict=True)
+            if sum(not f.is_meta and not bool(f.any()) for f in self.factors(p)) > 1
+        ]
+        warn_of_zeros(stuck, "give init")
 
-        Depth, width and the reading of the layers stay those of this optimizer. State that does
-        not fit them (of a plain optimizer, another depth or width) is not loaded: the weights
-        stay as they are and are factored anew, the inner state stays as by :meth:`refactor`, and
-        a warning names the parameters. Frozen weights are not written.
+    def _shapes(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        if view is None or not is_factored(p, view, group):
+            yield p
+        else:
+            yield p.new_empty((0,) * (2 if view.batch == 1 else 3))
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        group["depth"] = _whole_depth(group["depth"])
+        decay.check_word(group["weight_decay_on"])
+        if not callable(group["init"]) and group["init"] not in ("balanced", "custom"):
+            raise ValueError(f"init is {group['init']!r}; use 'balanced' or a function.")
+
+    def _row(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> tuple[str, list[str], str | None]:
+        if group.get("fallback"):
+            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
+        if not is_factored(p, view, group):
+            return PLAIN, ["depth 1 is the inner optimizer"] * (view is not None), None
+        return "factors", [], None
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch's own, with the factors of weights that have not moved yet."""
+        packed, start = super().state_dict(), self.store.start
+        places = [p for group in self.param_groups for p in group["params"]]
+        for index, p in enumerate(places):
+            if p in start:
+                packed["state"][index] = {**start[p], **packed["state"].get(index, {})}
+        return packed
+
+    def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
+        """The saved state, that of version 0.1 too, with factors as they are here.
+
+        Raises:
+            ValueError: factors of another depth, width or reading, or state of a plain optimizer.
         """
-        present, lost = dict(self.state), []
+        state = {
+            index: flat_state(saved) if isinstance(saved, dict) else saved
+            for index, saved in state_dict["state"].items()
+        }
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            layouts = dict(self.store.matrices(group))
+            for number, (p, index, name) in enumerate(
+                zip(group["params"], saved["params"], names_of(group, ""), strict=False)
+            ):
+                given = state.get(index, {})
+                layout, view = layouts.get(p), saved_view(saved, number)
+                wanted = [] if layout is None else list(layout.shapes)
+                found = [tuple(given[each].shape) for each in factor_names(given)]
+                turned = layout is not None and view is not None and view != layout.view
+                if given and (wanted != found or turned):
+                    raise ValueError(
+                        f"the checkpoint holds factors {found} of {name}, and this optimizer has "
+                        f"{wanted}: it was saved by another optimizer, or with another depth, "
+                        "width or reading of the layer. Load it into an optimizer like the one "
+                        "that saved it, then use collapse() and Factored.expand()."
+                    )
+        return state
 
-        def restore(
-            group: dict[str, Any], then: dict[str, Any], saved: list[dict[str, Any]]
-        ) -> None:
-            own, views = group_views(group), group_views(then if "views" in then else group)
-            factored = dict(_matrices(group))
-            for p, view, old_view, old in zip(group["params"], own, views, saved, strict=True):
-                state = self.state[p] = present[p]
-                if fits(state["factors"], old) and (
-                    p not in factored or same_matrices(view, old_view)
-                ):
-                    take_over(p, state, old, group)
-                    if p in factored and p.requires_grad:
-                        write_product(p, factored[p], state["factors"])
-                    continue
-                if p in factored:
-                    self._replace(p, self._balanced(p, factored[p]))
-                if old:
-                    lost.append(p)
+    def _take_over(self, loaded: dict[str, Any]) -> None:
+        self.store.reset({})
+        super()._take_over(loaded)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p, layout in self.store.matrices(group):
+                    state = self.state.get(p, {})
+                    if "factor1" in state:
+                        self.store.undo_rounding(p, layout)
+                        if not any(name.startswith("factor1_") for name in state):
+                            # Nothing of the inner optimizer: state begins with the next step.
+                            self.store.move_out(p)
 
-        load_exactly(self, super().load_state_dict, state_dict, restore, keep=SHAPE)
-        # Where optimizers of torch complete state of older versions, a step as a number say.
-        inner = self._inner
-        inner.__setstate__({"state": inner.state, "param_groups": inner.param_groups})
-        if lost:
-            names = parameter_names(self.param_groups)
-            warnings.warn(
-                f"the saved state of {', '.join(names[p] for p in lost)} is not that of the "
-                "factors here (saved by another optimizer, or with another depth, width or "
-                "reading of the layer) and was not loaded; weights were factored as they are. To "
-                "go on with the momentum, load it into an optimizer like the one that saved it, "
-                "then use collapse() and Factored.expand().",
-                stacklevel=2,
-            )
+    def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
+        return name.startswith("factor") or super()._keeps_dtype(p, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_inner": self._inner}
+        return {**super().__getstate__(), "_start": self.store.start}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        start = state.pop("_start", None) if "_start" in state else None
         super().__setstate__(state)
-        for group in self.param_groups:
-            complete_options(group, self.defaults)
+        if start is not None:  # a copy, or an unpickled optimizer
+            self.store = FactorStore(lambda: self.state)
+            self.store.reset(start)
 
-    def _inner_options(self, group: dict[str, Any]) -> dict[str, Any]:
-        return {name: group[name] for name in self._inner.defaults}
-
-    def _share_options(self, number: int, group: dict[str, Any]) -> None:
-        """Hand the options of a group to the inner optimizer's two groups for it."""
-        factors, plain = self._inner.param_groups[2 * number : 2 * number + 2]
-        options = self._inner_options(group)
-        plain.update(options)
-        factors.update(options)
-        if group["weight_decay_on"] == "product" and "weight_decay" in options:
-            factors["weight_decay"] = 0
-
-    def _decay_product(self, p: Tensor, group: dict[str, Any]) -> None:
-        """``W <- (1 - lr * weight_decay) W``, shared equally by the factors."""
-        decay = group.get("weight_decay", 0)
-        if group["weight_decay_on"] != "product" or decay == 0 or p.grad is None:
-            return
-        factors, lr = self.state[p]["factors"], group["lr"]
-        # Torch takes a rate of one entry from the CPU for any device where it has no dimension.
-        lr = lr.reshape(()) if isinstance(lr, Tensor) else lr
-        for factor in factors:
-            factor.mul_((1 - lr * decay) ** (1 / len(factors)))
-
-    def _balanced(self, p: Tensor, view: MatrixView) -> list[Tensor]:
-        """Balanced factors of the weight as it is, of the shapes of its present ones."""
-        held = self.state[p]["factors"]
-        widths = [factor.shape[-2] for factor in held[:-1]]  # init may have chosen its own
-        return make_factors(p, view, len(held), widths, "balanced", held[0].dtype)
-
-    def _replace(self, p: Tensor, factors: list[Tensor]) -> None:
-        for old, new in zip(self.state[p]["factors"], factors, strict=True):
-            old.copy_(new)
+    def _depths_held(self, group: dict[str, Any]) -> set[int]:
+        """The depths that the weights of a group have been trained with."""
+        held = {
+            len(self.factors(p)) or self.state.get(p, {}).get("depth", 0)
+            for p, view, _ in readings(group)
+            if view is not None and p.numel()
+        }
+        return set() if group.get("fallback") else held - {0}
 
     def _check_groups(self) -> None:
         for number, group in enumerate(self.param_groups):
-            views = zip(group["params"], group_views(group), strict=True)
-            held = {len(self.state[p]["factors"]) for p, view in views if view and p.numel()}
-            check_held(number, group["depth"], held)
-            check_decay(group)
+            depth, held = group["depth"], self._depths_held(group)
+            if held - {depth}:
+                raise ValueError(
+                    f"depth is {depth!r} in group {number}, whose weights were factored with depth "
+                    f"{max(held)}: depth cannot change during a run. Set it back, or go on with "
+                    f"Factored.expand(optimizer.collapse(), depth={depth!r})."
+                )
+            for p in group["params"]:
+                if p.grad is not None and p.grad.is_sparse and self.factors(p):
+                    raise RuntimeError(
+                        f"{parameter_names(self.param_groups)[p]} has a sparse gradient, and its "
+                        "factors need all of it; build the layer with sparse=False, or leave it "
+                        "out of the targets."
+                    )
+            if group["weight_decay_on"] == "product":
+                decay.check_amount(group.get("lr", 0), group.get("weight_decay", 0))
 
 
-def _matrices(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView]]:
-    """The parameters of a group that are factored, with their matrices."""
-    for p, view in zip(group["params"], group_views(group), strict=True):
-        if view is not None and group["depth"] > 1 and p.numel() > 0:
-            yield p, view
+def _whole_depth(depth: Any) -> int:
+    """A depth as a plain integer.
 
-
-def _is_zero(tensor: Tensor) -> bool:
-    return not tensor.is_meta and not bool(tensor.any())
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below 1.
+    """
+    try:
+        if isinstance(depth, (bool, Tensor)):
+            raise TypeError
+        whole = operator.index(depth)
+    except TypeError:
+        raise TypeError(
+            f"depth is {depth!r}; a product has a whole number of factors. For real depth use "
+            "overparam.EndToEnd."
+        ) from None
+    if whole < 1:
+        raise ValueError(f"depth is {depth}; use an integer >= 1.")
+    return whole

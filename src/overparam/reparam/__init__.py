@@ -2,7 +2,7 @@
 
 from overparam.factors.initialize import initial_factors
 from overparam.reparam.checkpoint import collapse_state_dict, expand_state_dict
-from overparam.reparam.collapse import collapse, collapsed, merge_and_unload
+from overparam.reparam.collapse import collapse, collapsed
 from overparam.reparam.cost import StepCost, predict_step_cost, product_seconds
 from overparam.reparam.overparameterize import overparameterize
 from overparam.reparam.plan import Plan, PlanEntry, plan_overparameterization
@@ -20,7 +20,6 @@ __all__ = [
     "collapsed",
     "expand_state_dict",
     "initial_factors",
-    "merge_and_unload",
     "overparameterize",
     "plan_overparameterization",
     "predict_step_cost",

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from overparam._precision import without_autocast
 from overparam.factors.initialize import initial_factors
 from overparam.factors.layout import Layout, decode_layout, encode_layout
-from overparam.layers.select import Site, parametrizations_of
+from overparam.layers.places import Site, parametrizations_of
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 # Where such a module keeps its products while its forward pass runs.
@@ -33,6 +33,8 @@ class Product(nn.Module):
         factors: their first values; without them, balanced factors of the weight.
         attributes: that users set on the parameter, for the one that takes its place again.
     """
+
+    is_product = True
 
     def __init__(
         self,

@@ -26,13 +26,12 @@ from overparam.reparam.attach import (
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
 from overparam.reparam.optimizer_state import GroupOrder, check_collapse, weight_into_optimizer
 from overparam.reparam.plan import already_sharded, already_wrapped
-from overparam.reparam.verify import record
+from overparam.reparam.verify import first_difference, outputs_of
 
 
 def collapse(
     model: nn.Module,
     *,
-    verify: bool = True,
     example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> nn.Module:
@@ -43,11 +42,9 @@ def collapse(
 
     Args:
         model: changed in place.
-        verify: compare each weight with its product, and, given example inputs, the outputs of
-            the model before and after, in training and in evaluation mode with the same random
-            numbers. On a mismatch everything is put back.
         example_inputs: positional arguments of the model (a sequence, or one tensor) or keyword
-            arguments (a dict).
+            arguments (a dict). The outputs before and after are compared, in training and in
+            evaluation mode with the same random numbers; on a mismatch everything is put back.
         optimizer: holding the factors; the weights take their places, with state. That takes a
             singular value decomposition and a few dozen products of each weight in float64.
 
@@ -56,7 +53,7 @@ def collapse(
 
     Raises:
         RuntimeError: the model is wrapped for distributed training, a further parametrization
-            sits on top of a product, or the verification failed.
+            sits on top of a product, or the outputs differ.
         ValueError: the optimizer does not hold all factors of a weight in one group.
 
     Example:
@@ -82,11 +79,11 @@ def collapse(
     if optimizer is not None:
         check_collapse(optimizer, [factors_of(held) for held in held_lists.values()])
         order = GroupOrder.of(optimizer, model)
-    before = record(model, found, example_inputs) if verify else None
+    before = None if example_inputs is None else outputs_of(model, example_inputs)
     swap = _Swap.plain(found)
-    if before is not None:
+    if example_inputs is not None and before is not None:
         try:
-            difference = before.difference(record(model, found, example_inputs))
+            difference = first_difference(before, outputs_of(model, example_inputs))
             if difference is not None:
                 raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
         except BaseException:
@@ -101,12 +98,7 @@ def collapse(
     return model
 
 
-def merge_and_unload(model: nn.Module) -> nn.Module:
-    """:func:`collapse` under the name that PEFT gives it."""
-    return collapse(model)
-
-
-def equip(owner: nn.Module) -> None:
+def make_recognizable(owner: nn.Module) -> None:
     """Give a module with products what others look for: plain checkpoints, timm, transformers."""
     accept_plain_checkpoints(owner)
     kind: Any = type(owner)
@@ -193,7 +185,7 @@ class _Swap:
         for place, held in self.taken:
             held.__dict__.pop("plain", None)
             attach_tied(place.module, place.attribute, held)
-            equip(place.module)
+            make_recognizable(place.module)
 
 
 def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:

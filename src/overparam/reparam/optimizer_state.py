@@ -1,30 +1,15 @@
-"""Optimizer states carried from a weight to its factors and back.
-
-Running means of gradients travel as gradients do. Running means of squared gradients travel as if
-the entries of the gradient were uncorrelated, which is an estimate. Counters are copied. States of
-other names and shapes start anew.
-"""
+"""An optimizer's parameters exchanged, a weight for its factors or back, with their state."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from overparam.factors.layout import Layout
-from overparam.factors.linearize import (
-    gradient_from_factors,
-    gradient_to_factors,
-    variance_from_factors,
-    variance_to_factors,
-)
-
-_MEANS = ("momentum_buffer", "exp_avg", "grad_avg")
-_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+from overparam.factors.transport import check_known, state_to_factors, state_to_weight
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
@@ -32,9 +17,12 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Pa
 
     Raises:
         ValueError: one is missing: the optimizer was made for another model, or too early. Or the
-            optimizer's state is of no single parameter.
+            optimizer cannot exchange them.
+        NotImplementedError: state of an unknown kind.
     """
     _check_separable(optimizer)
+    for parameter in parameters:
+        check_known(optimizer.state.get(parameter, {}))
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in parameters:
         if parameter.requires_grad and id(parameter) not in known:
@@ -50,9 +38,12 @@ def check_collapse(
     """Raise unless all factors of one weight are in one group of the optimizer.
 
     Raises:
-        ValueError: they are not, or the optimizer's state is of no single parameter.
+        ValueError: they are not, or the optimizer cannot exchange them.
+        NotImplementedError: state of an unknown kind.
     """
     _check_separable(optimizer)
+    for factor in (factor for held in factors for factor in held):
+        check_known(optimizer.state.get(factor, {}))
     number_of = {
         id(p): number
         for number, group in enumerate(optimizer.param_groups)
@@ -72,6 +63,12 @@ def _check_separable(optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(
             "LBFGS keeps one state for all parameters together, which cannot be carried across; "
             "leave optimizer= out and make a new one."
+        )
+    if getattr(optimizer, "is_transform", False):
+        raise ValueError(
+            f"{type(optimizer).__name__} treats each weight as a product already, and cannot go "
+            "on with other parameters; leave optimizer= out and make a new one (for Factored, "
+            "optimizer.collapse() gives the plain optimizer with its state)."
         )
 
 
@@ -139,15 +136,7 @@ def factors_into_optimizer(
         return
     state = optimizer.state.pop(weight, {})
     values = [factor.detach() for factor in factors]
-
-    def mean(value: Tensor) -> Sequence[Tensor]:
-        return gradient_to_factors(layout, values, value)
-
-    def square(value: Tensor) -> Sequence[Tensor]:
-        return variance_to_factors(layout, values, value)
-
-    carried = _carry([state], len(factors), mean, square)
-    for factor, entries in zip(factors, carried, strict=True):
+    for factor, entries in zip(factors, state_to_factors(layout, values, state), strict=True):
         if entries:
             optimizer.state[factor] = entries
 
@@ -163,47 +152,9 @@ def weight_into_optimizer(
         return
     states = [optimizer.state.pop(factor, {}) for factor in factors]
     values = [factor.detach() for factor in factors]
-
-    def mean(*parts: Tensor) -> Sequence[Tensor]:
-        return (gradient_from_factors(layout, values, parts),)
-
-    def square(*parts: Tensor) -> Sequence[Tensor]:
-        return (variance_from_factors(layout, values, parts),)
-
-    (entries,) = _carry(states, 1, mean, square)
+    entries = state_to_weight(layout, values, states)
     if entries:
         optimizer.state[weight] = entries
-
-
-def _carry(
-    states: Sequence[dict[str, Any]],
-    count: int,
-    mean: Callable[..., Sequence[Tensor]],
-    square: Callable[..., Sequence[Tensor]],
-) -> list[dict[str, Any]]:
-    """New states from old ones, name by name; none at all where a name is not understood."""
-    results: list[dict[str, Any]] = [{} for _ in range(count)]
-    names = list(states[0])
-    if any(list(state) != names for state in states):
-        return results
-    for name in names:
-        values = [state[name] for state in states]
-        if name in _MEANS and isinstance(values[0], Tensor):
-            new: Sequence[Any] = mean(*values)
-        elif name in _SQUARES and isinstance(values[0], Tensor):
-            new = square(*values)
-        elif isinstance(values[0], Tensor) and values[0].ndim > 0:
-            warnings.warn(
-                f"the optimizer state {name!r} has no meaning for the factors; the state of this "
-                "weight starts anew.",
-                stacklevel=3,
-            )
-            return [{} for _ in range(count)]
-        else:
-            new = [v.clone() if isinstance(v, Tensor) else v for v in [values[0]] * count]
-        for result, value in zip(results, new, strict=True):
-            result[name] = value.contiguous() if isinstance(value, Tensor) else value
-    return results
 
 
 def _replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from overparam.factors.initialize import initial_factors
 from overparam.layers.select import Selected, Targets
 from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
-from overparam.reparam.collapse import equip
+from overparam.reparam.collapse import make_recognizable
 from overparam.reparam.optimizer_state import (
     GroupOrder,
     check_optimizer,
@@ -35,8 +35,6 @@ def overparameterize(
     generator: torch.Generator | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     weight_decay_on: str = "factors",
-    target_modules: str | Iterable[str] | None = None,
-    exclude_modules: str | Iterable[str] | None = None,
 ) -> nn.Module:
     """Replace weights by products of ``depth`` factors, which are trained in their stead.
 
@@ -84,8 +82,6 @@ def overparameterize(
         generator: for random starts.
         optimizer: holding the model's parameters; the factors take their places, with state.
         weight_decay_on: ``"factors"`` or ``"product"``.
-        target_modules: PEFT's name of targets.
-        exclude_modules: PEFT's name of exclude.
 
     Returns:
         The model.
@@ -119,8 +115,6 @@ def overparameterize(
         init=init,
         strategy=strategy,
         std=std,
-        target_modules=target_modules,
-        exclude_modules=exclude_modules,
     )
     starts = _starts(plan, generator)
     order = None
@@ -134,7 +128,7 @@ def overparameterize(
         for site in others:
             attach_tied(site.module, site.attribute, held)
         for site in entry.selected.sites:
-            equip(site.module)
+            make_recognizable(site.module)
         if optimizer is not None:
             factors_into_optimizer(
                 optimizer, entry.selected.parameter, factors_of(held), entry.layout

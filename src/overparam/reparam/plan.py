@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from overparam.factors.initialize import INITIALIZATIONS
 from overparam.factors.layout import STRATEGIES, Layout, chain_fits, make_layout
 from overparam.layers.select import (
     Selected,
+    Selection,
     Skipped,
     Targets,
     check_pattern,
     matches,
     select_parameters,
 )
+from overparam.layers.table import PLAIN, WeightRow, WeightTable, weight_row
 
-_SETTINGS = ("depth", "width", "init", "strategy", "std")
+_SETTINGS = ("depth", "width", "init", "strategy", "std", "view")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Plan:
     """
 
     entries: tuple[PlanEntry, ...]
-    skipped: tuple[Skipped, ...]
+    selection: Selection
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The parameters that stay as they are, with reasons."""
+        return self.selection.skipped
 
     @property
     def parameters_before(self) -> int:
@@ -93,21 +100,30 @@ class Plan:
         """Operations of all products in one training step."""
         return sum(entry.flops_per_step for entry in self.entries)
 
+    def table(self) -> WeightTable:
+        """Every parameter, how it is read, what becomes of it, and why."""
+        planned = {id(entry.selected): entry for entry in self.entries}
+        rows: list[WeightRow] = []
+        for chosen in self.selection.entries:
+            entry = planned.get(id(chosen))
+            shape = chosen.view.shape if chosen.view is not None else chosen.shape
+            if entry is None:
+                view = chosen.view
+                rows.append(weight_row(chosen.name, shape, view, 1, PLAIN, [chosen.reason]))
+                continue
+            tied = [f"also {site.name}" for site in entry.selected.sites[1:]]
+            factors = " ".join("x".join(map(str, s)) for s in reversed(entry.layout.shapes))
+            notes = [chosen.reason, f"{factors}, {entry.init}", *tied, entry.note]
+            depth = entry.layout.depth
+            rows.append(weight_row(chosen.name, shape, chosen.view, depth, "factors", notes))
+        return WeightTable(rows)
+
     def __str__(self) -> str:
-        lines = [
+        return (
             f"{len(self.entries)} weight(s) become products: {self.parameters_before:,} -> "
-            f"{self.parameters_after:,} parameters, {self.flops_per_step / 1e9:.3g} GFLOP per step"
-        ]
-        for entry in self.entries:
-            shapes = " ".join("x".join(map(str, shape)) for shape in reversed(entry.layout.shapes))
-            shape = "x".join(map(str, entry.layout.shape))
-            tied = "".join(f" = {site.name}" for site in entry.selected.sites[1:])
-            note = f" ({entry.note})" if entry.note else ""
-            lines.append(f"  {entry.name}{tied}  {shape} = {shapes}  {entry.init}{note}")
-        if self.skipped:
-            lines.append(f"{len(self.skipped)} parameter(s) stay as they are:")
-            lines.extend(f"  {skip.name}  {skip.reason}" for skip in self.skipped)
-        return "\n".join(lines)
+            f"{self.parameters_after:,} parameters, {self.flops_per_step / 1e9:.3g} GFLOP per "
+            f"step\n{self.table()}"
+        )
 
 
 def plan_overparameterization(
@@ -121,8 +137,6 @@ def plan_overparameterization(
     init: str = "balanced",
     strategy: str = "matrix",
     std: float = 0.01,
-    target_modules: str | Iterable[str] | None = None,
-    exclude_modules: str | Iterable[str] | None = None,
 ) -> Plan:
     """Say what :func:`overparam.overparameterize` would do with the same words.
 
@@ -138,19 +152,18 @@ def plan_overparameterization(
         >>> from torch import nn
         >>> print(plan_overparameterization(nn.Linear(4, 3), depth=2))
         1 weight(s) become products: 12 -> 21 parameters, 2.16e-07 GFLOP per step
-          weight  3x4 = 3x3 3x4  balanced
-        1 parameter(s) stay as they are:
-          bias  it acts entry by entry
+        parameter  shape   kind    matrices    depth  rule     reason
+        weight     (3, 4)  linear  1 x (3, 4)  2      factors  chosen by kind; 3x3 3x4, balanced
+        bias       (3,)                               plain    it acts entry by entry
     """
-    targets = _one_of("targets", targets, "target_modules", target_modules)
-    exclude = _one_of("exclude", exclude, "exclude_modules", exclude_modules)
-    selection = select_parameters(model, "all-linear" if targets is None else targets, exclude)
+    views = {name: given["view"] for name, given in (overrides or {}).items() if "view" in given}
+    selection = select_parameters(model, targets, exclude, views)
     settings = {"depth": depth, "width": width, "init": init, "strategy": strategy, "std": std}
     overrides = _checked_overrides(overrides or {}, selection.selected)
     for layer_settings in (settings, *overrides.values()):
         _check_words(layer_settings)
     entries = [_entry(chosen, settings, overrides) for chosen in selection.selected]
-    return Plan(tuple(entries), selection.skipped)
+    return Plan(tuple(entries), selection)
 
 
 def _entry(
@@ -196,13 +209,6 @@ def _check_words(settings: Mapping[str, Any]) -> None:
     for name, words in (("init", INITIALIZATIONS), ("strategy", STRATEGIES)):
         if name in settings and settings[name] not in words:
             raise ValueError(f"{name}={settings[name]!r} is unknown; choose one of {words}.")
-
-
-def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
-    """The argument, under its own name or under PEFT's."""
-    if value is not None and other is not None:
-        raise ValueError(f"{other_name} is another name of {name}; pass one of them.")
-    return other if value is None else value
 
 
 def already_wrapped(model: nn.Module) -> str | None:

@@ -6,59 +6,40 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from overparam.reparam.attach import Place
-
-# Largest difference of outputs, relative to the largest output. Weights are compared exactly;
-# outputs may differ where a kernel is chosen by the memory layout of a weight.
+# Largest difference of outputs, relative to the largest entry: kernels may be chosen by the memory
+# layout of a weight.
 _TOLERANCE = 1e-5
 
-
-@dataclass(frozen=True)
-class Record:
-    """Weights by name, and outputs by mode (evaluation, training)."""
-
-    weights: dict[str, Tensor]
-    outputs: dict[str, list[Tensor]]
-
-    def difference(self, other: Record) -> str | None:
-        """Where two records differ, in words, or None."""
-        for name, weight in self.weights.items():
-            if not torch.allclose(weight, other.weights[name], rtol=0, atol=0, equal_nan=True):
-                return f"the weight {name} differs from its product"
-        for mode, outputs in self.outputs.items():
-            for number, (first, second) in enumerate(
-                zip(outputs, other.outputs[mode], strict=True)
-            ):
-                gap = _relative_gap(first, second)
-                if not gap <= _TOLERANCE:
-                    return f"output {number} in {mode} mode moved by {gap:.2g} of its largest entry"
-        return None
+Outputs = dict[str, list[Tensor]]
+"""Outputs by mode: evaluation, training."""
 
 
-def record(
-    model: nn.Module,
-    places: Sequence[Place],
-    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None,
-) -> Record:
-    """Record the weights at ``places``, and the outputs where example inputs are given.
+def first_difference(before: Outputs, after: Outputs) -> str | None:
+    """Where outputs differ by more than rounding, in words, or None."""
+    for mode, outputs in before.items():
+        for number, (first, second) in enumerate(zip(outputs, after[mode], strict=True)):
+            gap = _relative_gap(first, second)
+            if not gap <= _TOLERANCE:
+                return f"output {number} in {mode} mode moved by {gap:.2g} of its largest entry"
+    return None
+
+
+def outputs_of(
+    model: nn.Module, example_inputs: Tensor | Sequence[Any] | Mapping[str, Any]
+) -> Outputs:
+    """What a model computes in both modes, with the same random numbers.
 
     Modes, buffers (running statistics) and random numbers are left as they were.
     """
-    weights = {
-        place.name: getattr(place.module, place.attribute).detach().clone() for place in places
-    }
-    if example_inputs is None:
-        return Record(weights, {})
     if isinstance(example_inputs, Tensor):
         example_inputs = (example_inputs,)
-    return Record(weights, {mode: _outputs(model, example_inputs, mode) for mode in _MODES})
+    return {mode: _outputs(model, example_inputs, mode) for mode in _MODES}
 
 
 _MODES = ("evaluation", "training")

@@ -8,15 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from overparam.factors.linearize import gradient_to_factors
-from overparam.reparam.attach import current_weight, factors_of, layout_of, places
+from overparam.factors import decay as decay_rule
+from overparam.reparam.attach import factors_of, layout_of, places
 
-_WORDS = ("product", "factors")
-# Optimizers of torch that add weight_decay * parameter to the gradient.
-_COUPLED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.Adadelta)
 _HOOKS: weakref.WeakKeyDictionary[torch.optim.Optimizer, RemovableHandle] = (
     weakref.WeakKeyDictionary()
 )
@@ -30,8 +26,7 @@ def check_decay(
     Raises:
         ValueError: an unknown word, no optimizer, or one that does not say how it decays.
     """
-    if on not in _WORDS:
-        raise ValueError(f"weight_decay_on={on!r} is unknown; choose one of {_WORDS}.")
+    decay_rule.check_word(on)
     if on == "product":
         if optimizer is None:
             raise ValueError(
@@ -121,18 +116,15 @@ def _then(
     return corrected
 
 
-def _decoupled(optimizer: torch.optim.Optimizer, group: dict[str, Any], told: bool | None) -> bool:
+def _decoupled(optimizer: torch.optim.Optimizer, group: dict[str, Any], given: bool | None) -> bool:
     """Whether a group's decay scales parameters (True) or adds to gradients (False)."""
-    if told is not None:
-        return told
-    if "decoupled_weight_decay" in group:
-        return bool(group["decoupled_weight_decay"])
-    if isinstance(optimizer, _COUPLED) or not group.get("weight_decay"):
-        return False
-    raise ValueError(
-        f"{type(optimizer).__name__} does not say how it decays weights; pass decoupled=True "
-        "(parameters are scaled by 1 - lr wd, as in AdamW) or False (added to the gradient)."
-    )
+    decoupled = given if given is not None else decay_rule.is_decoupled(optimizer, group)
+    if decoupled is None:
+        raise ValueError(
+            f"{type(optimizer).__name__} does not say how it decays weights; pass decoupled=True "
+            "(parameters are scaled by 1 - lr wd, as in AdamW) or False (added to the gradient)."
+        )
+    return decoupled
 
 
 def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool]) -> None:
@@ -159,24 +151,8 @@ def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool
         decoupled = ways[number] if number < len(ways) else _decoupled(optimizer, group, None)
         with torch.no_grad():
             if decoupled:
-                _scale(factors, float(group["lr"]) * float(decay))
+                decay_rule.check_amount(group["lr"], decay)
+                decay_rule.scale(factors, group["lr"] * decay)
             else:
                 sign = -1.0 if group.get("maximize") else 1.0
-                _pull(held, factors, scale * sign * float(decay))
-
-
-def _scale(factors: list[nn.Parameter], amount: float) -> None:
-    """Factors so scaled that the optimizer's ``1 - lr wd`` leaves the N-th root of it."""
-    if not amount < 1:
-        raise ValueError(f"lr * weight_decay is {amount}; decay of a product needs it below 1.")
-    for factor in factors:
-        factor.mul_((1 - amount) ** (1 / len(factors) - 1))
-
-
-def _pull(held: parametrize.ParametrizationList, factors: list[nn.Parameter], decay: float) -> None:
-    """Gradients so changed that the optimizer's ``+ wd * factor`` becomes ``+ wd * J^T W``."""
-    values = [factor.detach() for factor in factors]
-    pulled = gradient_to_factors(layout_of(held), values, current_weight(held))
-    for factor, wanted in zip(factors, pulled, strict=True):
-        assert factor.grad is not None  # checked by the caller
-        factor.grad.add_(wanted - factor, alpha=decay)
+                decay_rule.pull(layout_of(held), factors, scale * sign * float(decay))

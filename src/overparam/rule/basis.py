@@ -10,15 +10,22 @@ All functions take matrices ``(..., m, n)`` with ``m <= n``: transpose others.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # pyright: ignore
 
 # Damping of the rotation of two nearly equal singular values, in units of the coupling of their
 # rows: rotations beyond the reach of first-order perturbation theory are left to later sweeps.
 _DAMPING = 0.25
 # Bound on the spectral norm of one turn; the series and the final step converge well within it.
 _LARGEST_TURN = 0.7
+# A tracked basis is swept again while its error before a sweep is above this, ...
+_SWEEP_ABOVE = 0.03
+# ... at most this many times a step, and decomposed anew where the error is above this.
+_MOST_SWEEPS = 4
+_RESET_ABOVE = 0.3
 
 
 def exact_left_basis(weight: Tensor) -> Tensor:
@@ -154,3 +161,85 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
     off = matrix.clone()
     off.diagonal(dim1=-2, dim2=-1).zero_()
     return off
+
+
+class Basis(NamedTuple):
+    """Bases of a stack of matrices after one update.
+
+    Attributes:
+        left: ``(b, m, m)``.
+        error: ``(b,)``, the relative off-diagonal part seen before the last sweep.
+        failed: ``(b,)``, whether the old basis was kept because a decomposition failed.
+    """
+
+    left: Tensor
+    error: Tensor
+    failed: Tensor
+
+
+def exact_basis(old: Tensor, weight: Tensor) -> Basis:
+    """Decompose anew; where that fails, try float64, then keep the old basis.
+
+    Args:
+        old: ``(b, m, m)``.
+        weight: ``(b, m, n)`` with ``m <= n``.
+
+    Returns:
+        The bases.
+    """
+    try:
+        left = exact_left_basis(weight)
+    except LinAlgError:
+        slots = [_with_fallback(basis, matrix) for basis, matrix in zip(old, weight, strict=True)]
+        left = torch.stack(slots)
+    failed = _broken(left)
+    left = torch.where(failed[:, None, None], old, left)
+    return Basis(left, torch.zeros_like(left[:, 0, 0]), failed)
+
+
+def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
+    """Follow the singular basis by a sweep of matrix products.
+
+    Args:
+        old: ``(b, m, m)``.
+        weight: ``(b, m, n)`` with ``m <= n``.
+        look: read the error and act on it: sweep again, or decompose anew. On an accelerator
+            this makes the host wait.
+
+    Returns:
+        The bases. Where the weight is not finite, the old one, counted as a failure.
+    """
+    gram = rotated_gram(old, weight)
+    error = basis_error(gram)
+    failed = torch.zeros_like(error, dtype=torch.bool)
+    if look and bool((error > _RESET_ABOVE).any()):
+        lost = error > _RESET_ABOVE
+        anew = exact_basis(old[lost], weight[lost])
+        old = old.index_put((lost,), anew.left)
+        failed = failed.index_put((lost,), anew.failed)
+        gram = rotated_gram(old, weight)
+        error = basis_error(gram)
+    left = jacobi_sweep(old, gram)
+    for _ in range(_MOST_SWEEPS - 1 if look else 0):
+        if not bool((error > _SWEEP_ABOVE).any()):
+            break
+        gram = rotated_gram(left, weight)
+        error = basis_error(gram)
+        left = jacobi_sweep(left, gram)
+    broken = _broken(left)
+    return Basis(torch.where(broken[:, None, None], old, left), error, failed | broken)
+
+
+def _broken(left: Tensor) -> Tensor:
+    """Which bases are not finite, ``(b,)``: entries of an orthonormal one are at most 1."""
+    return ~(left.abs().amax(dim=(-2, -1)) < 2)
+
+
+def _with_fallback(old: Tensor, weight: Tensor) -> Tensor:
+    """The basis of one matrix whose batch could not be decomposed."""
+    for dtype in dict.fromkeys((weight.dtype, torch.float64)):
+        try:
+            return exact_left_basis(weight.to(dtype)).to(weight.dtype)
+        except LinAlgError:
+            continue
+    return torch.full_like(old, torch.nan)

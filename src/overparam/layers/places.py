@@ -1,0 +1,140 @@
+"""Where the parameters of a model live, and how each place reads its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from overparam.layers.registry import acts_entrywise, checked_view, parameter_view
+from overparam.layers.views import MatrixView
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place of a model where a parameter lives.
+
+    Attributes:
+        path: of the module that uses the parameter, empty for the model itself.
+        module: that module. Under a parametrization, the layer whose weight is computed.
+        attribute: name of the weight within the module.
+        suffix: what the name of the parameter has in the place of the attribute, where a
+            parametrization holds it: ``"parametrizations.weight.original"``.
+        view: how the parameter is read; None where it acts entry by entry.
+        note: why it cannot be read, or None.
+    """
+
+    path: str
+    module: nn.Module
+    attribute: str
+    suffix: str = ""
+    view: MatrixView | None = field(default=None, compare=False)
+    note: str | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Full name of the parameter, as in ``model.named_parameters()``."""
+        return _joined(self.path, self.suffix or self.attribute)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What users may call it: the parameter, the weight that it makes, or their module."""
+        return (self.name, _joined(self.path, self.attribute), self.path)
+
+
+def places_of(
+    model: nn.Module, views: Mapping[str, MatrixView]
+) -> list[tuple[tuple[Site, ...], nn.Parameter]]:
+    """Every parameter once, in the model's order, with all the places that hold it.
+
+    Args:
+        model: any module.
+        views: readings that replace those of the layers, by a regular expression that must match
+            the whole name of a parameter or of its module.
+    """
+    found: dict[int, tuple[list[Site], nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        if "parametrizations" in path.split("."):
+            continue
+        for site, parameter in (*_own(path, module), *_parametrized(path, module)):
+            given = [view for pattern, view in views.items() if _matches(pattern, site)]
+            if given:
+                site = Site(path, module, site.attribute, site.suffix, given[-1])
+            sites, _ = found.setdefault(id(parameter), ([], parameter))
+            sites.append(site)
+    order = {id(parameter): number for number, parameter in enumerate(model.parameters())}
+    places = [(tuple(sites), parameter) for sites, parameter in found.values()]
+    return sorted(places, key=lambda place: order.get(id(place[1]), len(order)))
+
+
+def parametrizations_of(module: nn.Module) -> dict[str, nn.Module]:
+    """What computes the tensors of a module itself, by attribute.
+
+    ``parametrize.is_parametrized`` also says yes to wrappers that hand on the attributes of what
+    they wrap (``torch.compile``, activation checkpointing, FullyShardedDataParallel).
+    """
+    held = dict(module.named_children()).get("parametrizations")
+    return dict(held.items()) if isinstance(held, nn.ModuleDict) else {}
+
+
+def _own(path: str, module: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
+    for attribute, parameter in module._parameters.items():
+        if parameter is not None:
+            view = None if is_lazy(parameter) else parameter_view(module, attribute)
+            yield Site(path, module, attribute, view=view), parameter
+
+
+def _parametrized(path: str, module: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
+    """The tensors under a parametrization: read as the weight of the layer, where shapes agree."""
+    for attribute, held in parametrizations_of(module).items():
+        for inner, parameter in held.named_parameters():
+            suffix = f"parametrizations.{attribute}.{inner}"
+            view, note = _under(module, attribute, held, inner, parameter)
+            yield Site(path, module, attribute, suffix, view, note), parameter
+
+
+def _under(
+    module: nn.Module, attribute: str, held: nn.Module, inner: str, parameter: nn.Parameter
+) -> tuple[MatrixView | None, str | None]:
+    """The view of a tensor under a parametrization, or why it has none."""
+    if isinstance(held, nn.ModuleList) and len(held) and getattr(held[0], "is_product", False):
+        return None, "it is a factor of a product that overparameterize made"
+    if is_lazy(parameter):
+        return None, None
+    shape = tuple(parameter.shape)
+    with _evaluated(held):
+        weight = getattr(module, attribute)
+        if re.fullmatch(r"original\d*", inner) and shape == tuple(weight.shape):
+            if acts_entrywise(module, attribute, shape):
+                return None, None
+            return checked_view(module, attribute, shape), None
+    if len(shape) < 2 or parameter.numel() == max(shape):
+        return None, None  # the lengths of weight_norm, and other scales
+    return None, f"the parametrization of {attribute} computes the weight from it in its own way"
+
+
+@contextmanager
+def _evaluated(held: nn.Module) -> Iterator[None]:
+    """Compute a weight without the power iteration of spectral_norm, and without a graph."""
+    modes = {module: module.training for module in held.modules()}
+    held.eval()
+    try:
+        with torch.no_grad(), parametrize.cached():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _matches(pattern: str, site: Site) -> bool:
+    return any(re.fullmatch(pattern, name) for name in site.names)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,197 @@
+"""Radial: any optimizer, with its steps stretched along each weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overparam.factors.decay import is_decoupled
+from overparam.layers.select import Targets
+from overparam.layers.table import PLAIN
+from overparam.layers.views import MatrixView
+from overparam.optim.groups import Choice, Params
+from overparam.optim.inner import Inner
+from overparam.optim.transform import StandIn, Transform
+from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
+
+_GRANULARITIES = ("tensor", "row", "matrix")
+_METRICS = ("auto", "adam", "euclidean")
+_ADAM = (torch.optim.Adam, torch.optim.AdamW)
+
+
+class Radial(Transform):
+    r"""Stretch the steps of an inner optimizer along each weight.
+
+    .. math::
+        u \leftarrow u + (r - 1) \, \frac{\langle W, u \rangle}{|W|^2} \, W
+
+    A weight that is trained as a product moves faster along itself than across: for one output,
+    ``N`` times (Arora, Cohen, Hazan 2018, Claim 2). This is that stretch alone, for a cost of
+    ``O(mn)`` and without factors. ``radial=1`` is the inner optimizer, bit for bit; ``radial=N``
+    is Claim 2 without its factor ``|w|^(2-2/N)``; ``radial=0`` takes the radial part away, as
+    AdamP does.
+
+    For Adam and AdamW the stretch is in the metric in which their step is a gradient,
+    ``u + (r-1) <W, m> / <W, sqrt(v) o W> W`` with the sign and the size of the step; for all
+    others it is Euclidean, as above. Decoupled weight decay of torch's optimizers is not part of
+    ``u``: it stays what it is. The decay of an optimizer that does not say how it decays is
+    stretched with its step.
+
+    Weights are chosen as in :class:`EndToEnd`; ``print(optimizer.routing())`` shows them. All else
+    goes to the inner optimizer as it is, or to the ``fallback``. The optimizer has no state of its
+    own.
+
+    Args:
+        params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
+        lr: learning rate; by default that of the inner optimizer.
+        inner: a class, a name such as ``"adamw"``, or a function of groups and options.
+        radial: ``r``, a number of at least 0.
+        granularity: what counts as one ``W``: the whole "tensor", each "row" of its matrices, or
+            each "matrix".
+        metric: "auto" as above, "adam" or "euclidean".
+        targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
+        exclude: weights to leave out.
+        overrides: options by regular expression, as for :class:`EndToEnd`.
+        fallback: an optimizer for what is not chosen, as for :class:`EndToEnd`.
+        fallback_options: of the fallback, its ``lr`` among them.
+        **inner_options: of the inner optimizer.
+
+    Raises:
+        TypeError: a parameter is not of a real floating-point dtype, or ``inner`` is not an
+            optimizer class, factory or name.
+        ValueError: an option out of range, ``metric="adam"`` for another optimizer, a shard of
+            FSDP or a DTensor.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = Radial(model, lr=1e-3, inner="adamw", radial=4)
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor | None = None,
+        inner: Inner = torch.optim.AdamW,
+        radial: float = 2.0,
+        *,
+        granularity: str = "tensor",
+        metric: str = "auto",
+        targets: Targets | None = None,
+        exclude: Targets | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        fallback: Inner | None = None,
+        fallback_options: Mapping[str, Any] | None = None,
+        **inner_options: Any,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            inner,
+            {"radial": radial, "granularity": granularity, "metric": metric},
+            inner_options,
+            choice=Choice(targets, exclude, overrides or {}),
+            fallback=fallback,
+            fallback_options=fallback_options,
+        )
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take the inner optimizer's step, stretched along the weights.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The loss of the closure, or None.
+        """
+        loss = self._closure_loss(closure)
+        with torch.no_grad():
+            for each in self._inner_step():
+                if self._is_stretched(each.view, each.group):
+                    self._stretch(each)
+        return loss
+
+    def _stretch(self, moved: StandIn) -> None:
+        """Stretch the step that a weight has just taken."""
+        group, p, view = moved.group, moved.p, moved.view
+        assert view is not None  # checked by the caller
+        radial, lr = float(group["radial"]), group["lr"]
+        before = _split(moved.before[0][1], view, group["granularity"])
+        now = _split(p, view, group["granularity"])
+        if self._in_adams_metric(group):
+            m, s = (_split(t, view, group["granularity"]) for t in self._adam_terms(p, group))
+            sign = -1.0 if group.get("maximize") else 1.0
+            new = before + radial_stretch_in_metric(before, now - before, sign * m, s, lr, radial)
+        else:
+            # Decoupled decay has moved the weight along itself already; that is not stretched.
+            decoupled = is_decoupled(self._inner, group)
+            start = before * (1 - lr * group.get("weight_decay", 0)) if decoupled else before
+            new = start + radial_stretch(before, now - start, radial)
+        p.copy_(_join(new, view, group["granularity"]))
+
+    def _adam_terms(self, p: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The bias-corrected mean of gradients and the metric of Adam's last step."""
+        state, (first, second) = self.state[p], group["betas"]
+        count = state["step"].to(p.device) if isinstance(state["step"], Tensor) else state["step"]
+        square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+        metric = (square / (1 - second**count)).sqrt() + group["eps"]
+        return state["exp_avg"] / (1 - first**count), metric
+
+    def _in_adams_metric(self, group: dict[str, Any]) -> bool:
+        if group["metric"] == "auto":
+            return type(self._inner) in _ADAM
+        return group["metric"] == "adam"
+
+    def _is_stretched(self, view: MatrixView | None, group: dict[str, Any]) -> bool:
+        return view is not None and not group.get("fallback") and group["radial"] != 1
+
+    def _stand_ins(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> list[StandIn]:
+        return [StandIn(p, p, "", group, view)]
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        radial = group["radial"]
+        if isinstance(radial, bool) or not isinstance(radial, (int, float)):
+            raise TypeError(f"radial is {radial!r}; use a number of at least 0.")
+        if not 0 <= radial < math.inf:
+            raise ValueError(f"radial is {radial}; use a finite number of at least 0.")
+        for name, allowed in (("granularity", _GRANULARITIES), ("metric", _METRICS)):
+            if group[name] not in allowed:
+                raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
+        if group["metric"] == "adam" and type(self._inner) not in _ADAM:
+            raise ValueError(
+                f"metric='adam' is for Adam and AdamW, and inner is {type(self._inner).__name__}; "
+                "use metric='auto'."
+            )
+        if group.get("differentiable"):
+            raise ValueError("differentiable=True: gradients do not flow through Radial.")
+
+    def _row(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> tuple[str, list[str], str | None]:
+        if group.get("fallback"):
+            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
+        if not self._is_stretched(view, group):
+            return PLAIN, ["radial 1 is the inner optimizer"] * (view is not None), None
+        return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None
+
+
+def _split(tensor: Tensor, view: MatrixView, granularity: str) -> Tensor:
+    """A tensor as vectors along its last dimension."""
+    if granularity == "tensor":
+        return tensor.reshape(-1)
+    matrices = view.split(tensor)
+    return matrices if granularity == "row" else matrices.flatten(1)
+
+
+def _join(vectors: Tensor, view: MatrixView, granularity: str) -> Tensor:
+    if granularity == "tensor":
+        return vectors.reshape(view.shape)
+    return view.join(vectors.reshape(view.batch, view.rows, view.columns))

@@ -1,0 +1,255 @@
+"""Where the factors of an optimizer live: made, found changed, given gradients, written back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from overparam._precision import without_autocast
+from overparam.factors.layout import MatrixLayout, make_layout
+from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.layers.views import MatrixView
+from overparam.optim.fingerprint import Written, fingerprint
+from overparam.optim.groups import readings
+
+State = dict[str, Any]
+
+
+class FactorStore:
+    """The factors of weights, in ``state[p]`` from the first step on and here before it.
+
+    (``torch.distributed.checkpoint`` makes the state of a new optimizer by a first step, but only
+    where there is no state yet.)
+
+    Args:
+        states: gives the present state of the optimizer, which loading replaces.
+    """
+
+    def __init__(self, states: Callable[[], MutableMapping[Tensor, State]]) -> None:
+        self._states = states
+        self._start = WeakTensorKeyDictionary()
+        self._written = Written()
+        self._rounded = WeakTensorKeyDictionary()
+
+    def held(self, p: Tensor) -> State:
+        """What holds the factors of a weight under ``"factor1"``, ...; empty where none are."""
+        state = self._states().get(p, {})
+        if "factor1" in state:
+            return state
+        return self._start.get(p) or {}
+
+    def factors(self, p: Tensor) -> list[Tensor]:
+        """``[W_1, ..., W_N]``; empty where the weight has none."""
+        held = self.held(p)
+        return [held[name] for name in factor_names(held)]
+
+    def put(self, p: Tensor, factors: Sequence[Tensor]) -> None:
+        """Exchange the factors of a weight, or give it its first ones."""
+        held = self.held(p)
+        if not held:
+            self._start[p] = held
+        held.update((f"factor{number}", each) for number, each in enumerate(factors, start=1))
+
+    def move_in(self, p: Tensor) -> None:
+        """Make the factors of a weight part of its state."""
+        if p in self._start:
+            states = self._states()
+            states[p] = {**self._start.pop(p), **states.get(p, {})}
+
+    def move_out(self, p: Tensor) -> None:
+        """Take factors that are all there is of a state back, until the next step."""
+        self._start[p] = self._states().pop(p)
+
+    @property
+    def start(self) -> dict[Tensor, State]:
+        """Factors that are not part of a state yet."""
+        return dict(self._start.items())
+
+    def reset(self, start: Mapping[Tensor, State]) -> None:
+        """Begin with these factors outside of states, and look at every weight again."""
+        self._start = WeakTensorKeyDictionary()
+        for p, held in start.items():
+            self._start[p] = held
+        self._written = Written()
+
+    # Layouts
+
+    def matrices(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixLayout]]:
+        """The parameters of a group that are factored, with their layout."""
+        for p, view, _ in readings(group):
+            if view is not None and is_factored(p, view, group):
+                yield p, self.layout(p, view, group)
+
+    def layout(self, p: Tensor, view: MatrixView, group: dict[str, Any]) -> MatrixLayout:
+        """The layout by the factors held (init may have chosen its own widths), or by options."""
+        factors = self.factors(p)
+        if factors:
+            return layout_of(view, factors)
+        made = make_layout(view, "matrix", group["depth"], group["width"])
+        assert isinstance(made, MatrixLayout)
+        return made
+
+    # Values
+
+    def make(self, p: Tensor, layout: MatrixLayout, group: dict[str, Any]) -> list[Tensor]:
+        """The first factors of a weight, by the initialization of its group.
+
+        Raises:
+            ValueError: the product of the factors does not have the shape of the matrices, or a
+                width is too small.
+        """
+        init, dtype = group["init"], _factor_dtype(p, group)
+        if not callable(init):
+            return balanced(p, layout, dtype)
+        matrices = _matrices_of(p.detach().to(dtype), layout.view)
+        made: Any = init(matrices, group["depth"], group["width"])
+        factors = [factor.detach().to(dtype).contiguous() for factor in made]
+        product = factor_product(factors)
+        if product.shape != matrices.shape:
+            raise ValueError(
+                f"init gave factors whose product has shape {tuple(product.shape)} for matrices of "
+                f"shape {tuple(matrices.shape)}; return one factor per layer, from the input."
+            )
+        return factors
+
+    def begin(self, p: Tensor, layout: MatrixLayout, factors: Sequence[Tensor]) -> None:
+        """Give a weight its first factors, and round it to their product."""
+        before = fingerprint(p)
+        self.put(p, factors)
+        self.write(p, layout)
+        self._rounded[p] = (before, self.held(p)["written"])
+
+    def undo_rounding(self, p: Tensor, layout: MatrixLayout) -> None:
+        """After loading: write the product where the weight was that product until :meth:`begin`.
+
+        The usual order is to load a model, to make its optimizer, which rounds the weights, and to
+        load that. A weight that is something else is left as it is.
+        """
+        before, after = self._rounded.pop(p, (None, None))
+        written = self.held(p).get("written")
+        if written is None or (
+            before is not None and bool(before == written) and bool(fingerprint(p) == after)
+        ):  # version 0.1 did not save it, and always wrote
+            self.write(p, layout)
+
+    def write(self, p: Tensor, layout: MatrixLayout) -> None:
+        """Write the product of the factors to the weight, rounded once to its dtype."""
+        with without_autocast(p.device):
+            p.copy_(layout.product(self.factors(p)))
+        self.remember(p)
+
+    def remember(self, p: Tensor) -> None:
+        """Note that factors and weight agree as they are now."""
+        self.held(p)["written"] = self._written.remember(p)
+
+    def adopt(
+        self, groups: Sequence[dict[str, Any]], names: Callable[[], Mapping[Tensor, str]]
+    ) -> None:
+        """Factor again what others changed since it was written, and what has no factors yet.
+
+        Only weights that have a gradient are looked at.
+
+        Args:
+            groups: of the optimizer.
+            names: gives the names of parameters, for messages.
+
+        Raises:
+            ValueError: a weight has no balanced factors; nothing has changed.
+        """
+        fresh: list[tuple[Tensor, list[Tensor]]] = []
+        late: list[Tensor] = []
+        for group in groups:
+            for p, layout in self.matrices(group):
+                held = self.held(p)
+                if p.grad is None or (held and self._written.is_unchanged(p, held["written"])):
+                    continue
+                try:
+                    fresh.append((p, balanced(p, layout, _factor_dtype(p, group))))
+                except ValueError as error:
+                    raise ValueError(f"{names()[p]}: {error}") from None
+                if any(name.startswith("factor1_") for name in held):
+                    late.append(p)
+        for p, factors in fresh:
+            self.put(p, factors)
+            self.remember(p)
+        if late:
+            warnings.warn(
+                f"{', '.join(names()[p] for p in late)} changed since the last step (a checkpoint, "
+                "averaged weights, clamping, ...): factored again as they are now, while the state "
+                "of the inner optimizer is that of the old factors. To start without it, make a "
+                "new optimizer.",
+                stacklevel=5,
+            )
+
+    def pull_back(self, p: Tensor, layout: MatrixLayout, gradient: Tensor) -> None:
+        """Give each factor its gradient, from that of the weight."""
+        factors = self.factors(p)
+        with without_autocast(p.device):
+            cotangent = _matrices_of(gradient, layout.view).to(factors[0].dtype)
+            gradients = factor_product_vjp(factors, cotangent)
+        for factor, each in zip(factors, gradients, strict=True):
+            factor.grad = each
+
+
+def layout_of(view: MatrixView, factors: Sequence[Tensor]) -> MatrixLayout:
+    """The layout that factors have."""
+    return MatrixLayout(view, tuple(factor.shape[-2] for factor in factors[:-1]))
+
+
+def balanced(p: Tensor, layout: MatrixLayout, dtype: torch.dtype) -> list[Tensor]:
+    """Balanced factors of a weight as it is.
+
+    Raises:
+        ValueError: the weight is not finite, or a width is too small for it.
+    """
+    return list(layout.balanced(p.detach().to(dtype)))
+
+
+def is_factored(p: Tensor, view: MatrixView | None, group: dict[str, Any]) -> bool:
+    """Whether a parameter has factors: it is chosen, and its group has a depth."""
+    chosen = view is not None and not group.get("fallback")
+    return chosen and group["depth"] > 1 and p.numel() > 0
+
+
+def prefix_of(number: int) -> str:
+    """What the names of the inner state of factor ``number`` begin with."""
+    return f"factor{number}_"
+
+
+def factor_names(held: Mapping[str, Any]) -> list[str]:
+    """``factor1``, ``factor2``, ... as far as they go."""
+    names: list[str] = []
+    while f"factor{len(names) + 1}" in held:
+        names.append(f"factor{len(names) + 1}")
+    return names
+
+
+def flat_state(saved: State) -> State:
+    """State of version 0.1, with lists of factors and of inner states, in today's form."""
+    if "factors" not in saved:
+        return saved
+    if not saved["factors"]:
+        return dict(saved["inner"][0]) if saved["inner"] else {}
+    flat: State = {}
+    for number, factor in enumerate(saved["factors"], start=1):
+        flat[f"factor{number}"] = factor
+        inner = saved["inner"][number - 1] if number <= len(saved["inner"]) else {}
+        flat.update((prefix_of(number) + name, value) for name, value in inner.items())
+    return flat
+
+
+def _matrices_of(tensor: Tensor, view: MatrixView) -> Tensor:
+    """The matrices of a tensor, ``(m, n)`` where there is one, ``(b, m, n)`` otherwise."""
+    matrices = view.split(tensor)
+    return matrices[0] if view.batch == 1 else matrices
+
+
+def _factor_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
+    if group["factor_dtype"] is not None:
+        return group["factor_dtype"]
+    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype

@@ -1,0 +1,429 @@
+"""What EndToEnd, Factored and Radial share: one copy of groups and state.
+
+The user's groups are the groups of the inner optimizer: the same dicts, in which only ``"params"``
+differs while it steps. ``state[p]`` is flat, names to tensors and numbers; what the inner
+optimizer keeps for a tensor lies there under its own names, with a prefix where a parameter is
+trained as several tensors. The inner optimizer is linked to both for each step and owns nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from overparam.layers.table import PLAIN, WeightTable, weight_row
+from overparam.layers.views import MatrixView
+from overparam.optim.groups import (
+    Choice,
+    Params,
+    accepts_names,
+    check_whole,
+    complete_views,
+    expanded,
+    names_of,
+    readings,
+    warn_of_unknown,
+    with_modules,
+)
+from overparam.optim.inner import Inner, check_takes, linked, make_inner, take_step
+
+State = dict[str, Any]
+
+
+@dataclass
+class StandIn:
+    """A tensor that the inner optimizer steps on, for a parameter.
+
+    Attributes:
+        p: the parameter.
+        tensor: the parameter itself, or one of the tensors in its place.
+        prefix: of the inner optimizer's names in ``state[p]``.
+        group: of the parameter.
+        view: of the parameter.
+        before: copies of the tensor and of its state, to undo a step.
+    """
+
+    p: Tensor
+    tensor: Tensor
+    prefix: str = ""
+    group: dict[str, Any] = field(default_factory=dict)
+    view: MatrixView | None = None
+    before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def remember(self, state: State) -> None:
+        """Copy what the inner optimizer may write to."""
+        held = [self.tensor, *(v for v in state.values() if isinstance(v, Tensor))]
+        self.before = [(tensor, tensor.detach().clone()) for tensor in held]
+
+    def is_as_before(self) -> bool:
+        """Whether the step left the tensor as it was; False where asking makes the host wait."""
+        on_host = bool(self.before) and self.tensor.device.type == "cpu"
+        return on_host and torch.equal(self.tensor, self.before[0][1])
+
+    def undo(self, keep: Tensor | None = None) -> None:
+        """Put the copies back: all, or those of which ``keep`` (a scalar on the device) is not."""
+        for tensor, copy in self.before:
+            tensor.copy_(copy if keep is None else torch.where(keep, tensor, copy))
+
+
+class Transform(Optimizer):
+    """An optimizer around an inner one; see the module for who owns what."""
+
+    is_transform = True
+    _own_state: ClassVar[frozenset[str]] = frozenset()
+    _structure: ClassVar[tuple[str, ...]] = ("views",)
+    """Options that belong to this optimizer, and are not taken from a checkpoint."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor | None,
+        inner: Inner,
+        own: dict[str, Any],
+        inner_options: dict[str, Any],
+        *,
+        choice: Choice,
+        fallback: Inner | None,
+        fallback_options: Mapping[str, Any] | None,
+    ) -> None:
+        if lr is not None and not isinstance(lr, (int, float, Tensor)):
+            raise TypeError(
+                f"lr is {lr!r}; the learning rate comes second and the inner optimizer by name: "
+                f"{type(self).__name__}(params, lr=0.01, inner=torch.optim.AdamW)."
+            )
+        rate = {} if lr is None else {"lr": lr}
+        self._inner = make_inner("inner", inner, {**rate, **inner_options})
+        self._fallback = None
+        if fallback is not None:
+            self._fallback = make_inner("fallback", fallback, dict(fallback_options or {}))
+        elif fallback_options is not None:
+            raise ValueError("fallback_options has no meaning without fallback; name an optimizer.")
+        self._choice = choice
+        super().__init__(with_modules(params), {**self._inner.defaults, **own})
+
+    # Groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its ``"params"`` may be a module."""
+        count = len(self.param_groups)
+        try:
+            named = accepts_names(self.param_groups)
+            for group in expanded(param_group, self._choice, named=named):
+                self._add(group)
+            for group in self.param_groups[count:]:
+                self._prepare(group)
+        except BaseException:
+            del self.param_groups[count:]
+            raise
+        for group in self.param_groups[count:]:
+            self._greet(group)
+
+    def _add(self, group: dict[str, Any]) -> None:
+        """One group, split in two where a fallback takes what is not chosen."""
+        if group.get("fallback"):
+            if self._fallback is None:
+                raise ValueError("a group asks for the fallback, and there is none; pass fallback=")
+            group = {**self._fallback.defaults, **group}
+        super().add_param_group(group)
+        group = self.param_groups[-1]
+        check_whole(group)
+        self._check_options(group)
+        complete_views(group)
+        if self._fallback is None or "fallback" in group:
+            return
+        rest = [i for i, entry in enumerate(group["views"]) if len(entry) == 1]
+        if len(rest) == len(group["views"]):
+            self.param_groups.pop()
+            self._add({**self._picked(group, rest), "fallback": True})
+        elif rest:
+            taken = self._picked(group, rest)
+            kept = [i for i in range(len(group["views"])) if i not in set(rest)]
+            group.update(self._picked(group, kept, all_options=True))
+            self._add({**taken, "fallback": True})
+
+    def _picked(
+        self, group: dict[str, Any], places: list[int], *, all_options: bool = False
+    ) -> dict[str, Any]:
+        """Some parameters of a group with what stands beside them, and its own options."""
+        beside = ("params", "param_names", "views")
+        options = {
+            name: value
+            for name, value in group.items()
+            if name not in beside and (all_options or name not in self._inner.defaults)
+        }
+        picked = {name: [group[name][i] for i in places] for name in beside if name in group}
+        if "param_names" in picked and not all_options:
+            names = picked.pop("param_names")
+            picked["params"] = list(zip(names, picked["params"], strict=True))
+        return {**options, **picked}
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        """What a subclass makes of a new group; it may raise."""
+        remedy = 'Leave them out, or pass fallback="adamw", which takes what is not chosen.'
+        engine = self._fallback if group.get("fallback") else self._inner
+        assert engine is not None
+        tensors = [
+            (name, stand_in)
+            for name, (p, view, _) in zip(names_of(group, ""), readings(group), strict=True)
+            for stand_in in self._shapes(p, view, group)
+        ]
+        check_takes(engine, tensors, remedy)
+
+    def _shapes(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        """Tensors of the shapes that the inner optimizer would be given for a parameter."""
+        del view, group
+        yield p
+
+    def _greet(self, group: dict[str, Any]) -> None:
+        """Warnings about a new group, once it is in."""
+        if group.get("depth") != 1 and not group.get("fallback"):
+            warn_of_unknown(group)
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        """Raise unless the options of this class are in range."""
+
+    # State
+
+    def _stand_ins(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> list[StandIn]:
+        """The tensors that the inner optimizer steps on in the place of a parameter."""
+        del view
+        return [StandIn(p, p, "", group)]
+
+    def _settle(self, stand_ins: list[StandIn]) -> None:
+        """Write to parameters what the inner optimizer did to the tensors in their place."""
+
+    @contextmanager
+    def _linked(self) -> Iterator[tuple[list[Optimizer], list[StandIn]]]:
+        """The inner optimizers, linked to groups and state; the stand-ins that they work on.
+
+        Where the body raises, groups and state are as before; tensors are the body's concern.
+        """
+        kept = [(group, dict(group)) for group in self.param_groups]
+        states: defaultdict[Tensor, State] = defaultdict(dict)
+        stand_ins: list[StandIn] = []
+        try:
+            for group, options in kept:
+                made = [
+                    each
+                    for p, view, _ in readings(options)
+                    for each in self._stand_ins(p, view, group)
+                ]
+                group["params"] = [each.tensor for each in made]
+                states.update((each.tensor, self._inner_state(each)) for each in made)
+                stand_ins += made
+            with ExitStack() as stack:
+                yield [stack.enter_context(each) for each in self._links(states)], stand_ins
+        except BaseException:
+            for group, options in kept:
+                group.clear()
+                group.update(options)
+            raise
+        for group, options in kept:
+            group["params"] = options["params"]
+        for each in stand_ins:
+            self._keep_inner_state(each, states.get(each.tensor, {}))
+
+    def _links(self, states: defaultdict[Tensor, State]) -> Iterator[Any]:
+        for engine, chosen in ((self._inner, False), (self._fallback, True)):
+            groups = [g for g in self.param_groups if bool(g.get("fallback")) == chosen]
+            if engine is not None and groups:
+                yield linked(engine, groups, states)
+
+    def _inner_state(self, stand_in: StandIn) -> State:
+        prefix, state = stand_in.prefix, self.state.get(stand_in.p, {})
+        return {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix) and name not in self._own_state
+        }
+
+    def _keep_inner_state(self, stand_in: StandIn, inner: State) -> None:
+        prefix, old = stand_in.prefix, self.state.get(stand_in.p)
+        if old is None and not inner:
+            return
+        state = self.state[stand_in.p]
+        for name in [n for n in state if n.startswith(prefix) and n not in self._own_state]:
+            if name.removeprefix(prefix) not in inner:
+                del state[name]
+        state.update((prefix + name, value) for name, value in inner.items())
+
+    # Steps
+
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    # compiled code calls the directions; the inner step is torch's own
+    def _inner_step(self) -> list[StandIn]:
+        """One step of the inner optimizers, all or nothing; the stand-ins that had a gradient."""
+        with self._linked() as (engines, stand_ins):
+            moving = [each for each in stand_ins if each.tensor.grad is not None]
+            if not self.defaults.get("differentiable"):
+                for each in moving:
+                    each.remember(self._inner_state(each))
+            try:
+                self._about_to_step(moving)
+                for engine in engines:
+                    take_step(engine)
+            except BaseException:
+                for each in moving:
+                    each.undo()
+                raise
+        return moving
+
+    def _about_to_step(self, stand_ins: list[StandIn]) -> None:
+        """What to do to stand-ins just before the inner optimizer steps."""
+
+    def train(self) -> None:
+        """Pass on to an inner optimizer with two modes, such as those without a schedule."""
+        self._pass_on("train")
+
+    def eval(self) -> None:
+        """Pass on to an inner optimizer with two modes, such as those without a schedule."""
+        self._pass_on("eval")
+
+    @torch.no_grad()
+    def _pass_on(self, word: str) -> None:
+        with self._linked() as (engines, stand_ins):
+            for engine in engines:
+                getattr(engine, word, _nothing)()
+        self._settle(stand_ins)
+
+    def _closure_loss(self, closure: Callable[[], Any] | None) -> Any:
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    # Reports, checkpoints, copies
+
+    def routing(self) -> WeightTable:
+        """What becomes of each parameter and why: print it, or iterate over its rows."""
+        rows = []
+        for number, group in enumerate(self.param_groups):
+            names = names_of(group, f"group {number}, ")
+            for name, (p, view, reason) in zip(names, readings(group), strict=True):
+                rule, notes, matrices = self._row(p, view, group)
+                rows.append(
+                    weight_row(
+                        name,
+                        tuple(p.shape),
+                        view,
+                        group.get("depth", 1),
+                        rule,
+                        [reason, *notes],
+                        matrices,
+                    )
+                )
+        return WeightTable(rows)
+
+    def _row(
+        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
+    ) -> tuple[str, list[str], str | None]:
+        """The rule of a parameter, notes on it, and its matrices where they are not the view's."""
+        del p, view, group
+        return PLAIN, [], None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load state bit for bit, in the dtype that it was saved in.
+
+        The reading of the layers stays that of this optimizer, and options that the checkpoint
+        does not have keep their present values.
+
+        Raises:
+            ValueError: the checkpoint does not fit; nothing has changed.
+        """
+        loaded: dict[str, Any] = {}
+
+        def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            loaded.update(given)
+            groups = given["param_groups"]
+            if len(groups) == len(self.param_groups):  # torch refuses others
+                loaded["state"] = self._understood(given)
+                pairs = zip(self.param_groups, groups, strict=True)
+                loaded["param_groups"] = [self._completed(group, saved) for group, saved in pairs]
+            return dict(loaded)
+
+        def exactly(_: Optimizer) -> None:
+            self._take_over(loaded)
+
+        before = self.register_load_state_dict_pre_hook(complete)
+        after = self.register_load_state_dict_post_hook(exactly, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _completed(self, group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """The options of a saved group, with those of the present one in the place of others."""
+        beside = ("params", "param_names")
+        now = {name: value for name, value in group.items() if name not in beside}
+        return {**now, **saved, **{name: now[name] for name in self._structure if name in now}}
+
+    def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
+        """The saved state in today's form; raises by name where it cannot be read."""
+        return state_dict["state"]
+
+    def _take_over(self, loaded: dict[str, Any]) -> None:
+        """Undo what torch's loading does to dtypes, and let the inner optimizer complete it."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            on_device = bool(group.get("capturable") or group.get("fused"))
+            for p, index in zip(group["params"], saved["params"], strict=True):
+                saved_state = loaded["state"].get(index, {})
+                for name, value in saved_state.items():
+                    if isinstance(value, Tensor) and self._keeps_dtype(p, name, value):
+                        stays = name.endswith("step") and not on_device
+                        device = value.device if stays else p.device
+                        self.state[p][name] = value.detach().to(device, copy=True)
+        with self._linked() as (engines, _):
+            for engine in engines:
+                engine.__setstate__({"state": engine.state, "param_groups": engine.param_groups})
+
+    def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
+        """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""
+        half = p.dtype in (torch.float16, torch.bfloat16)
+        return half or name in self._own_state or not value.is_floating_point()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_inner": self._inner,
+            "_fallback": self._fallback,
+            "_choice": Choice(),  # words for modules that are yet to come; functions do not pickle
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over state; options that an older version lacks get their defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            if "views" not in group:
+                complete_views(group)
+
+    def __repr__(self) -> str:
+        count = sum(len(group["params"]) for group in self.param_groups)
+        depths = sorted({group["depth"] for group in self.param_groups if "depth" in group})
+        depth = f", depth={'/'.join(f'{each:g}' for each in depths)}" if depths else ""
+        lrs = "/".join(f"{float(each):g}" for each in dict.fromkeys(self._lrs()))
+        return (
+            f"{type(self).__name__}({count} parameters, lr={lrs}, "
+            f"inner={type(self._inner).__name__}{depth})"
+        )
+
+    def _lrs(self) -> Iterator[Any]:
+        for group in self.param_groups:
+            yield float(group.get("lr", float("nan")))
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,69 @@
+"""Steps stretched along the weight: the part of the rule of one output that costs O(d)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
+    r"""A step with its component along the weight multiplied by ``r``.
+
+    .. math::
+        u + (r - 1) \, \frac{\langle w, u \rangle}{|w|^2} \, w
+
+    For ``u = -lr g`` and ``r = N`` this is ``-lr`` times Claim 2 of Arora, Cohen, Hazan (2018)
+    without its factor ``|w|^(2-2/N)``. ``r = 1`` returns the step; ``r = 0`` takes the radial
+    part away, as AdamP does (Heo et al. 2021). A zero weight has no direction: its step is
+    returned.
+
+    Args:
+        weight: ``w``, ``(..., d)``.
+        step: ``u``, ``(..., d)``.
+        radial: ``r``.
+
+    Returns:
+        The stretched step, ``(..., d)``.
+
+    Example:
+        >>> import torch
+        >>> radial_stretch(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]), 3.0)
+        tensor([3., 1.])
+    """
+    size = weight.square().sum(-1, keepdim=True)
+    along = (weight * step).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    return step + (radial - 1) * along * weight
+
+
+def radial_stretch_in_metric(
+    weight: Tensor, step: Tensor, moment: Tensor, metric: Tensor, lr: float | Tensor, radial: float
+) -> Tensor:
+    r"""The same for a step ``u = -lr m / s`` of Adam, in the metric ``s`` that Adam measures in.
+
+    .. math::
+        u - lr \, (r - 1) \, \frac{\langle w, m \rangle}{\langle w, s \circ w \rangle} \, w,
+        \qquad s = \sqrt{v} + \epsilon
+
+    The step ``u`` is the gradient ``m`` raised by the metric, so its component along ``w`` is
+    ``<u, s o w> / <w, s o w> w``; that is multiplied by ``r``. Source: this library.
+
+    Args:
+        weight: ``w``, ``(..., d)``.
+        step: ``u``, ``(..., d)``.
+        moment: ``m``, the bias-corrected mean of gradients, ``(..., d)``.
+        metric: ``s``, positive, ``(..., d)``.
+        lr: learning rate of the step.
+        radial: ``r``.
+
+    Returns:
+        The stretched step, ``(..., d)``.
+
+    Example:
+        >>> import torch
+        >>> w, m, s = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0])
+        >>> radial_stretch_in_metric(w, -0.1 * m / s, m, s, 0.1, 3.0)
+        tensor([-0.1500, -0.0500])
+    """
+    size = (weight * metric * weight).sum(-1, keepdim=True)
+    along = (weight * moment).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    return step - lr * (radial - 1) * along * weight
