@@ -64,7 +64,7 @@ def test_a_small_circle_measures_the_antisymmetric_part() -> None:
     gradient_of = power_loss_gradient(features, torch.ones(20, dtype=torch.float64), 4)
     field, point = end_to_end_field(gradient_of, 3), torch.tensor([0.3, -0.5, 0.4]).double()
     _, part = antisymmetric_jacobian(field, point)
-    axes, radius = torch.eye(3, dtype=torch.float64), 1e-3
+    axes, radius = torch.eye(3, dtype=torch.float64), 1e-4
     for i, j in ((0, 1), (0, 2), (1, 2)):
 
         def circle(time: torch.Tensor, i: int = i, j: int = j) -> torch.Tensor:
