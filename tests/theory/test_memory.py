@@ -1,12 +1,7 @@
 import torch
 
-from overparam.theory.memory import (
-    adaptive_rates,
-    memory_weights,
-    run_with_scalar,
-    shrink_rates,
-    weights_from_gradients,
-)
+from overparam.theory.memory import memory_weights, weights_from_gradients
+from overparam.theory.scalar_run import adaptive_lr, run_with_scalar, shrink_rates
 
 
 def _run(lr: float, steps: int):
@@ -31,37 +26,37 @@ def test_the_run_is_that_of_autograd_and_sgd() -> None:
 def test_one_step_misses_by_exactly_the_term_of_second_order() -> None:
     run, _ = _run(0.05, 20)
     w, g = run.weights, run.gradients
-    step = w[:-1] - adaptive_rates(run)[:, None] * g - shrink_rates(run)[:, None] * w[:-1]
+    step = w[:-1] - adaptive_lr(run)[:, None] * g - shrink_rates(run)[:, None] * w[:-1]
     slope = (run.inner[:-1] * g).sum(-1)
     second = 0.05**2 * (run.outer[:-1] * slope)[:, None] * g
     torch.testing.assert_close(w[1:] - step, second, atol=1e-14, rtol=1e-10)
 
 
 def test_memory_weights_are_the_written_product() -> None:
-    rates = torch.rand(6, dtype=torch.float64)
+    lrs = torch.rand(6, dtype=torch.float64)
     shrink = torch.rand(6, dtype=torch.float64) - 0.5
-    mu = memory_weights(rates, shrink)
+    mu = memory_weights(lrs, shrink)
     for t in range(6):
         for tau in range(6):
             product = 1.0
             for s in range(tau + 1, t):
                 product *= 1 - shrink[s].item()
-            expected = -shrink[t].item() * rates[tau].item() * product if tau < t else 0.0
+            expected = -shrink[t].item() * lrs[tau].item() * product if tau < t else 0.0
             assert abs(mu[t, tau].item() - expected) < 1e-15
 
 
 def test_the_sum_over_past_gradients_is_the_recursion() -> None:
     """``w - rho g - gamma w`` step by step, with and without a first weight."""
-    rates = torch.rand(6, dtype=torch.float64)
+    lrs = torch.rand(6, dtype=torch.float64)
     shrink = torch.rand(6, dtype=torch.float64) - 0.5
     gradients = torch.randn(6, 3, dtype=torch.float64)
     for first in (torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), None):
         weight = torch.zeros(3, dtype=torch.float64) if first is None else first
         path = [weight]
-        for rate, gamma, gradient in zip(rates, shrink, gradients, strict=True):
-            weight = weight - rate * gradient - gamma * weight
+        for lr, gamma, gradient in zip(lrs, shrink, gradients, strict=True):
+            weight = weight - lr * gradient - gamma * weight
             path.append(weight)
-        rebuilt = weights_from_gradients(gradients, rates, shrink, first)
+        rebuilt = weights_from_gradients(gradients, lrs, shrink, first)
         torch.testing.assert_close(rebuilt, torch.stack(path))
 
 
@@ -70,7 +65,7 @@ def test_the_trajectory_comes_back_from_gradients_alone() -> None:
     for lr in (0.02, 0.01, 0.005):
         run, _ = _run(lr, round(1 / lr))
         rebuilt = weights_from_gradients(
-            run.gradients, adaptive_rates(run), shrink_rates(run), run.weights[0]
+            run.gradients, adaptive_lr(run), shrink_rates(run), run.weights[0]
         )
         errors.append((rebuilt - run.weights).abs().max().item())
     # One step misses by lr^2, a run of fixed time by lr.

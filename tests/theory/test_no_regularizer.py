@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import mpmath
 import pytest
@@ -9,16 +8,14 @@ from hypothesis import strategies as st
 from support.oracles import sum_over_factors
 
 from overparam.theory.asymmetry import antisymmetric_jacobian
-from overparam.theory.losses import power_loss_gradient
+from overparam.theory.field import end_to_end_field
 from overparam.theory.no_regularizer import (
-    check,
     circulation,
     circulation_constant_gradient,
     closed_curve,
-    end_to_end_field,
 )
+from overparam.theory.power_loss import power_loss_gradient
 
-_ETHANOL = Path(__file__).parents[3] / "shared" / "data" / "gas_ethanol" / "ethanol.dat"
 _E, _OTHER = torch.eye(3, dtype=torch.float64)[:2]
 
 
@@ -67,7 +64,7 @@ def test_a_small_circle_measures_the_antisymmetric_part() -> None:
     gradient_of = power_loss_gradient(features, torch.ones(20, dtype=torch.float64), 4)
     field, point = end_to_end_field(gradient_of, 3), torch.tensor([0.3, -0.5, 0.4]).double()
     _, part = antisymmetric_jacobian(field, point)
-    axes, radius = torch.eye(3, dtype=torch.float64), 1e-3
+    axes, radius = torch.eye(3, dtype=torch.float64), 1e-4
     for i, j in ((0, 1), (0, 2), (1, 2)):
 
         def circle(time: torch.Tensor, i: int = i, j: int = j) -> torch.Tensor:
@@ -134,24 +131,6 @@ def test_bad_input_is_refused() -> None:
         antisymmetric_jacobian(lambda w: w, torch.eye(2))
     with pytest.raises(ValueError, match="depth"):
         circulation_constant_gradient(1.0, 0.5, 1.0, 2.0)
-
-
-@pytest.mark.skipif(not _ETHANOL.exists(), reason="the shared Ethanol file is absent")
-def test_check_holds_on_ethanol() -> None:
-    rows = [line.split() for line in _ETHANOL.read_text().splitlines()]
-    targets = torch.tensor([float(row[0].split(";")[1]) for row in rows], dtype=torch.float64)
-    features = torch.tensor(
-        [[float(cell.split(":")[1]) for cell in row[1:]] for row in rows], dtype=torch.float64
-    )
-    features = (features - features.mean(0)) / features.std(0)
-    targets = (targets - targets.mean()) / targets.std()
-    result = check(features, targets, "Ethanol")
-    assert result.verdict == "holds"
-    names = [m.what for m in result.measurements if "Ethanol" in m.what]
-    assert len(names) == 4
-    (size,) = (m.value for m in result.measurements if m.what.startswith("smallest |A|"))
-    assert math.isfinite(size)
-    assert size > 1e-3
 
 
 def _loss_gradient(create_graph: bool):

@@ -1,32 +1,29 @@
-"""Whether a field is a gradient near a point: the antisymmetric part of its Jacobian."""
+"""Theorem 2, local form: a field with an asymmetric Jacobian is not a gradient."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Field = Callable[[Tensor], Tensor]
-"""A vector at every point: ``(..., d) -> (..., d)``."""
+from overparam.theory.field import Field
 
 
 def antisymmetric_jacobian(field: Field, point: Tensor) -> tuple[Tensor, Tensor]:
     """Jacobian of a field at a point and its antisymmetric part ``A = (J - J^T) / 2``.
 
-    Where ``A`` is not zero the field is no gradient near the point: no regularizer gives it.
+    Where ``A`` is not zero, the field is not a gradient near the point: no regularizer gives it.
     Source: Schwarz's theorem; the local form of Arora, Cohen, Hazan (2018), Theorem 2.
 
     Args:
-        field: ``(k, d) -> (k, d)``, each row by itself, differentiable by autograd.
+        field: ``(k, d) -> (k, d)``, row by row, differentiable by autograd.
         point: ``(d,)``.
 
     Returns:
         ``J`` and ``A``, both ``(d, d)``.
 
     Raises:
-        ValueError: point is no vector, or the field is not differentiable there by autograd: its
-            derivative is compared with a central difference along one direction.
+        ValueError: point is not a vector, or the derivative by autograd disagrees with a central
+            difference along one direction.
 
     Example:
         >>> import torch
@@ -51,25 +48,25 @@ def antisymmetric_jacobian(field: Field, point: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _check_by_differences(field: Field, point: Tensor, jacobian: Tensor) -> None:
-    """Raise where a central difference of the field, along one direction, disagrees.
+    """Raise if the Jacobian disagrees with a central difference along one direction.
 
-    A field that cuts a gradient out of the graph gives a wrong Jacobian without any error.
+    A field that detaches a gradient from the graph would give a wrong Jacobian without an error.
     """
     accuracy = torch.finfo(point.dtype).eps ** (1 / 3)
     direction = torch.cos(torch.arange(len(point), dtype=point.dtype) + 1)
     direction = direction / direction.norm()
     step = accuracy * max(1.0, float(point.norm())) * direction
-    # Fields that take a gradient of their own need points that can have one.
+    # A field that calls autograd itself needs points that require a gradient.
     ahead, behind = field(torch.stack((point + step, point - step)).requires_grad_())
     measured = (ahead - behind).detach() / 2 / step.norm()
     expected = jacobian.detach() @ direction
-    # The difference is off by its own round-off, eps |field| / step, and by step^2.
+    # The difference has an error of step^2 and a round-off error of eps |field| / step.
     round_off = torch.finfo(point.dtype).eps * float(ahead.detach().norm()) / float(step.norm())
     allowed = 1e-2 * float(measured.norm()) + 100 * round_off
     if not float((measured - expected).norm()) <= allowed:
         raise ValueError(
-            f"autograd's derivative of the field disagrees with a difference of its values: "
-            f"{float((measured - expected).norm()):.3g} apart, of {float(measured.norm()):.3g}. "
-            "Where the field takes a gradient by torch.autograd.grad, pass create_graph=True; at a "
-            "point where it has a kink there is no Jacobian."
+            "autograd's derivative of the field differs from a finite difference of size "
+            f"{float(measured.norm()):.3g} by {float((measured - expected).norm()):.3g}. If the "
+            "field calls torch.autograd.grad, pass create_graph=True; if it has a kink "
+            "at this point, it has no Jacobian there: pass another point."
         )

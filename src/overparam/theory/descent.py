@@ -1,4 +1,4 @@
-"""Gradient descent on explicit factors and by the end-to-end rule, recorded step by step."""
+"""Gradient descent on explicit factors and by the end-to-end rule, with every step recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def descend_factors(
     steps: int,
     weight_decay: float = 0.0,
 ) -> list[tuple[Tensor, ...]]:
-    """Gradient descent on every factor of a product, all at once.
+    """Gradient descent on all factors of a product at the same time.
 
     ``W_j <- (1 - lr*wd) W_j - lr * dL/dW_j``. Source: Arora, Cohen, Hazan (2018), section 4.
 
@@ -40,13 +40,13 @@ def descend_factors(
         >>> [round(factor.item(), 3) for factor in path[1]]
         [1.8, 0.6]
     """
-    rate = _per_matrix(lr, factors[0])
+    lr = _per_matrix(lr, factors[0])
     path = [tuple(factors)]
     for _ in range(steps):
         current = path[-1]
         slopes = factor_product_vjp(current, gradient_of(factor_product(current)))
         pairs = zip(current, slopes, strict=True)
-        path.append(tuple((1 - rate * weight_decay) * w - rate * slope for w, slope in pairs))
+        path.append(tuple((1 - lr * weight_decay) * w - lr * slope for w, slope in pairs))
     return path
 
 
@@ -60,8 +60,8 @@ def descend_end_to_end(
 ) -> Tensor:
     """Descent by the end-to-end rule: ``W <- (1 - lr*wd*N) W - lr * D(W, G)``.
 
-    Source: Arora, Cohen, Hazan (2018), Theorem 1. Real depths are allowed; a tensor of depths
-    runs one descent per entry.
+    Source: Arora, Cohen, Hazan (2018), Theorem 1. The depth may be any real number; a
+    tensor of depths runs one descent per entry.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
@@ -69,7 +69,7 @@ def descend_end_to_end(
         depth: ``N``, a number or a tensor of the leading dimensions of ``weight``.
         lr: learning rate; a tensor of the leading dimensions gives each run its own.
         steps: number of steps.
-        weight_decay: ``wd``, that of each of the N factors.
+        weight_decay: ``wd``, of each of the N factors.
 
     Returns:
         The weights before the first step and after each, ``(steps + 1, ..., m, n)``.
@@ -80,15 +80,15 @@ def descend_end_to_end(
         >>> path.flatten()
         tensor([1.0000, 0.8000, 0.6720])
     """
-    rate = _per_matrix(lr, weight)
-    shrink = 1 - rate * weight_decay * _per_matrix(depth, weight)
+    lr = _per_matrix(lr, weight)
+    shrink = 1 - lr * weight_decay * _per_matrix(depth, weight)
     path = [weight]
     for _ in range(steps):
-        weight = shrink * weight - rate * end_to_end_update(weight, gradient_of(weight), depth)
+        weight = shrink * weight - lr * end_to_end_update(weight, gradient_of(weight), depth)
         path.append(weight)
     return torch.stack(torch.broadcast_tensors(*path))
 
 
 def _per_matrix(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number, or one per run, that multiplies matrices."""
+    """One number, or one per run, in a shape that multiplies matrices."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)[..., None, None]

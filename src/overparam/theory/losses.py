@@ -1,4 +1,4 @@
-"""Losses, given as their gradients: what the checks and their functions descend on."""
+"""Losses, given by their gradients."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 GradientOf = Callable[[Tensor], Tensor]
-"""The gradient of a loss at a weight, of its shape; leading dimensions are a batch."""
+"""Maps a weight to the gradient of a loss, of the same shape; leading dimensions are a batch."""
 
 
 def loss_gradient(loss: Callable[[Tensor], Tensor], dims: int = 1) -> GradientOf:
     """The gradient of any loss by autograd, at one weight or at many.
 
-    What it returns can be differentiated once more, as
+    The gradient can be differentiated again, as
     :func:`overparam.theory.antisymmetric_jacobian` does.
 
     Args:
-        loss: one weight to a scalar, of operations that ``torch.func`` can follow.
+        loss: maps one weight to a scalar, by operations that ``torch.func`` supports.
         dims: dimensions of one weight: 1 for a vector ``(d,)``, 2 for a matrix ``(m, n)``.
 
     Returns:
@@ -66,29 +66,3 @@ def fit_to(target: Tensor, scale: Tensor | float = 1.0) -> GradientOf:
         tensor([[-3., -3.]])
     """
     return lambda weight: scale * (weight - target)
-
-
-def power_loss_gradient(features: Tensor, targets: Tensor, power: float) -> GradientOf:
-    """Gradient of ``1/p mean |x w - y|^p`` over rows, ``(..., d) -> (..., d)``.
-
-    Source: Arora, Cohen, Hazan (2018), section 8.
-
-    Raises:
-        ValueError: the shapes do not fit.
-
-    Example:
-        >>> import torch
-        >>> power_loss_gradient(torch.eye(2), torch.ones(2), 4.0)(torch.zeros(2))
-        tensor([-0.5000, -0.5000])
-    """
-    if features.ndim != 2 or targets.shape != features.shape[:1]:
-        raise ValueError(
-            f"features {tuple(features.shape)} and targets {tuple(targets.shape)} do not fit; pass "
-            "(rows, d) and (rows,), for example targets.flatten()."
-        )
-
-    def gradient_of(weight: Tensor) -> Tensor:
-        residual = weight @ features.mT - targets
-        return residual.sign() * residual.abs() ** (power - 1) @ features / len(targets)
-
-    return gradient_of

@@ -14,7 +14,7 @@ from overparam.lab.paper.verdict import (
     order_of_shares,
     within,
 )
-from overparam.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
 
 
 def claim(*answers):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from overparam.lab.training.objective import BLOCK_ROWS, PowerLoss, signed_power_
+from overparam.theory import power_gradient, power_loss
 
 POWERS = (2.0, 3.0, 3.5, 4.0, 6.0, 8.0)
 
@@ -30,6 +31,20 @@ def test_loss_and_gradient_agree_with_autograd(power, rows, outputs):
     (expected,) = torch.autograd.grad(loss.sum(), weights)
     torch.testing.assert_close(objective.loss(weights.detach()), loss, rtol=1e-12, atol=0)
     found = objective.gradient(weights.detach())
+    assert (found - expected).norm() <= 1e-12 * expected.norm()
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("rows", [1, 500, BLOCK_ROWS + 1])
+def test_the_blocked_loss_is_the_one_power_loss(power, rows):
+    x, y, weights = problem(rows, 3)
+    objective = PowerLoss(x, y, power)
+    prediction = (weights @ x.mT).flatten(1)
+    scaled = (y.mT.flatten(), power, power / rows)
+    loss = power_loss(prediction, *scaled)
+    torch.testing.assert_close(objective.loss(weights), loss, rtol=1e-12, atol=0)
+    slopes = power_gradient(prediction, *scaled).view(len(weights), 3, rows)
+    found, expected = objective.gradient(weights), slopes @ x
     assert (found - expected).norm() <= 1e-12 * expected.norm()
 
 

@@ -30,7 +30,7 @@ from overparam.lab.problems.mnist_cnn.study import SCALES, CnnStudy, stand_in
 from overparam.lab.progress import progress
 from overparam.lab.store import RunDirectory
 from overparam.lab.study import Shard, Study
-from overparam.theory.check import FAILS, HOLDS
+from overparam.lab.theory.check import FAILS, HOLDS
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from overparam._files import write_whole
 from overparam.lab.paper.chapter import Chapter
 from overparam.lab.paper.verdict import Claim
 from overparam.lab.report.page import Section, write_page
-from overparam.theory.check import FAILS, HOLDS
+from overparam.lab.theory.check import FAILS, HOLDS
 
 _CLASSES = {HOLDS: "holds", FAILS: "fails"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import comb, isfinite, sqrt
 
 from overparam.lab.paper.measurements import Interval
-from overparam.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
 
 UNDECIDED = "not decided"
 _FEW = 3

@@ -1,7 +1,7 @@
 """Linear regression with a p-th power loss, for many weights at once.
 
 ``L(W) = (1/B) sum_b sum_o |w_o x_b - y_bo|^p`` for features ``(B, n)``, targets ``(B, m)`` and
-weights ``(runs, m, n)``. Full batch; the paper's section 3 and 8.
+weights ``(runs, m, n)``. Full batch; the paper's sections 3 and 8.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 # Rows of one block: bounds the memory of the residuals, 2 MiB for 64 runs in float64. Smaller
-# blocks, which stay in the second-level cache, were measured and gain nothing.
+# blocks, which fit in the second-level cache, were measured and are not faster.
 BLOCK_ROWS = 4096
 
 
+# The formula is that of overparam.theory.power_loss with scale = p/B. The methods compute it in
+# place, block by block, because they are the inner loop of training; test_objective.py compares
+# them with it.
 class PowerLoss:
     """The loss and its gradient for a batch of weights, blocked over rows of the data.
 
     The gradient costs ``4 B n m`` flops per run, in two matrix products per block; it uses the
     dtype given. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which
-    costs ``2 n^2 m``, with both Gram matrices formed once in float64. Losses are computed from
-    residuals in float64 unless told otherwise, so that a curve measured in float32 shows the error
-    of training and not that of measuring.
+    costs ``2 n^2 m``, with both Gram matrices formed once in float64. By default, losses are
+    computed from residuals in float64, so that the curve of a run in float32 shows the error of
+    training, not of measuring.
 
     Args:
         features: ``X``, ``(B, n)``, float64.
@@ -89,8 +92,8 @@ class PowerLoss:
 class _Blocks:
     """The data, transposed and cut into blocks of rows that fit the cache.
 
-    Below the features of a block stand its targets, so that one matrix product with the weights
-    ``[W, -1]`` gives the residuals.
+    The targets of a block are stored below its features, so that one matrix product with the
+    weights ``[W, -1]`` gives the residuals.
     """
 
     def __init__(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overparam.lab.training.objective import PowerLoss, signed_power_
+from overparam.lab.training.objective import PowerLoss
+from overparam.theory.power_loss import power_gradient, power_loss
 
 _MAX_ITERATIONS = 200
 _SHORTEST_STEP = 1e-9
@@ -92,9 +93,9 @@ def _minimize(
         return weight, 1
 
     def evaluate(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        error = x @ at - y
-        slopes = signed_power_(error.clone(), power - 1)
-        return error, error.abs().pow(power).mean(), power / len(y) * (slopes @ x)
+        prediction, scale = x @ at, power / len(y)
+        loss = power_loss(prediction, y, power, scale)
+        return prediction - y, loss, power_gradient(prediction, y, power, scale) @ x
 
     error, loss, gradient = evaluate(weight)
     for iteration in range(1, _MAX_ITERATIONS + 1):
@@ -115,7 +116,7 @@ def _minimize(
 def _backtrack(
     loss_at: Callable[[Tensor], Tensor], weight: Tensor, step: Tensor, loss: Tensor, slope: Tensor
 ) -> float:
-    """Halve the step until the loss falls by a tenth of its linear prediction; else take it all."""
+    """Halve the step until the loss falls by a tenth of its linear prediction; else take all."""
     length = 1.0
     while length > _SHORTEST_STEP:
         if loss_at(weight + length * step) <= loss + 0.1 * length * slope + _round_off(loss):

@@ -10,7 +10,7 @@ from overparam.lab.paper.network import CnnResult, chapter, load_result
 from overparam.lab.problems.mnist_cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
 from overparam.lab.problems.mnist_cnn.penalty import FORMS
 from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS
-from overparam.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
 
 TINY = SCALES["tiny"]
 STEPS = (0, 20, 40)

@@ -8,11 +8,32 @@ from typing import Any
 
 import altair as alt
 
-Row = dict[str, Any]
+from overparam.lab.theory.check import Row
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can tell apart too.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 WIDTH, HEIGHT = 320, 260
+
+
+def themed(chart: Any) -> Any:
+    """A chart in the fonts and colours of the page."""
+    return (
+        chart.configure_axis(labelFontSize=12, titleFontSize=13, gridColor="#e6e6e6")
+        .configure_title(fontSize=14, anchor="start", offset=10)
+        .configure_legend(labelFontSize=12, titleFontSize=12)
+        .configure_header(labelFontSize=12, titleFontSize=13)
+        .configure_view(stroke="#cccccc")
+    )
+
+
+def lines(rows: Sequence[Row], title: str = "", size: float = 0, **mark: Any) -> alt.Chart:
+    """A panel of lines; a size above 0 adds a point of that size at each value."""
+    point = alt.OverlayMarkDef(size=size) if size else False
+    return (
+        alt.Chart(alt.Data(values=rows), title=title)
+        .mark_line(point=point, **{"strokeWidth": 2, **mark})
+        .properties(width=WIDTH, height=HEIGHT)
+    )
 
 
 def chosen(rows: Sequence[Row], **wanted: Any) -> list[Row]:
@@ -21,7 +42,7 @@ def chosen(rows: Sequence[Row], **wanted: Any) -> list[Row]:
 
 
 def colour(name: str, title: str, **options: Any) -> alt.Color:
-    """The palette for a column of names."""
+    """One colour of the palette for each name in a column."""
     return alt.Color(f"{name}:N", title=title, scale=alt.Scale(range=COLOURS), **options)
 
 
@@ -47,7 +68,7 @@ def log_axis(
 def log_ticks(low: float, high: float) -> list[float]:
     """At most eight round numbers between two positive ones, evenly spread on a log axis.
 
-    Powers of ten where two or more lie between, else also their doubles and fivefolds.
+    Powers of ten if more than two lie between, else also 2 and 5 times powers of ten.
 
     Example:
         >>> log_ticks(0.02, 30.0), log_ticks(0.03, 0.5), log_ticks(0.6, 0.9)

@@ -8,27 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam.theory.two_points import MAX_STEPS, Lanes, iterations_to_target
+from overparam.lab.theory.two_point_runs import MAX_STEPS, Lanes, iterations_to_target
 
 Method = tuple[float, float]
-"""0 for the rule (gradient descent at depth 1), 1 for AdaGrad, 2 for Adam; and the depth."""
+"""The method of a run, as in `Lanes`, and its depth."""
 
 DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 METHODS: tuple[Method, ...] = (*((0.0, depth) for depth in DEPTHS), (1.0, 1.0), (2.0, 1.0))
 
 
 def steady_counts(curves: Tensor) -> Tensor:
-    """A method's iterations at every learning rate, each rate judged with its two neighbours.
+    """Iterations at every learning rate, each the worst of itself and its two neighbours.
 
-    Source: none, a guard against luck. Where the loss is flat at its minimum (p > 2) one huge
-    step may land there and stay, at one rate of the grid alone. So a rate counts by the worst of
-    itself, the next below and the next above; the two at the ends of the grid count as failed.
+    Source: none; it guards against luck. For p > 2 the loss is flat at its minimum, so one huge
+    step may land there and stay, at a single learning rate of the grid. The two ends of the grid
+    count as failed.
 
     Args:
-        curves: iterations, ``(..., rates)``, rates in order.
+        curves: iterations, ``(..., lrs)``, learning rates in order.
 
     Returns:
-        ``(..., rates)``; its minimum over rates is the method's tuned count.
+        ``(..., lrs)``; the minimum over the learning rates is the tuned count of a method.
 
     Example:
         >>> import torch
@@ -40,10 +40,9 @@ def steady_counts(curves: Tensor) -> Tensor:
 
 
 def starts(length: float = 0.01, turn: float = 25.0) -> Tensor:
-    """Four starts of one length, a right angle apart.
+    """Four starts of the same length, at right angles to each other.
 
-    Several, since from one of them a single huge step can land on the target by luck; a rate must
-    do well from all of them.
+    From a single start, one huge step could land on the target by luck.
 
     Args:
         length: of every start.
@@ -61,31 +60,31 @@ def starts(length: float = 0.01, turn: float = 25.0) -> Tensor:
 
 
 def tuned_iterations(
-    rates: Tensor,
+    lrs: Tensor,
     powers: Sequence[float],
     ratios: Sequence[float],
     methods: Sequence[Method] = METHODS,
     begin: Tensor | None = None,
     max_steps: int = MAX_STEPS,
 ) -> Tensor:
-    """Iterations to target of every method at every learning rate: the whole curves.
+    """Iterations to the target of every method at every learning rate.
 
     Source: Arora, Cohen, Hazan (2018), section 7.
 
-    All methods get the same learning rates: an equal tuning budget. ``y_2 = 1``. Every run is
-    repeated from several starts, and a rate counts by its mean over them.
+    All methods get the same learning rates, so the same tuning budget. Every run is repeated from
+    several starts, and the result is the mean over them. ``y_2 = 1``.
 
     Args:
-        rates: learning rates, ``(r,)``.
+        lrs: learning rates, ``(r,)``.
         powers: values of ``p``.
         ratios: values of ``y_1 / y_2``.
         methods: what to run; by default the rule at depths 1 (gradient descent), 1.5, 2, 3, 4, 6,
             8, then AdaGrad and Adam.
         begin: the starts, ``(..., s, 2)``; by default those of :func:`starts`.
-        max_steps: where to stop.
+        max_steps: the last step at which a run may arrive.
 
     Returns:
-        ``(..., powers, ratios, methods, rates)``: mean over the s starts, ``inf`` where one failed.
+        ``(..., powers, ratios, methods, lrs)``: mean over the s starts, ``inf`` if one failed.
 
     Example:
         >>> import torch
@@ -100,15 +99,15 @@ def tuned_iterations(
         torch.as_tensor(powers, dtype=torch.float64),
         torch.as_tensor(ratios, dtype=torch.float64),
         torch.arange(len(table), dtype=torch.float64),
-        rates.double(),
+        lrs.double(),
         indexing="ij",
     )
-    start, power, ratio, method, rate = (grid.flatten() for grid in grids)
+    start, power, ratio, method, lr = (grid.flatten() for grid in grids)
     targets = torch.stack((ratio, torch.ones_like(ratio)), dim=-1)
     kind, depth = table[method.long()].unbind(-1)
-    lanes = Lanes(kind, depth, rate, power, targets, places[start.long()])
-    counts = torch.empty_like(rate)
-    for mine in (kind == 0, kind != 0):  # Apart, so that no run computes another kind's move.
+    lanes = Lanes(kind, depth, lr, power, targets, places[start.long()])
+    counts = torch.empty_like(lr)
+    for mine in (kind == 0, kind != 0):  # Separately, so that the rule's runs skip the moments.
         if bool(mine.any()):
             part = Lanes(*(entries[mine] for entries in lanes))
             counts[mine] = iterations_to_target(part, max_steps=max_steps)
@@ -117,17 +116,17 @@ def tuned_iterations(
 
 
 def best_of_depths(curves: Tensor) -> Tensor:
-    """Speed-up of the best depth above 1 over gradient descent, at tuned steady rates.
+    """Speed-up of the best depth above 1 over gradient descent, each at its tuned learning rate.
 
-    Source: none; the comparison of the report. Where gradient descent has no steady rate its best
-    single rate counts, in its favour; where it has none at all, the last step allowed, so the
-    speed-up is then a lower bound. A depth counts by its steady rates alone.
+    Source: none; the comparison of the report. It uses :func:`steady_counts`. If gradient descent
+    has no finite one, its best single count is used, in its favour; if it never arrived, the last
+    step allowed, so that the speed-up is a lower bound.
 
     Args:
-        curves: iterations of gradient descent and of depths, ``(..., methods, rates)``.
+        curves: iterations of gradient descent and of depths, ``(..., methods, lrs)``.
 
     Returns:
-        ``(...)``; 0 where no depth arrived.
+        ``(...)``; 0 if no depth arrived.
 
     Example:
         >>> import torch

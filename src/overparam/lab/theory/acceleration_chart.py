@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 
-from overparam.lab.charts.theory_theme import COLOURS, Row, chosen, log_axis
-from overparam.theory.two_points import MAX_STEPS
+from overparam.lab.theory.check import Row
+from overparam.lab.theory.theme import COLOURS, chosen, lines, log_axis
+from overparam.lab.theory.two_point_runs import MAX_STEPS
 
 
-def acceleration_chart(rows: list[Row]) -> alt.VConcatChart:
-    """Speed-ups over gradient descent as a map and from other starts, and the curves behind."""
+def chart(rows: Sequence[Row]) -> alt.VConcatChart:
+    """Speed-ups over gradient descent as a map and from other starts, and the curves behind it."""
     return alt.vconcat(
         _map(chosen(rows, panel="map")),
         _other_starts(chosen(rows, panel="starts")),
@@ -18,13 +21,13 @@ def acceleration_chart(rows: list[Row]) -> alt.VConcatChart:
     ).resolve_scale(color="independent")
 
 
-def _map(rows: list[Row]) -> alt.ConcatChart:
+def _map(rows: Sequence[Row]) -> alt.ConcatChart:
     cells = [row for row in rows if row["method"] != "GD"]
     order = list(dict.fromkeys(row["method"] for row in cells))
     parts = []
     for power in sorted({row["power"] for row in cells}):
         mine = chosen(cells, power=power)
-        # A method that arrived in time at no rate has no speed-up: its cell stays grey.
+        # A method that never arrived in time has no speed-up: its cell stays grey.
         arrived = [row for row in mine if row["value"] > 0]
         place = {
             "x": alt.X("method:N", title=None, sort=order, axis=alt.Axis(labelAngle=-45)),
@@ -45,12 +48,12 @@ def _map(rows: list[Row]) -> alt.ConcatChart:
         layers = alt.layer(tried, tiles, text)
         parts.append(layers.properties(width=300, height=120, title=f"p = {power:g}"))
     return alt.concat(*parts, columns=2).properties(
-        title=f"Speed-up over GD at tuned rates (grey: not within {MAX_STEPS} steps)"
+        title=f"Speed-up over GD at tuned learning rates (grey: not within {MAX_STEPS} steps)"
     )
 
 
-def _other_starts(rows: list[Row]) -> alt.HConcatChart:
-    """A mark for each start, the best depth's speed-up over gradient descent."""
+def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
+    """The best depth's speed-up over gradient descent, a mark for each start."""
     shown = [{**row, "p": f"p = {row['power']:g}"} for row in rows]
     even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color="#555555", strokeDash=[4, 4])
     parts = []
@@ -72,11 +75,12 @@ def _other_starts(rows: list[Row]) -> alt.HConcatChart:
         layers = alt.layer(even.encode(y="one:Q"), marks)
         parts.append(layers.properties(width=300, height=200, title=f"y1 / y2 = {ratio:g}"))
     return alt.hconcat(
-        *parts, title="Best depth over GD from starts of three lengths, in two sets of directions"
+        *parts,
+        title="Speed-up of the best depth: starts of three lengths, two sets of directions",
     )
 
 
-def _curves(rows: list[Row]) -> alt.ConcatChart:
+def _curves(rows: Sequence[Row]) -> alt.ConcatChart:
     shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
     parts = []
     for power in sorted({row["power"] for row in rows}):
@@ -86,10 +90,9 @@ def _curves(rows: list[Row]) -> alt.ConcatChart:
             if row["method"] in shown
         ]
         parts.append(
-            alt.Chart(alt.Data(values=values), title=f"p = {power:g}")
-            .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+            lines(values, f"p = {power:g}", size=14)
             .encode(
-                x=log_axis(alt.X, "rate", "Learning rate", values, domain=[1e-3, 100]),
+                x=log_axis(alt.X, "lr", "Learning rate", values, domain=[1e-3, 100]),
                 y=log_axis(alt.Y, "value", "Iterations", values, domain=[1, MAX_STEPS]),
                 color=alt.Color(
                     "method:N",
@@ -101,5 +104,5 @@ def _curves(rows: list[Row]) -> alt.ConcatChart:
             .properties(width=300, height=170)
         )
     return alt.concat(*parts, columns=2).properties(
-        title="Iterations to the target at y1 / y2 = 2.5; no dot where one start fails"
+        title="Iterations to the target at y1 / y2 = 2.5; no dot if one start fails"
     )

@@ -1,0 +1,1 @@
+"""The experiments that check the paper's theory: a check with its chart in each file."""
