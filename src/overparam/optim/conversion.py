@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam.factors import transport
-from overparam.optim.groups import Choice, readings, views_of
-from overparam.optim.store import is_factored, layout_of, prefix_of
+from overparam.factors.store import is_factored, layout_of, prefix_of
+from overparam.layers.entries import readings
+from overparam.optim.groups import Choice, views_of
 
 if TYPE_CHECKING:
     from overparam.optim.factored import Factored

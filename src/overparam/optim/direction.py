@@ -12,7 +12,6 @@ from torch import Tensor
 
 from overparam._precision import without_autocast
 from overparam.optim.routes import Route
-from overparam.optim.stack import Stack
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
 from overparam.rule.reference import end_to_end_update, single_output_update
@@ -117,8 +116,8 @@ def directions(
 def _direction(items: list[Item], options: Options, keep: Keep) -> Tensor:
     """``D`` for parameters of one shape, ``(k, *shape)``."""
     route, p = items[0].route, items[0].p
-    weight = route.split(Stack([item.p for item in items], state_dtype(p)).value)
-    gradient = route.split(Stack([item.gradient for item in items]).value)
+    weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
+    gradient = route.split(_stacked([item.gradient for item in items]))
     shape = tuple(p.shape)
     if options.differentiable:
         # Autograd saves what the rule reads; the parameter changes in place later.
@@ -143,7 +142,7 @@ def _next_bases(
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         new = exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
     else:
-        old = Stack([item.state["basis"] for item in items]).value.flatten(0, 1)
+        old = _stacked([item.state["basis"] for item in items]).flatten(0, 1)
         new = tracked_basis(old, weight, look=_looks(items, options)) if tracked else None
         new = exact_basis(old, weight) if new is None else new
     keep(lambda: _write_bases(items, new, tracked, first))
@@ -192,6 +191,11 @@ def _reference(rule: str, weight: Tensor, gradient: Tensor, options: Options) ->
         return update
     depth = 1.0 if math.isinf(options.depth) else options.depth
     return update / (depth * largest ** (2 - 2 / options.depth))
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors of one shape as one, ``(k, *shape)``; of a single one no entry is copied."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _bounded(items: list[Item], options: Options) -> Iterator[list[Item]]:

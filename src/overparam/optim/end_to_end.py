@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_depth
+from overparam.layers.entries import names_of, readings
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.direction import Item, Options, directions, state_dtype
-from overparam.optim.groups import Choice, Params, names_of, readings, warn_of_zeros
+from overparam.optim.groups import Choice, Params, warn_of_zeros
 from overparam.optim.inner import Inner
 from overparam.optim.routes import GRANULARITIES, route
 from overparam.optim.transform import StandIn, State, Transform

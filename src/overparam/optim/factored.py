@@ -11,21 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam.factors import decay
-from overparam.layers.select import Targets
-from overparam.layers.table import PLAIN
-from overparam.layers.views import MatrixView
-from overparam.optim.conversion import collapse_optimizer, expand_optimizer
-from overparam.optim.groups import (
-    Choice,
-    Params,
-    names_of,
-    parameter_names,
-    readings,
-    saved_view,
-    warn_of_zeros,
-)
-from overparam.optim.inner import Inner
-from overparam.optim.store import (
+from overparam.factors.store import (
     FactorStore,
     balanced,
     factor_names,
@@ -34,6 +20,13 @@ from overparam.optim.store import (
     layout_of,
     prefix_of,
 )
+from overparam.layers.entries import names_of, readings, saved_view
+from overparam.layers.select import Targets
+from overparam.layers.table import PLAIN
+from overparam.layers.views import MatrixView
+from overparam.optim.conversion import collapse_optimizer, expand_optimizer
+from overparam.optim.groups import Choice, Params, parameter_names, warn_of_zeros
+from overparam.optim.inner import Inner
 from overparam.optim.transform import StandIn, State, Transform
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]

@@ -1,28 +1,24 @@
-"""Parameter groups: a model in place of its parameters, and how each parameter is read.
+"""Parameter groups: a model in place of its parameters, split by the user's words on it.
 
 A tensor alone does not say that it is a grouped convolution or a packed attention projection;
-its layer does. So a group takes a model (or any module) as its ``"params"``. What was decided for
-each parameter stands beside it in ``"views"`` as a plain tuple, which any checkpoint can hold: the
-reason, then the fields of its view, or nothing more where it is trained as it is.
+its layer does. So a group takes a model (or any module) as its ``"params"``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from overparam.layers.select import Selected, Targets, check_pattern, matches, select_parameters
-from overparam.layers.shapes import ambiguity_warning, view_by_shape
-from overparam.layers.views import MatrixView
+from overparam.layers.entries import entry_of, names_of, readings
+from overparam.layers.select import Targets, check_pattern, matches, select_parameters
+from overparam.layers.shapes import view_by_shape
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-ENTRYWISE = "it acts entry by entry"
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def expanded(group: dict[str, Any], choice: Choice, *, named: bool) -> list[dict
             changes.update(choice.overrides[pattern])
         changes.pop("view", None)
         params = [(e.name, e.parameter) if named else e.parameter for e in entries]
-        views = [(e.reason, *_fields(e.view if isinstance(e, Selected) else None)) for e in entries]
+        views = [entry_of(each) for each in entries]
         result.append({**options, **changes, "params": params, "views": views})
     return result
 
@@ -99,83 +95,13 @@ def expanded(group: dict[str, Any], choice: Choice, *, named: bool) -> list[dict
 def views_of(model: nn.Module, params: Iterable[Tensor], choice: Choice) -> list[Any]:
     """What stands in ``"views"`` for parameters of a model; others are read by their shape."""
     selection = select_parameters(model, choice.targets, choice.exclude, optimizer=True)
-    known: dict[Tensor, Any] = {
-        entry.parameter: (
-            entry.reason,
-            *_fields(entry.view if isinstance(entry, Selected) else None),
-        )
-        for entry in selection.entries
-    }
+    known: dict[Tensor, Any] = {each.parameter: entry_of(each) for each in selection.entries}
     return [known[p] if p in known else view_by_shape(tuple(p.shape)) for p in params]
 
 
 def accepts_names(groups: list[dict[str, Any]]) -> bool:
     """Whether a further group may have names: torch wants them in all groups or in none."""
     return not groups or "param_names" in groups[0]
-
-
-def complete_views(group: dict[str, Any]) -> None:
-    """Say how every parameter of a group is read, and check what was given.
-
-    A group that came without a model is read by the shapes of its tensors; where a shape fits
-    several readings, a warning names the tensors.
-
-    Raises:
-        TypeError: a parameter is not of a real floating-point dtype.
-        ValueError: not one view per parameter, or a view for another shape.
-    """
-    params, names = group["params"], names_of(group, "")
-    views = group.get("views")
-    if views is None:
-        _check_dtypes(zip(names, params, strict=True))
-        views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
-        warning = ambiguity_warning(zip(names, views, strict=True))
-        if warning is not None and group.get("depth") != 1:
-            warnings.warn(warning, stacklevel=6)
-    if len(views) != len(params):
-        raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
-    entries = [_entry(view) for view in views]
-    for name, p, entry in zip(names, params, entries, strict=True):
-        if len(entry) > 1:
-            _check_dtypes([(name, p)])
-            if _view(entry).shape != tuple(p.shape):
-                raise ValueError(
-                    f"{name} has shape {tuple(p.shape)} and its view is for {_view(entry).shape}."
-                )
-    group["views"] = entries
-
-
-def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None, str]]:
-    """Each parameter of a group with its view, None where it is trained as it is, and the reason.
-
-    A parameter that was exchanged for one of another shape is read by its shape.
-    """
-    views: list[Any] = group["views"]
-    if len(views) != len(group["params"]):
-        group.pop("views")
-        complete_views(group)
-        views = group["views"]
-    for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        view = None if len(entry) == 1 else _view(_frozen(entry))
-        if view is not None and view.shape != tuple(p.shape):
-            view = view_by_shape(tuple(p.shape))
-            views[place] = entry = _entry(view)
-        yield p, view, entry[0]
-
-
-def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
-    """The view of a parameter in a group that was saved, by version 0.1 too; None if unknown."""
-    views = group.get("views") or []
-    entry = views[place] if place < len(views) else None
-    if entry is None or len(entry) == 1:
-        return None
-    return _view(_frozen(entry if len(entry) == 7 else ("", *entry)))
-
-
-def names_of(group: dict[str, Any], prefix: str) -> list[str]:
-    """A name for each parameter of a group: its own where known, else its place."""
-    given = group.get("param_names")
-    return list(given) if given else [f"{prefix}parameter {i}" for i in range(len(group["params"]))]
 
 
 def parameter_names(groups: list[dict[str, Any]]) -> dict[Tensor, str]:
@@ -246,15 +172,6 @@ def _check_overrides(choice: Choice, parts: Mapping[tuple[str, ...], Any]) -> No
             )
 
 
-def _check_dtypes(params: Iterable[tuple[str, Tensor]]) -> None:
-    for name, p in params:
-        if not p.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {p.dtype}; the end-to-end rule needs a real floating-point "
-                "parameter: leave it out of the groups."
-            )
-
-
 def _is_module(group: Any) -> bool:
     return isinstance(group, dict) and isinstance(group.get("params"), nn.Module)
 
@@ -272,22 +189,3 @@ def _is_named(group: Any) -> bool:
     return isinstance(params, nn.Module) or (
         isinstance(params, list) and all(isinstance(each, tuple) for each in params)
     )
-
-
-def _entry(view: Any) -> tuple[Any, ...]:
-    """What stands in ``"views"`` for a view, for None, or for an entry that was saved."""
-    if view is None or isinstance(view, MatrixView):
-        return (ENTRYWISE if view is None else "read by its shape", *_fields(view))
-    return _frozen(view)
-
-
-def _fields(view: MatrixView | None) -> tuple[Any, ...]:
-    return () if view is None else dataclasses.astuple(view)
-
-
-def _frozen(entry: Any) -> tuple[Any, ...]:
-    return tuple(tuple(each) if isinstance(each, (list, tuple)) else each for each in entry)
-
-
-def _view(entry: tuple[Any, ...]) -> MatrixView:
-    return MatrixView(*entry[1:])

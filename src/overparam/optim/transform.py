@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam.layers.entries import complete_views, names_of, readings
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.groups import (
@@ -25,10 +26,7 @@ from overparam.optim.groups import (
     Params,
     accepts_names,
     check_whole,
-    complete_views,
     expanded,
-    names_of,
-    readings,
     warn_of_unknown,
     with_modules,
 )

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from overparam._fingerprint import Written, fingerprint
 from overparam._precision import without_autocast
 from overparam.factors.layout import MatrixLayout, make_layout
 from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.layers.entries import readings
 from overparam.layers.views import MatrixView
-from overparam.optim.fingerprint import Written, fingerprint
-from overparam.optim.groups import readings
 
 State = dict[str, Any]
 

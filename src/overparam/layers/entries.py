@@ -1,0 +1,118 @@
+"""How the parameters of an optimizer's group are read, beside them in ``"views"``.
+
+What was decided for each parameter is a plain tuple, which any checkpoint can hold: the reason,
+then the fields of its view, or nothing more where it is trained as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from overparam.layers.select import Selected, Skipped
+from overparam.layers.shapes import ambiguity_warning, view_by_shape
+from overparam.layers.views import MatrixView
+
+ENTRYWISE = "it acts entry by entry"
+Entry = tuple[Any, ...]
+
+
+def entry_of(chosen: Selected | Skipped) -> Entry:
+    """What stands in ``"views"`` for a parameter that was selected, or skipped."""
+    return (chosen.reason, *_fields(chosen.view if isinstance(chosen, Selected) else None))
+
+
+def complete_views(group: dict[str, Any]) -> None:
+    """Say how every parameter of a group is read, and check what was given.
+
+    A group that came without a model is read by the shapes of its tensors; where a shape fits
+    several readings, a warning names the tensors.
+
+    Raises:
+        TypeError: a parameter is not of a real floating-point dtype.
+        ValueError: not one view per parameter, or a view for another shape.
+    """
+    params, names = group["params"], names_of(group, "")
+    views = group.get("views")
+    if views is None:
+        _check_dtypes(zip(names, params, strict=True))
+        views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
+        warning = ambiguity_warning(zip(names, views, strict=True))
+        if warning is not None and group.get("depth") != 1:
+            warnings.warn(warning, stacklevel=6)
+    if len(views) != len(params):
+        raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
+    entries = [_entry(view) for view in views]
+    for name, p, entry in zip(names, params, entries, strict=True):
+        if len(entry) > 1:
+            _check_dtypes([(name, p)])
+            if _view(entry).shape != tuple(p.shape):
+                raise ValueError(
+                    f"{name} has shape {tuple(p.shape)} and its view is for {_view(entry).shape}."
+                )
+    group["views"] = entries
+
+
+def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None, str]]:
+    """Each parameter of a group with its view, None where it is trained as it is, and the reason.
+
+    A parameter that was exchanged for one of another shape is read by its shape.
+    """
+    views: list[Any] = group["views"]
+    if len(views) != len(group["params"]):
+        group.pop("views")
+        complete_views(group)
+        views = group["views"]
+    for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
+        view = None if len(entry) == 1 else _view(_frozen(entry))
+        if view is not None and view.shape != tuple(p.shape):
+            view = view_by_shape(tuple(p.shape))
+            views[place] = entry = _entry(view)
+        yield p, view, entry[0]
+
+
+def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
+    """The view of a parameter in a group that was saved, by version 0.1 too; None if unknown."""
+    views = group.get("views") or []
+    entry = views[place] if place < len(views) else None
+    if entry is None or len(entry) == 1:
+        return None
+    return _view(_frozen(entry if len(entry) == 7 else ("", *entry)))
+
+
+def names_of(group: dict[str, Any], prefix: str) -> list[str]:
+    """A name for each parameter of a group: its own where known, else its place."""
+    given = group.get("param_names")
+    return list(given) if given else [f"{prefix}parameter {i}" for i in range(len(group["params"]))]
+
+
+def _check_dtypes(params: Iterable[tuple[str, Tensor]]) -> None:
+    for name, p in params:
+        if not p.is_floating_point():
+            raise TypeError(
+                f"{name} has dtype {p.dtype}; the end-to-end rule needs a real floating-point "
+                "parameter: leave it out of the groups."
+            )
+
+
+def _entry(view: Any) -> tuple[Any, ...]:
+    """What stands in ``"views"`` for a view, for None, or for an entry that was saved."""
+    if view is None or isinstance(view, MatrixView):
+        return (ENTRYWISE if view is None else "read by its shape", *_fields(view))
+    return _frozen(view)
+
+
+def _fields(view: MatrixView | None) -> tuple[Any, ...]:
+    return () if view is None else dataclasses.astuple(view)
+
+
+def _frozen(entry: Any) -> tuple[Any, ...]:
+    return tuple(tuple(each) if isinstance(each, (list, tuple)) else each for each in entry)
+
+
+def _view(entry: tuple[Any, ...]) -> MatrixView:
+    return MatrixView(*entry[1:])
