@@ -14,7 +14,7 @@ from overparam._fingerprint import Written, fingerprint
 from overparam._precision import without_autocast
 from overparam.factors.layout import MatrixLayout, make_layout
 from overparam.factors.product import factor_product, factor_product_vjp
-from overparam.layers.entries import readings
+from overparam.layers.entries import names_of, readings, saved_view
 from overparam.layers.views import MatrixView
 
 State = dict[str, Any]
@@ -61,10 +61,6 @@ class FactorStore:
             states = self._states()
             states[p] = {**self._start.pop(p), **states.get(p, {})}
 
-    def move_out(self, p: Tensor) -> None:
-        """Take factors that are all there is of a state back, until the next step."""
-        self._start[p] = self._states().pop(p)
-
     @property
     def start(self) -> dict[Tensor, State]:
         """Factors that are not part of a state yet."""
@@ -76,6 +72,56 @@ class FactorStore:
         for p, held in start.items():
             self._start[p] = held
         self._written = Written()
+
+    def depths(self, group: dict[str, Any]) -> set[int]:
+        """The depths that the weights of a group have been trained with."""
+        if group.get("fallback"):
+            return set()
+        weights = [p for p, view, _ in readings(group) if view is not None and p.numel()]
+        states = self._states()
+        return {len(self.factors(p)) or states.get(p, {}).get("depth", 0) for p in weights} - {0}
+
+    # Checkpoints
+
+    def read_states(
+        self, groups: Sequence[dict[str, Any]], state_dict: dict[str, Any]
+    ) -> dict[Any, State]:
+        """The states of a checkpoint, those of version 0.1 too, with factors as they are here.
+
+        Raises:
+            ValueError: factors of another depth, width or reading, or state of a plain optimizer.
+        """
+        states = {
+            index: _flat(saved) if isinstance(saved, dict) else saved
+            for index, saved in state_dict["state"].items()
+        }
+        for group, saved in zip(groups, state_dict["param_groups"], strict=True):
+            layouts = dict(self.matrices(group))
+            places = zip(group["params"], saved["params"], names_of(group, ""), strict=False)
+            for place, (p, index, name) in enumerate(places):
+                given, layout, view = states.get(index), layouts.get(p), saved_view(saved, place)
+                wanted = [] if layout is None else list(layout.shapes)
+                found = [tuple(given[each].shape) for each in factor_names(given or {})]
+                turned = layout is not None and view is not None and view != layout.view
+                if given and (wanted != found or turned):
+                    raise ValueError(
+                        f"the checkpoint holds factors {found} of {name}, and this optimizer has "
+                        f"{wanted}: it was saved by another optimizer, or with another depth, "
+                        "width or reading of the layer. Load it into an optimizer like the one "
+                        "that saved it, then use collapse() and Factored.expand()."
+                    )
+        return states
+
+    def settle_loaded(self, groups: Sequence[dict[str, Any]]) -> None:
+        """After loading: undo the rounding of weights, and keep what is not state yet outside."""
+        for group in groups:
+            for p, layout in self.matrices(group):
+                state = self._states().get(p, {})
+                if "factor1" not in state:
+                    continue
+                self.undo_rounding(p, layout)
+                if not any(name.startswith("factor1_") for name in state):
+                    self._start[p] = self._states().pop(p)
 
     # Layouts
 
@@ -229,7 +275,7 @@ def factor_names(held: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def flat_state(saved: State) -> State:
+def _flat(saved: State) -> State:
     """State of version 0.1, with lists of factors and of inner states, in today's form."""
     if "factors" not in saved:
         return saved

@@ -14,13 +14,11 @@ from overparam.factors import decay
 from overparam.factors.store import (
     FactorStore,
     balanced,
-    factor_names,
-    flat_state,
     is_factored,
     layout_of,
     prefix_of,
 )
-from overparam.layers.entries import names_of, readings, saved_view
+from overparam.layers.entries import names_of
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
@@ -364,53 +362,19 @@ class Factored(Transform):
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's own, with the factors of weights that have not moved yet."""
         packed, start = super().state_dict(), self.store.start
-        places = [p for group in self.param_groups for p in group["params"]]
-        for index, p in enumerate(places):
+        for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in start:
                 packed["state"][index] = {**start[p], **packed["state"].get(index, {})}
         return packed
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
-        """The saved state, that of version 0.1 too, with factors as they are here.
-
-        Raises:
-            ValueError: factors of another depth, width or reading, or state of a plain optimizer.
-        """
-        state = {
-            index: flat_state(saved) if isinstance(saved, dict) else saved
-            for index, saved in state_dict["state"].items()
-        }
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            layouts = dict(self.store.matrices(group))
-            for number, (p, index, name) in enumerate(
-                zip(group["params"], saved["params"], names_of(group, ""), strict=False)
-            ):
-                given = state.get(index, {})
-                layout, view = layouts.get(p), saved_view(saved, number)
-                wanted = [] if layout is None else list(layout.shapes)
-                found = [tuple(given[each].shape) for each in factor_names(given)]
-                turned = layout is not None and view is not None and view != layout.view
-                if given and (wanted != found or turned):
-                    raise ValueError(
-                        f"the checkpoint holds factors {found} of {name}, and this optimizer has "
-                        f"{wanted}: it was saved by another optimizer, or with another depth, "
-                        "width or reading of the layer. Load it into an optimizer like the one "
-                        "that saved it, then use collapse() and Factored.expand()."
-                    )
-        return state
+        return self.store.read_states(self.param_groups, state_dict)
 
     def _take_over(self, loaded: dict[str, Any]) -> None:
         self.store.reset({})
         super()._take_over(loaded)
         with torch.no_grad():
-            for group in self.param_groups:
-                for p, layout in self.store.matrices(group):
-                    state = self.state.get(p, {})
-                    if "factor1" in state:
-                        self.store.undo_rounding(p, layout)
-                        if not any(name.startswith("factor1_") for name in state):
-                            # Nothing of the inner optimizer: state begins with the next step.
-                            self.store.move_out(p)
+            self.store.settle_loaded(self.param_groups)
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         return name.startswith("factor") or super()._keeps_dtype(p, name, value)
@@ -425,18 +389,10 @@ class Factored(Transform):
             self.store = FactorStore(lambda: self.state)
             self.store.reset(start)
 
-    def _depths_held(self, group: dict[str, Any]) -> set[int]:
-        """The depths that the weights of a group have been trained with."""
-        held = {
-            len(self.factors(p)) or self.state.get(p, {}).get("depth", 0)
-            for p, view, _ in readings(group)
-            if view is not None and p.numel()
-        }
-        return set() if group.get("fallback") else held - {0}
-
     def _check_groups(self) -> None:
+        """Raise where options or gradients do not fit the factors, before anything changes."""
         for number, group in enumerate(self.param_groups):
-            depth, held = group["depth"], self._depths_held(group)
+            depth, held = group["depth"], self.store.depths(group)
             if held - {depth}:
                 raise ValueError(
                     f"depth is {depth!r} in group {number}, whose weights were factored with depth "

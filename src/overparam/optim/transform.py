@@ -410,17 +410,9 @@ class Transform(Optimizer):
 
     def __repr__(self) -> str:
         count = sum(len(group["params"]) for group in self.param_groups)
-        depths = sorted({group["depth"] for group in self.param_groups if "depth" in group})
-        depth = f", depth={'/'.join(f'{each:g}' for each in depths)}" if depths else ""
-        lrs = "/".join(f"{float(each):g}" for each in dict.fromkeys(self._lrs()))
-        return (
-            f"{type(self).__name__}({count} parameters, lr={lrs}, "
-            f"inner={type(self._inner).__name__}{depth})"
-        )
-
-    def _lrs(self) -> Iterator[Any]:
-        for group in self.param_groups:
-            yield float(group.get("lr", float("nan")))
+        lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in self.param_groups)
+        inner = type(self._inner).__name__
+        return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"
 
 
 def _nothing() -> None:
