@@ -124,7 +124,7 @@ BROKEN = {
     "another count": (gzip.compress(CONTENTS[2]), "found 5 x 4 x 4 entries, expected 12 x 4 x 4"),
     "fewer bytes": (gzip.compress(FIRST[:-1]), "found 207 bytes, expected 208"),
     "more bytes": (gzip.compress(FIRST + bytes(50_000)), "found more bytes, expected 208"),
-    "another image": (gzip.compress(FIRST[:-1] + b"\x07"), "well formed, but not the known"),
+    "another image": (gzip.compress(FIRST[:-1] + b"\x07"), "well formed, but not the expected"),
 }
 
 
@@ -136,7 +136,7 @@ def test_a_broken_file_is_named_with_the_remedy(case: str, folder: Path, cache: 
         data.load_images("mnist")
     text = str(caught.value)
     assert text.startswith(f"{folder / 'mnist' / NAMES[0]}: ")
-    assert "Replace it by the original" in text
+    assert "Replace it with the original" in text
     assert "\n" not in text
     assert (state().verified, state().problem) == (False, text)
 
@@ -275,7 +275,7 @@ def test_idx_of_any_shape(shape: tuple[int, ...], seed: int) -> None:
 def test_images_and_regression_problems_are_kept_apart(folder: Path) -> None:
     with pytest.raises(data.DataError, match=r"load_images\('mnist'\), or use one of ethanol, aba"):
         data.load("mnist")
-    with pytest.raises(data.DataError, match=r"ethanol has no images, .* use one of mnist, digits"):
+    with pytest.raises(data.DataError, match=r"ethanol is regression data .* one of mnist, digits"):
         data.load_images("ethanol")
     with pytest.raises(data.DataError, match="Did you mean 'mnist'"):
         data.load_images("Mnist")

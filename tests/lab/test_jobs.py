@@ -16,8 +16,9 @@ from overparam._files import write_whole
 from overparam.data import load, standardize
 from overparam.lab import executor as pool
 from overparam.lab import jobs as runner
+from overparam.lab import resume  # noqa: F401 - for the process that is killed
 from overparam.lab.jobs import ShardJob, load_curves, run_study
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.store import StudyDirectory, write_table
 from overparam.lab.study import Study, shards
 
 STUDY = Study(
@@ -38,7 +39,7 @@ def identity_of(study):
 
 def complete(study, path):
     """Train what is missing, and the stored bytes of every shard and of all curves."""
-    directory = RunDirectory(path)
+    directory = StudyDirectory(path)
     assert run_study(study, identity_of(study), DATA, directory, workers=0)
     write_table(path / "curves.parquet", load_curves(study, directory))
     assert not list((path / "shards").glob("*.checkpoint"))
@@ -73,7 +74,7 @@ def test_curves_have_every_run_and_step(expected, tmp_path):
 
 def test_processes_give_the_same_bytes_and_count_all_steps(expected, tmp_path):
     steps = []
-    directory = RunDirectory(tmp_path)
+    directory = StudyDirectory(tmp_path)
     assert run_study(STUDY, identity_of(STUDY), DATA, directory, 2, steps.append)
     assert steps[-1] == len(shards(STUDY)) * STUDY.iterations
     assert steps == sorted(steps)
@@ -82,7 +83,7 @@ def test_processes_give_the_same_bytes_and_count_all_steps(expected, tmp_path):
 
 
 def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
-    directory = RunDirectory(tmp_path)
+    directory = StudyDirectory(tmp_path)
     choice = random.Random(0)
     for round_ in range(12):
         for shard in shards(STUDY):
@@ -104,12 +105,12 @@ def test_a_checkpoint_of_another_study_is_not_used(expected, tmp_path):
     shard = shards(STUDY)[0]
     job = ShardJob(STUDY, "another", DATA, shard, tmp_path)
     assert not job.train(lambda: True, lambda cost: None)
-    assert RunDirectory(tmp_path).checkpoint_file(shard).exists()
+    assert StudyDirectory(tmp_path).checkpoint_file(shard).exists()
     assert complete(STUDY, tmp_path) == expected
 
 
 def test_curves_of_an_unfinished_shard_are_the_beginning_of_the_finished_one(tmp_path):
-    directory, shard = RunDirectory(tmp_path), shards(STUDY)[1]
+    directory, shard = StudyDirectory(tmp_path), shards(STUDY)[1]
     job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
     assert load_curves(STUDY, directory).is_empty()
     assert not job.train(lambda: True, lambda cost: None)
@@ -131,7 +132,7 @@ def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
     ]
     with pytest.raises(NotADirectoryError):
         pool.run_jobs(jobs, 2)
-    kept = RunDirectory(tmp_path / "kept").read_checkpoint(shards(endless)[0])
+    kept = StudyDirectory(tmp_path / "kept").read_checkpoint(shards(endless)[0])
     assert kept is not None
     assert kept["sweep"]["step"] > 0
 
@@ -143,7 +144,7 @@ def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     steps = []
     for workers in (0, 2):
         assert run_study(
-            STUDY, identity_of(STUDY), DATA, RunDirectory(tmp_path), workers, steps.append
+            STUDY, identity_of(STUDY), DATA, StudyDirectory(tmp_path), workers, steps.append
         )
     assert steps == [len(shards(STUDY)) * STUDY.iterations] * 2
 
@@ -189,13 +190,13 @@ def test_ctrl_c_leaves_a_report_and_the_rest_can_be_done_later(slow_expected, tm
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Interrupted. What was done is kept" in out
+    assert "Interrupted. Finished work is kept" in out
     assert "Traceback" not in out + errors
     assert "Unfinished" in out
     assert "<strong>Unfinished:</strong>" in (path / "report.html").read_text(encoding="utf-8")
     assert not pl.read_parquet(path / "curves.parquet").is_empty()
-    assert not RunDirectory(path).read_manifest()["finished"]
-    assert RunDirectory(path).read_manifest()["identity"] == identity_of(SLOW)
+    assert not StudyDirectory(path).read_manifest()["finished"]
+    assert StudyDirectory(path).read_manifest()["identity"] == identity_of(SLOW)
     wait_for(lambda: group_is_gone(process.pid))
     assert complete(SLOW, path) == slow_expected
 
@@ -224,7 +225,7 @@ def test_killed_between_checkpoints_goes_on_from_the_last_one(slow_expected, tmp
     path = tmp_path / "run"
     code = (
         "import sys, pathlib, test_jobs as t\n"
-        "t.runner._CHECKPOINT_SECONDS = 0\n"  # after every chunk, where a real run waits
+        "t.resume._CHECKPOINT_SECONDS = 0\n"  # after every chunk, where a real run waits
         "t.complete(t.SLOW, pathlib.Path(sys.argv[1]))"
     )
     here = Path(__file__).parent
@@ -232,7 +233,7 @@ def test_killed_between_checkpoints_goes_on_from_the_last_one(slow_expected, tmp
     wait_for(lambda: (path / "shards" / "0001.checkpoint").exists() or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    state = RunDirectory(path).read_checkpoint(shards(SLOW)[1])
+    state = StudyDirectory(path).read_checkpoint(shards(SLOW)[1])
     assert state is not None
     assert 0 < state["sweep"]["step"] < SLOW.iterations
     assert complete(SLOW, path) == slow_expected
@@ -243,7 +244,7 @@ def test_studies_can_run_outside_the_main_thread(tmp_path):
     entered = []
 
     def enter():
-        with pool._deaf_to_interrupts():
+        with pool._ignoring_interrupts():
             entered.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from overparam._files import write_whole
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.store import StudyDirectory, write_state, write_table
 from overparam.lab.study import Shard
 
 SHARD = Shard(3, ())
@@ -14,7 +14,7 @@ SHARD = Shard(3, ())
 
 @pytest.fixture
 def directory(tmp_path):
-    return RunDirectory(tmp_path / "runs" / "first")
+    return StudyDirectory(tmp_path / "runs" / "first")
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
@@ -44,7 +44,7 @@ def test_tables_come_back_and_the_same_table_gives_the_same_bytes(directory):
 def test_checkpoints_come_back(directory):
     assert directory.read_checkpoint(SHARD) is None
     state = {"identity": "x", "sweep": {"losses": torch.tensor([1.0, torch.nan])}}
-    directory.write_checkpoint(SHARD, state)
+    write_state(directory.checkpoint_file(SHARD), state)
     found = directory.read_checkpoint(SHARD)
     assert found is not None
     assert found["identity"] == "x"
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_a_gpu_comes_back_without_one(directory, monkeypatch):
     # What torch writes beside the numbers of a tensor on a GPU.
     monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
     state = {"identity": "a", "sweep": {"weight": torch.arange(3.0)}}
-    directory.write_checkpoint(SHARD, state)
+    write_state(directory.checkpoint_file(SHARD), state)
     found = directory.read_checkpoint(SHARD)["sweep"]["weight"]
     assert found.device.type == "cpu"
     assert torch.equal(found, torch.arange(3.0))
@@ -63,7 +63,9 @@ def test_a_checkpoint_of_a_gpu_comes_back_without_one(directory, monkeypatch):
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -50])
 def test_a_damaged_checkpoint_counts_as_none(directory, keep):
-    directory.write_checkpoint(SHARD, {"identity": "x", "sweep": {"losses": torch.ones(300)}})
+    write_state(
+        directory.checkpoint_file(SHARD), {"identity": "x", "sweep": {"losses": torch.ones(300)}}
+    )
     path = directory.checkpoint_file(SHARD)
     path.write_bytes(path.read_bytes()[:keep])
     assert directory.read_checkpoint(SHARD) is None
@@ -76,7 +78,7 @@ def test_what_is_no_checkpoint_counts_as_none(directory, content):
 
 
 def test_a_checkpoint_without_its_parts_counts_as_none(directory):
-    directory.write_checkpoint(SHARD, {"sweep": {}})
+    write_state(directory.checkpoint_file(SHARD), {"sweep": {}})
     assert directory.read_checkpoint(SHARD) is None
 
 
@@ -123,11 +125,11 @@ def test_clear_shards_deletes_leftovers_too(directory):
     directory.clear_shards()
     assert not list((directory.path / "shards").iterdir())
     assert (directory.path / "report.html").exists()
-    RunDirectory(directory.path / "absent").clear_shards()
+    StudyDirectory(directory.path / "absent").clear_shards()
 
 
 def test_clearing_leaves_files_of_the_user(tmp_path):
-    directory = RunDirectory(tmp_path)
+    directory = StudyDirectory(tmp_path)
     write_whole(directory.shard_file(SHARD), b"ours")
     write_whole(directory.checkpoint_file(SHARD), b"ours")
     write_whole(tmp_path / "shards" / ".0001.parquet.0a1b2c3d.part", b"ours, half")
@@ -139,4 +141,4 @@ def test_clearing_leaves_files_of_the_user(tmp_path):
 
 
 def test_clearing_what_is_not_there_is_no_error(tmp_path):
-    RunDirectory(tmp_path / "nothing").clear_shards()
+    StudyDirectory(tmp_path / "nothing").clear_shards()

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from overparam.data._file_dataset import FileDataset
+from overparam.data._text_dataset import TextDataset
 from overparam.data.ethanol import ETHANOL, parse_ethanol
 from overparam.data.regression import fingerprint
 
@@ -53,7 +53,7 @@ def zipped(files: dict[str, bytes], folder: str = "Dataset/") -> bytes:
     return buffer.getvalue()
 
 
-def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> FileDataset:
+def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> TextDataset:
     """The Ethanol data set, its pinned facts replaced by those of :func:`batches`."""
     files = batches()
     content = ethanol_lines(files)

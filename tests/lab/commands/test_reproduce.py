@@ -19,7 +19,7 @@ from overparam.lab.commands import reproduce as command_module
 from overparam.lab.jobs import ShardJob
 from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
-from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.paper.studies import map_studies, regression_studies
 from overparam.lab.prepare import check_device
 
 # Between the margins of the page, in CSS pixels; and what sticks out to the right of them, or
@@ -31,7 +31,6 @@ CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element =>
 # Figures of which a part is out of sight.
 SCROLLED = """() => [...document.querySelectorAll("figure")].filter(figure =>
     figure.scrollWidth > figure.clientWidth).map(figure => figure.parentElement.innerText)"""
-PARTS = regression_parts(TINY, "diabetes", 10, "cpu") | map_parts(TINY, "cpu")
 
 
 def stored_bytes(folder: Path) -> dict[str, bytes]:
@@ -62,13 +61,13 @@ def distance_by_hand(folder: Path, part: str, method: str) -> float:
     return min(medians) - optimum
 
 
-def test_every_claim_has_a_verdict_from_its_findings(folder):
+def test_every_claim_has_a_verdict_from_its_evidence(folder):
     stored = json.loads((folder / "verdicts.json").read_text())
     assert stored["not finished"] == []
     assert {claim["experiment"] for claim in stored["claims"]} == set(EXPERIMENTS)
     for claim in stored["claims"]:
-        assert claim["findings"], claim["statement"]
-        holds = all(finding["agrees"] is True for finding in claim["findings"])
+        assert claim["evidence"], claim["statement"]
+        holds = all(item["agrees"] is True for item in claim["evidence"])
         assert (claim["verdict"] == "holds") == holds
 
 
@@ -83,10 +82,10 @@ def test_every_claim_has_a_verdict_from_its_findings(folder):
 def test_numbers_of_a_claim_are_those_of_the_stored_curves(folder, experiment, part, names):
     claims = json.loads((folder / "verdicts.json").read_text())["claims"]
     texts = [
-        finding["text"]
+        item["text"]
         for claim in claims
         if claim["experiment"] == experiment
-        for finding in claim["findings"]
+        for item in claim["evidence"]
     ]
     for label, method in names.items():
         expected = f"{label} {distance_by_hand(folder, part, method):.3g}"
@@ -242,7 +241,7 @@ def test_scales_of_the_flags():
 
 
 def test_the_paper_scale_is_that_of_the_paper():
-    parts = regression_parts(PAPER, "ethanol", 128, "cpu")
+    parts = regression_studies(PAPER, "ethanol", 128, "cpu")
     assert parts["l4-tuned"].iterations == parts["l2-controls"].iterations == 1_000_000
     assert parts["l4-fixed"].iterations == 250_000
     assert parts["l2-fixed"].rates == (1e-3,)
@@ -259,7 +258,7 @@ def test_the_paper_scale_is_that_of_the_paper():
 
 def test_every_part_belongs_to_an_experiment():
     for scale in (QUICK, STANDARD, PAPER):
-        parts = regression_parts(scale, "ethanol", 128, "cpu") | map_parts(scale, "cpu")
+        parts = regression_studies(scale, "ethanol", 128, "cpu") | map_studies(scale, "cpu")
         for name in parts:
             assert any(experiment.needs(name) for experiment in EXPERIMENTS.values()), name
         for name, experiment in EXPERIMENTS.items():

@@ -51,7 +51,7 @@ def test_all_curves_are_stored(folder):
 def test_tables_show_the_numbers_of_the_summary(folder, html):
     curves = pl.read_parquet(folder / "curves.parquet")
     optimum = json.loads((folder / "run.json").read_text())["optimum"]["loss"]
-    header, *rows = cells_after(html, "Every method at its best rate")
+    header, *rows = cells_after(html, "Every method at its best learning rate")
     assert header[:3] == ["Method", "Final loss", "Above optimum"]
     for row, expected in zip(rows, tuned(curves).to_dicts(), strict=True):
         assert row[0] == parse_method(expected["method"]).label

@@ -79,7 +79,7 @@ class Product(torch.nn.Module):
         return product
 
 
-def draws(depth, seed, study, x, y):
+def random_source(depth, seed, study, x, y):
     generator = torch.Generator().manual_seed(seed)
     factors = near_zero_initialization(
         y.shape[1], x.shape[1], depth, width=study.width or None, std=study.init_std,
@@ -105,10 +105,10 @@ def scale_of_gradient(method, network, loss, x, y, power):
 
 def start(method, seed, study, x, y) -> Product:
     depth = method.depth
-    if method.engine != "rule":
-        return Product(draws(int(depth), seed, study, x, y))
-    low = Product(draws(math.floor(depth), seed, study, x, y)).weight()
-    high = Product(draws(math.ceil(depth), seed, study, x, y)).weight()
+    if method.depth_kind != "rule":
+        return Product(random_source(int(depth), seed, study, x, y))
+    low = Product(random_source(math.floor(depth), seed, study, x, y)).weight()
+    high = Product(random_source(math.ceil(depth), seed, study, x, y)).weight()
     fraction = depth - math.floor(depth)
     size = low.norm() ** (1 - fraction) * high.norm() ** fraction
     return Product([low / low.norm() * size])
@@ -142,7 +142,7 @@ def one_by_one(run: Run, study: Study, x, y):
         scale = scale_of_gradient(run.method, network, loss, x, y, study.power)
         for parameter in network.parameters() if scale is not None else ():
             parameter.grad *= scale
-        if run.method.engine == "rule":
+        if run.method.depth_kind == "rule":
             parameter = network.layers[0].weight
             parameter.grad = rule_direction(parameter.detach(), parameter.grad, run.method.depth)
         optimizer.step()

@@ -1,7 +1,7 @@
 """Linear regression with a p-th power loss, for many weights at once.
 
 ``L(W) = (1/B) sum_b sum_o |w_o x_b - y_bo|^p`` for features ``(B, n)``, targets ``(B, m)`` and
-weights ``(runs, m, n)``. Full batch; the paper's section 3 and 8.
+weights ``(runs, m, n)``. Full batch, as in sections 3 and 8 of the paper.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Rows of one block: bounds the memory of the residuals, 2 MiB for 64 runs in float64. Smaller
-# blocks, which stay in the second-level cache, were measured and gain nothing.
+# Rows per block, which limits the memory of the residuals to 2 MiB for 64 runs in float64. Smaller
+# blocks, which would fit the second-level cache, are no faster.
 BLOCK_ROWS = 4096
 
 
 class PowerLoss:
-    """The loss and its gradient for a batch of weights, blocked over rows of the data.
+    """The loss and its gradient for a batch of weights, computed in blocks of rows.
 
-    The gradient costs ``4 B n m`` flops per run, in two matrix products per block; it uses the
-    dtype given. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which
-    costs ``2 n^2 m``, with both Gram matrices formed once in float64. Losses are computed from
-    residuals in float64 unless told otherwise, so that a curve measured in float32 shows the error
-    of training and not that of measuring.
+    The gradient costs ``4 B n m`` flops per run, in two matrix products per block, in the given
+    dtype. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which costs
+    ``2 n^2 m``; both Gram matrices are formed once in float64. By default, losses are computed from
+    residuals in float64, so that the curve of a float32 run shows the error of its training only.
 
     Args:
         features: ``X``, ``(B, n)``, float64.
         targets: ``Y``, ``(B, m)``, float64.
         power: ``p``, a real number of at least 1.
-        dtype: of weights and gradients.
-        device: where weights live; that of the features if None.
+        dtype: dtype of weights and gradients.
+        device: device of the weights; by default that of the features.
     """
 
     def __init__(
@@ -71,11 +70,12 @@ class PowerLoss:
         return total.view_as(weights)
 
     def loss(self, weights: Tensor, *, exact: bool = True) -> Tensor:
-        """``L(W)`` for each run, ``(runs,)``: in float64, or as gradients are computed.
+        """``L(W)`` for each run, ``(runs,)``.
 
         Args:
             weights: ``(runs, m, n)``.
-            exact: False for the dtype of the objective, for a method that needs it at each step.
+            exact: True for float64; False for the dtype of the gradients, which is faster, for
+                methods that need the loss at every step.
         """
         blocks = self._exact if exact else self._fast
         flat = (weights.double() if exact else weights).reshape(-1, self.inputs)
@@ -89,8 +89,8 @@ class PowerLoss:
 class _Blocks:
     """The data, transposed and cut into blocks of rows that fit the cache.
 
-    Below the features of a block stand its targets, so that one matrix product with the weights
-    ``[W, -1]`` gives the residuals.
+    Each block has the targets below the features, so that one matrix product with ``[W, -1]`` gives
+    the residuals.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class _Blocks:
     ) -> None:
         self.inputs, self.outputs = features.shape[1], targets.shape[1]
         stacked = torch.cat((features, targets), dim=1).to(dtype)
-        # The faster memory order of both products, measured: by rows in float64 (10 %), by columns
-        # in float32 (6 %).
+        # The faster memory order for both products: by rows in float64 (10 % faster), by columns in
+        # float32 (6 % faster).
         self._by_columns = dtype == torch.float32
         blocks = [block.mT for block in stacked.split(BLOCK_ROWS)]
         self._blocks = blocks if self._by_columns else [block.contiguous() for block in blocks]
@@ -110,7 +110,7 @@ class _Blocks:
     def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block of features ``(b, n)`` with the residuals ``(runs*m, b)``.
 
-        The residuals live in one buffer that the next block overwrites.
+        The next block overwrites the residuals.
         """
         if self._extended.shape[0] != flat.shape[0]:
             self._allocate(flat)
@@ -138,7 +138,7 @@ class _Blocks:
 def signed_power_(error: Tensor, exponent: float) -> Tensor:
     """Replace ``e`` by ``sign(e) |e|^q`` in place.
 
-    Odd ``q`` needs no logarithms: ``q = 1`` is the identity and ``q = 3`` two multiplications.
+    Odd whole ``q`` are computed without logarithms: ``q = 3``, for example, is two multiplications.
 
     Args:
         error: ``e``, overwritten.

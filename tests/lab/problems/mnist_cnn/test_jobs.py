@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from overparam.data import DataError, load_images
+from overparam.lab import resume
 from overparam.lab.executor import Job, run_jobs
-from overparam.lab.problems.mnist_cnn import jobs as module
 from overparam.lab.problems.mnist_cnn.jobs import (
     CURVES_SCHEMA,
     PENALTY_SCHEMA,
@@ -196,7 +196,7 @@ def test_a_diverged_run_is_a_result(tmp_path):
 
 
 def test_a_checkpoint_is_kept_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "_CHECKPOINT_SECONDS", 0.0)
     job = own_jobs(TINY, tmp_path)[0]
     seen = []
 

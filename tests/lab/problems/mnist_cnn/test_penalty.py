@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from overparam.lab.problems.mnist_cnn.network import Layer, initial_network
 from overparam.lab.problems.mnist_cnn.penalty import FORMS, PenaltyAlone, penalty, reduced_factors
-from overparam.lab.problems.mnist_cnn.study import SCALES, draws
+from overparam.lab.problems.mnist_cnn.study import SCALES, random_source
 
 TINY = dataclasses.replace(SCALES["tiny"], steps=60, record_every=7, penalty=0.3, init_std=0.5)
 
@@ -110,7 +110,7 @@ def test_reduced_factors_follow_the_full_ones_exactly(height, width, depth, mome
 
 def whole_network(variant_depth, on, study, rate, seed):
     """All dense tensors at full size, float64, by autograd: the penalty at each step."""
-    start = initial_network(study.shape, 2, study.init_std, draws(seed, "weights")).dense
+    start = initial_network(study.shape, 2, study.init_std, random_source(seed, "weights")).dense
     layers = [
         Layer(
             tuple(f.double().requires_grad_() for f in factors[:variant_depth]),

@@ -120,7 +120,7 @@ def test_penalty_majority_counts_steps():
 
 
 def test_gap_is_seed_by_seed():
-    table = summary.gap(CURVES, "product", "plain")
+    table = summary.differences(CURVES, "product", "plain")
     assert set(table["rate"]) == {0.1}
     row = table.row(by_predicate=(pl.col("seed") == 1) & (pl.col("step") == 30), named=True)
     assert row["penalty"] == pytest.approx(0.3 - 1.6)

@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from overparam.data import ImageData
 from overparam.lab.problems.mnist_cnn.network import initial_network, network_inputs
-from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, draws
+from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, random_source
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
 
 STUDY = CnnStudy(
@@ -43,7 +43,7 @@ def run_to_the_end(study=STUDY, variant="product", rate=0.05, seed=0, data=DATA)
 def reference(study, variant, rate, seed, data):
     """The same training in float64, written out: autograd of the whole loss, TensorFlow's step."""
     _, depth, on = VARIANTS[variant]
-    start = initial_network(study.shape, depth, study.init_std, draws(seed, "weights"))
+    start = initial_network(study.shape, depth, study.init_std, random_source(seed, "weights"))
     parameters = [tensor.double().requires_grad_() for tensor in start.tensors()]
     velocities = [torch.zeros_like(parameter) for parameter in parameters]
     count = len(data.images) - study.held_out

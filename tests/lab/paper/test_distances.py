@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overparam.lab.paper.measurements import (
+from overparam.lab.paper.distances import (
     Interval,
     at_horizon,
     at_rates,
@@ -106,7 +106,7 @@ def test_a_rate_at_which_a_seed_diverges_is_not_the_best():
 
 def test_curves_of_several_rates_are_refused():
     curves = pl.concat([run("gd", rate, 0, power_law(1, 1)) for rate in (0.1, 1.0)])
-    with pytest.raises(ValueError, match="gd is here at 2 rates"):
+    with pytest.raises(ValueError, match="hold gd at 2 learning rates"):
         seed_distances(curves, OPTIMUM, "gd")
 
 
