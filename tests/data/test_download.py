@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine, with every fault it can have."""
+"""Downloads from a server on this machine, with every fault that it can have."""
 
 import gc
 import importlib
@@ -83,7 +83,7 @@ def test_force_repairs_a_broken_cache(small: str, cache: Path) -> None:
 def test_numbers_unknown_beforehand_are_held_by_the_checksum(
     server: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A download may differ in spelling from the known file; its archive decides."""
+    """A download may spell the numbers differently from the known file; its archive decides."""
     unknown = small_ethanol(f"{server}/whole.zip", numbers="unknown", sha256="unknown")
     monkeypatch.setitem(_DATASETS, "ethanol", unknown)
     data.load("ethanol")
@@ -128,7 +128,7 @@ def test_faulty_server_leaves_the_cache_as_it_was(
         data.fetch("ethanol", force=True)
     assert (cache / "ethanol.dat").read_bytes() == CONTENT
     del caught
-    gc.collect()  # a socket left open is a warning now, and so an error
+    gc.collect()  # a socket left open causes a warning here, which is an error
 
 
 def test_no_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""MNIST: small made-up files in its form, with every fault they can have, and the real ones."""
+"""MNIST: small made-up files in its format, with every fault they can have, and the real ones."""
 
 import dataclasses
 import gzip
@@ -72,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What the servers have, by address; everything else does not answer."""
+    """The files on the servers, by address; no other address answers."""
     held = {MNIST.mirrors[0] + name: content for name, content in PACKED.items()}
 
     def fetch(url: str) -> bytes:
@@ -100,7 +100,7 @@ def test_a_folder_is_read_as_numpy_wrote_it(folder: Path) -> None:
     assert data.fetch("mnist") == folder / "mnist"
 
 
-def test_a_file_compressed_anew_is_right(folder: Path) -> None:
+def test_another_compression_of_a_file_is_right(folder: Path) -> None:
     before = data.load_images("mnist").fingerprint
     other = gzip.compress(FIRST, compresslevel=1, mtime=7)
     assert other != PACKED[NAMES[0]]
@@ -170,7 +170,7 @@ def test_random_damage_is_never_silently_wrong(
         found = str(error)
     if isinstance(found, str):
         assert NAMES[0] in found
-    else:  # a byte of the header that says nothing, such as the time
+    else:  # a byte of the header without meaning, such as the time
         np.testing.assert_array_equal(found, ARRAYS[0])
 
 
@@ -272,7 +272,7 @@ def test_idx_of_any_shape(shape: tuple[int, ...], seed: int) -> None:
         parse_idx(idx(array), (shape[0] + 1, *shape[1:]))
 
 
-def test_images_and_regression_problems_are_kept_apart(folder: Path) -> None:
+def test_images_and_regression_data_are_kept_apart(folder: Path) -> None:
     with pytest.raises(data.DataError, match=r"load_images\('mnist'\), or use one of ethanol, aba"):
         data.load("mnist")
     with pytest.raises(data.DataError, match=r"ethanol is regression data .* one of mnist, digits"):

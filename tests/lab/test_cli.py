@@ -83,7 +83,7 @@ def test_overwrite(command, tmp_path):
 
 
 def test_shards_without_a_manifest_are_not_taken_for_another_study(command, tmp_path):
-    """The advice for a damaged manifest is to delete it: what is left may be of any study."""
+    """A damaged manifest has to be deleted; the curves left behind may be those of any study."""
     command("run", *SMALL, "--name", "other", "--power", "2")
     command("run", *SMALL)
     (tmp_path / "runs" / "study" / "run.json").unlink()
@@ -239,8 +239,8 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
 
 
 def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
-    finishing = run_command.run_study
-    monkeypatch.setattr(run_command, "run_study", lambda *rest: finishing(*rest) and False)
+    finishing = run_command.run_jobs
+    monkeypatch.setattr(run_command, "run_jobs", lambda *rest: finishing(*rest) and False)
     status, out, _ = command("run", *SMALL)
     assert status == 130
     assert "Interrupted. Finished work is kept; the same command continues it." in out

@@ -9,9 +9,9 @@ from overparam.lab.conclusions import conclusions
 
 
 def curves_of(**finals):
-    """Final losses per method name (``_`` for ``:``), one per seed, at the middle of three rates.
+    """Final losses per method name (``_`` for ``:``), one per seed, at the middle of three lrs.
 
-    The other two rates end higher by 1; a loss of infinity has diverged.
+    The other two lrs end higher by 1; an infinite loss means that the run diverged.
     """
     rows = []
     for name, losses in finals.items():
@@ -107,7 +107,7 @@ def test_rule_against_factors_of_the_same_depth_only():
     ]
 
 
-def test_methods_that_diverge_at_every_rate_are_said_to():
+def test_methods_that_diverge_at_every_rate_are_named():
     text = text_of(gd=[math.inf], rule_2=[0.5], adam=[math.inf])
     assert "Depth 2 (rule) (0.5) ends lower than plain gradient descent (diverged)." in text[1]
     assert any("Adam (diverged) ends higher than the best depth" in sentence for sentence in text)

@@ -43,7 +43,7 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
     assert Study().identity("x") != Study().identity("y")
     assert Study().identity("x") == Study().identity("x")
     assert Study(methods=("gd+rule:2.0", "gd")) == Study(methods=("rule:2", "gd"))
-    # Equal studies have equal identities, however the numbers were written.
+    # Equal studies have equal identities, however the numbers are written.
     assert Study(power=4).identity("x") == Study(power=4.0).identity("x")  # pyright: ignore
     assert Study(seeds=[0, 1]).identity("x") == Study(seeds=(0, 1)).identity("x")  # pyright: ignore
 

@@ -26,7 +26,7 @@ from overparam.lab.methods import parse_method
 from overparam.lab.paper.studies import map_studies, regression_studies
 from overparam.lab.paper.timing import seconds_per_iteration
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
-from overparam.lab.store import StudyDirectory
+from overparam.lab.store import StudyDirectory, read_state, read_table
 from overparam.lab.study import DTYPES, Run, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
@@ -145,13 +145,13 @@ def interruption() -> None:
             job = ShardJob(there, "identity", data, shard, Path(folder))
             StudyDirectory(job.path).write_manifest({})
             assert not job.train(lambda: True, lambda cost: None)
-            saved = StudyDirectory(job.path).read_checkpoint(shard)
+            saved = read_state(StudyDirectory(job.path).checkpoint_file(shard), {"sweep"})
             assert saved is not None
             assert 0 < saved["sweep"]["step"] < study.iterations
             costs: list[float] = []
             assert job.train(lambda: False, costs.append)
             assert costs[0] == saved["sweep"]["step"]  # not trained once more
-            tables.append(StudyDirectory(job.path).read_shard(shard))
+            tables.append(read_table(StudyDirectory(job.path).shard_file(shard)))
     assert tables[0].equals(tables[1])
 
 

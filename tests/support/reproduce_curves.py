@@ -1,4 +1,4 @@
-"""Curves made so that what a chapter must say of them is known."""
+"""Made-up curves for which the verdicts are known."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def best_rate(study):
 
 
 def study_result(name, ends, start=1.0, spread=1.01):
-    """Curves that fall geometrically to a distance per method; other rates are twice as bad."""
+    """Curves that fall geometrically to one distance per method; other lrs end twice as high."""
     study = STUDIES[name]
     rows = []
     for method in study.methods:

@@ -14,11 +14,7 @@ from overparam.data.errors import ContentError, DataError, line_error
 CACHE_VARIABLE = "OVERPARAM_CACHE"
 FOLDER_VARIABLE = "OVERPARAM_DATA"
 
-_SIGNATURES = {
-    b"\x1f\x8b": "a gzip file",
-    b"PK\x03\x04": "a zip file",
-    b"<": "a web page",
-}
+_SIGNATURES = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file", b"<": "a web page"}
 
 
 def cache_folder() -> Path:

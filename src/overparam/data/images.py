@@ -44,10 +44,7 @@ class ImageData:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for images, labels in (
-            (self.images, self.labels),
-            (self.test_images, self.test_labels),
-        ):
+        for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
             if images.dtype != torch.uint8 or images.ndim != 3 or images.numel() == 0:
                 raise DataError(
                     f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; pass "

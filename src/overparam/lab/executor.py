@@ -42,9 +42,7 @@ class Job(Protocol):
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    workers: int,
-    on_progress: Callable[[float], None] = lambda cost: None,
+    jobs: Sequence[Job], workers: int, on_progress: Callable[[float], None] = lambda cost: None
 ) -> bool:
     """Run the jobs that are not finished yet.
 

@@ -11,9 +11,8 @@ import polars as pl
 import torch
 
 from overparam.data import RegressionData
-from overparam.lab.executor import run_jobs
 from overparam.lab.resume import train_resumably
-from overparam.lab.store import StudyDirectory, write_table
+from overparam.lab.store import StudyDirectory, read_state, read_table, write_table
 from overparam.lab.study import DTYPES, Shard, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
@@ -83,43 +82,15 @@ def shard_jobs(
     directory: StudyDirectory,
     step_cost: Callable[[Shard], float] = lambda shard: 1.0,
 ) -> list[ShardJob]:
-    """The jobs of a study on standardized data, one per shard; by default a step costs 1."""
+    """The jobs of a study on standardized data, one per shard; by default a step costs 1.
+
+    The stored curves depend on the study and the data only, not on interruptions or on where the
+    jobs run.
+    """
     return [
         ShardJob(study, identity, data, shard, directory.path, step_cost(shard))
         for shard in shards(study)
     ]
-
-
-def run_study(
-    study: Study,
-    identity: str,
-    data: RegressionData,
-    directory: StudyDirectory,
-    workers: int,
-    on_progress: Callable[[float], None] = lambda steps: None,
-) -> bool:
-    """Train what is not finished yet.
-
-    Finished jobs are found on the disk and skipped; unfinished ones continue from their last
-    checkpoint, bit for bit. The stored curves depend on the study and the data only, not on the
-    number of workers or on interruptions.
-
-    Args:
-        study: the settings.
-        identity: identity of the study on this data; other checkpoints are not used.
-        data: standardized data.
-        directory: where curves and checkpoints go.
-        workers: number of processes, one thread each; 0 trains in this process.
-        on_progress: called now and then with the number of gradient steps done so far, summed
-            over jobs.
-
-    Returns:
-        Whether every job is finished; False after an interrupt (ctrl-C).
-
-    Raises:
-        RuntimeError: a worker process was killed from outside.
-    """
-    return run_jobs(shard_jobs(study, identity, data, directory), workers, on_progress)
 
 
 def load_curves(study: Study, directory: StudyDirectory) -> pl.DataFrame:
@@ -130,9 +101,10 @@ def load_curves(study: Study, directory: StudyDirectory) -> pl.DataFrame:
     """
     tables = []
     for shard in shards(study):
-        if directory.shard_file(shard).exists():
-            tables.append(directory.read_shard(shard))
-        elif (state := directory.read_checkpoint(shard)) is not None:
+        file, checkpoint = directory.shard_file(shard), directory.checkpoint_file(shard)
+        if file.exists():
+            tables.append(read_table(file))
+        elif (state := read_state(checkpoint, {"identity", "sweep"})) is not None:
             losses, diverged = state["sweep"]["losses"], state["sweep"]["diverged_at"]
             tables.append(curve_table(study, shard, losses, diverged))
     return pl.concat(tables) if tables else pl.DataFrame(schema=_SCHEMA)

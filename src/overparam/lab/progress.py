@@ -21,12 +21,7 @@ def progress(console: Console, total: float) -> Iterator[Callable[[float], None]
         A function to call with the cost of the work done so far.
     """
     if console.is_terminal:
-        columns = (
-            TextColumn("Training"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("Training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total)
             yield lambda done: bar.update(task, completed=done)

@@ -91,18 +91,6 @@ class StudyDirectory:
             if _SHARD_FILE.fullmatch(path.name):
                 path.unlink()
 
-    def read_checkpoint(self, shard: Shard) -> dict[str, Any] | None:
-        """The state of an unfinished shard, or None if there is none or it cannot be read."""
-        return read_state(self.checkpoint_file(shard), {"identity", "sweep"})
-
-    def read_shard(self, shard: Shard) -> pl.DataFrame:
-        """The curves of a finished shard.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
-        return read_table(self.shard_file(shard))
-
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Store a table as Parquet; the same table gives the same bytes."""

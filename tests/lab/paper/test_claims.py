@@ -40,7 +40,7 @@ def test_verdict_follows_from_the_evidence(answers, verdict):
 
 
 @given(st.lists(st.sampled_from([True, False, None]), max_size=6))
-def test_no_claim_holds_with_a_finding_that_does_not_agree(answers):
+def test_no_claim_holds_with_evidence_that_does_not_agree(answers):
     assert (claim(*answers).verdict == HOLDS) == (bool(answers) and all(a is True for a in answers))
 
 
@@ -73,7 +73,7 @@ def test_within_asks_every_seed(value, agrees):
 
 
 def test_shares_of_equal_methods_are_seldom_told_apart():
-    """Binomial draws of one error: without the sampling error one in four would decide."""
+    """Binomial draws with the same error; ignoring the sampling error, one in four would decide."""
     draws = np.random.default_rng(0).binomial(1000, 0.05, size=(4000, 2)) / 1000
     found = [
         order_of_shares("a", interval([a]), "b", interval([b]), "error", 1000) for a, b in draws

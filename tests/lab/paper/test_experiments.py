@@ -1,4 +1,4 @@
-"""Verdicts of the experiments on curves made so that the answer is known."""
+"""Verdicts of the experiments on made-up curves for which the answer is known."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from overparam.lab.paper.studies import regression_studies
 
 
 def at_the_authors_horizon(result):
-    """The same curves as if each step were a thousand."""
+    """The same curves, with every step counted as a thousand."""
     study = dataclasses.replace(result.study, iterations=1000 * result.study.iterations)
     return dataclasses.replace(
         result, study=study, curves=result.curves.with_columns(pl.col("step") * 1000)
@@ -29,7 +29,7 @@ def at_the_authors_horizon(result):
 
 
 def narrower(result):
-    """The same without the largest rate, so that the best one is the largest."""
+    """The same without the largest lr, so that the best one is the largest."""
     largest = pl.col("rate") == result.study.rates[-1]
     return dataclasses.replace(result, curves=result.curves.filter(~largest))
 
@@ -55,23 +55,23 @@ def test_equal_curves_hold_and_a_wider_layer_that_differs_does_not():
     assert verdicts(made) == ["holds", "holds", "does not hold"]
 
 
-def test_curves_that_part_say_how_much_later_the_higher_one_is_there():
+def test_curves_that_differ_say_how_much_later_the_higher_one_catches_up():
     made = emulation.report(fixed(0.2, 0.1, 0.1, 0.02)).claims
     assert "further apart" not in "".join(item.text for item in made[0].evidence)
-    # Width 100 ends lower, so that width 1 never comes so far down.
+    # Width 100 ends lower than width 1 ever gets.
     texts = [e.text for e in made[1].evidence if "along the way" in e.text]
     assert all(text.endswith("never catches up in 2 of 2 seeds.") for text in texts)
     early = pl.DataFrame({"step": [1, 9, 99], "distance": [9.0, 4.0, 1.0]})
     late = pl.DataFrame({"step": [1, 9, 99], "distance": [9.0, 8.0, 1.0]})
     never = late.with_columns(distance=pl.Series([9.0, 8.0, 2.0]))
     text = emulation._lag({0: early, 1: early}, {0: late, 1: never}, 99)
-    # From 8 at the step 9 to 4, on the way to 1 at 99. The other one ends at 2, above 1.
+    # From 8 at step 9 to 4, on the way to 1 at step 99. The other one ends at 2, above 1.
     lag = 9 * 11 ** (math.log(2) / math.log(8)) - 9
     expected = f" {lag:.0f} of 99 iterations later and never catches up in 1 of 2 seeds."
     assert text.endswith(expected)
 
 
-def test_curves_that_have_not_moved_are_no_evidence():
+def test_curves_that_have_not_moved_decide_nothing():
     made = emulation.report(fixed(0.98, 0.99, 0.98, 0.99, gd=0.5))
     assert verdicts(made)[:2] == ["not decided", "not decided"]
 
@@ -108,10 +108,10 @@ def test_order_of_depths(l2, l4, expected):
     }
     made = tuned.report(results)
     assert verdicts(made) == expected
-    # The table names the best of the three rates and what the paper's grid alone gives.
+    # The table has the best of the three lrs, and the distance on the paper's grid alone.
     html = made.sections[1].body_html
     assert f"<td>{best_rate(STUDIES['l2-tuned']):.3g}</td>" in html
-    # Without the largest rate the best is the largest: a wider grid might turn the order round.
+    # Without the largest lr, the best one is the largest: a wider grid might reverse the order.
     made = tuned.report({name: narrower(result) for name, result in results.items()})
     assert verdicts(made) == ["not decided", "not decided"]
     assert f"{best_rate(STUDIES['l2-tuned']):.3g} (edge of the grid)" in made.sections[1].body_html
@@ -119,7 +119,7 @@ def test_order_of_depths(l2, l4, expected):
 
 
 def test_an_order_that_the_grid_decides_is_undecided():
-    """Three layers are the best at one rate alone, and behind two layers at each other."""
+    """Three layers are ahead at a single lr, and behind two layers at all others."""
     results = {
         "l2-tuned": study_result("l2-tuned", depths(0.1, 0.2, 0.3)),
         "l4-tuned": study_result("l4-tuned", depths(0.5, 0.2, 0.1)),
@@ -190,7 +190,7 @@ def test_initialization():
     assert verdicts(initialization.report(results)) == ["holds", "holds"]
     results["l4-identity"] = study_result("l4-identity", {"factors:4": 0.3, "factors:8": 0.4})
     assert verdicts(initialization.report(results)) == ["holds", "holds in part"]
-    # One layer is compared at the rates that the full identity has too.
+    # One layer is compared only at the lrs that the full identity has too.
     near_zero = results["l4-near-zero"]
     fine = next(r for r in near_zero.study.rates if r not in results["l4-identity"].study.rates)
     better = near_zero.curves.filter(pl.col("rate") == near_zero.study.rates[-1]).with_columns(
@@ -221,7 +221,7 @@ def test_eight_layers_above_four_may_be_below_one():
 
 
 def diverging(result, method, seeds=(0, 1)):
-    """Seeds of a method blow up after the first record, where all are at their start."""
+    """Seeds of a method diverge right after the first record, at which all are at their start."""
     lost = (pl.col("method") == method) & pl.col("seed").is_in(seeds)
     curves = result.curves.filter(~lost | (pl.col("step") < 10)).with_columns(
         diverged_at=pl.when(lost).then(7).otherwise("diverged_at")
@@ -241,7 +241,7 @@ def test_what_diverges_is_not_near_its_start():
     assert rule.evidence[-1].text.endswith("2 of rule, 2 of layers diverge.")
     assert rule.evidence[-2].text.endswith("0 of rule, 1 of layers diverge.")
     assert [e.agrees for e in width.evidence[4:]] == [None, False]
-    # Three layers diverge and are behind two, of which one seed does: no order. None of them waits.
+    # Three layers diverge and are behind two, of which one seed diverges: not decided. None waits.
     assert [e.agrees for e in faster.evidence[2:]] == [None, None]
     assert "start" not in "".join(e.text for e in faster.evidence)
     results["l4-fixed"] = diverging(fixed(0.2, 0.1, 0.2, 0.1)["l4-fixed"], "factors:3")
@@ -295,8 +295,8 @@ def test_cells_of_the_map(plain, deep, outcome, agrees):
     assert set(table["outcome"]) == {outcome}
     assert len(table) == 3 * 7
     assert not table["edge"].any()
-    # Geometric curves: the one is so much further down, in logarithm, at every step. Below the step
-    # of the grid, 10^(1/3), nothing is decided.
+    # The logarithms of geometric curves have the same ratio at every step. Below the
+    # step of the grid, 10^(1/3), nothing is decided.
     expected = math.log(deep) / math.log(plain)
     assert table["speed_up"].to_list() == pytest.approx([expected] * 21, rel=0.4)
     grids = (
@@ -341,7 +341,7 @@ def test_seeds_on_both_sides_of_one_decide_nothing():
     assert cell["low"].item() < 1 < cell["high"].item()
 
 
-def test_authors_values_stand_beside_ours_and_say_when_horizons_differ():
+def test_authors_values_are_shown_beside_ours_with_a_note_if_horizons_differ():
     studies = regression_studies(PAPER, "ethanol", 128, "cpu")
     results = {
         "l2-tuned": study_result("l2-tuned", depths(0.1, 0.2, 0.3)),

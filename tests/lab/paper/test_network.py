@@ -1,4 +1,4 @@
-"""The network's claims on the reproduction page, on made-up curves with a known answer."""
+"""The claims on the network, on made-up curves for which the answer is known."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def claims_of(result):
     return {claim.statement.split()[0]: claim for claim in report(result).claims}
 
 
-def test_a_lower_penalty_alone_is_no_acceleration():
+def test_a_lower_penalty_alone_is_not_acceleration():
     claims = claims_of(result_of())
     accelerated = claims["Replacing"]
     assert [item.agrees for item in accelerated.evidence] == [True, None, None, None, None]
@@ -79,7 +79,7 @@ def test_a_lower_penalty_alone_is_no_acceleration():
     assert agrees == [True] * 8 + [False]
 
 
-def test_a_lower_cross_entropy_is_one():
+def test_a_lower_cross_entropy_is_acceleration():
     claims = claims_of(result_of(product=FAST, errors=(0.1, 0.05)))
     assert claims["Replacing"].verdict == HOLDS
     slower = claims_of(result_of(plain=FAST, product=SLOW, errors=(0.05, 0.1),
@@ -103,7 +103,7 @@ def test_a_penalty_that_data_holds_up_is_not_the_one_alone():
     assert agrees[0] is True
 
 
-def test_a_fit_that_outweighs_the_penalty_is_said():
+def test_a_fit_that_outweighs_the_penalty_is_reported():
     far = (5.0, 4.0, 4.0)
     agrees = [e.agrees for e in claims_of(result_of(plain=far))["The"].evidence]
     assert agrees[1] is False  # 2 of 6
@@ -139,7 +139,7 @@ def test_several_rates_are_tuned_for_each_network():
     result = result_of(study, product=FAST, errors=(0.1, 0.05))
 
     def tuned_where(variants):
-        """Variants that are best at the middle rate, the others at the first."""
+        """These variants are best at the middle lr, the others at the first."""
         best = (pl.col("rate") == 0.02) & pl.col("variant").is_in(variants)
         errors = pl.when(best).then(0.01).otherwise("validation_error")
         curves = result.curves.with_columns(validation_error=errors)
@@ -150,7 +150,7 @@ def test_several_rates_are_tuned_for_each_network():
     assert "product at 0.02" in made.claims[-1].evidence[0].text
     assert "original at 0.02" in made.claims[-1].evidence[0].text
     assert made.sections[-1].heading == "The network at several learning rates"
-    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the edge is the winner's
+    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the winner is at the edge
     assert "the smallest or the largest tried for: Product" in tuned_where(["plain"]).claims[-1].why
     found = tuned_where(["product"]).claims[-1].evidence
     assert [item.agrees for item in found] == [None, None]

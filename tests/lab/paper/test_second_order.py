@@ -54,7 +54,7 @@ def test_the_clock_sees_training_alone(monkeypatch):
         monkeypatch.setattr(
             PowerLoss, name, lambda *a, _n=name, _f=plain: calls.update([_n]) or _f(*a)
         )
-    # As short a study as this would end before the clock is stopped.
+    # A study this short would end before the clock is stopped.
     study = Study("linnerud", methods=("gd",), iterations=10)
     seconds_per_iteration(study, standardize(load("linnerud")), ["gd"])
     rounds = timing._ROUNDS

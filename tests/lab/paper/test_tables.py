@@ -1,4 +1,4 @@
-"""The numbers of tables and charts, on curves whose distances are known."""
+"""The numbers in tables and charts, on curves with known distances."""
 
 import re
 
@@ -23,7 +23,7 @@ def known(name):
 
 
 def rows_of(html):
-    """The cells of every row of every table, header included."""
+    """The cells of every row of every table, including the header."""
     rows = re.findall("<tr>(.*?)</tr>", html)
     return [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
 
@@ -43,7 +43,7 @@ def test_distances_stand_beside_those_of_the_authors():
             KNOWN["3 layers"],
         ]
         assert [row[2] for row in rows[1:4]] == list(theirs)
-    # At step 0 all are equal; from then on the deeper is the lower one.
+    # At step 0 all are equal; after that, the deeper one is lower.
     assert (
         "this order at 3 of 4 shorter horizons (10; 20; 50 iterations), each" in made.claims[1].why
     )
@@ -51,7 +51,7 @@ def test_distances_stand_beside_those_of_the_authors():
 
 
 def test_shorter_horizons_have_the_last_distance_recorded_before_them():
-    # Geometric: after half of the way the roots, 0.4 and 0.6, of the last distances.
+    # Geometric: halfway, the distances are the square roots of the last ones, 0.4 and 0.6.
     made = study_result("l4-tuned", depths(0.16, 0.25, 0.25), spread=2.25)
     header, plain = rows_of(horizon_table(made, ["gd"]))
     assert header[1:] == [f"{n} iterations" for n in (1, 10, 20, 50, 100)]
@@ -62,7 +62,7 @@ def test_shorter_horizons_have_the_last_distance_recorded_before_them():
 @pytest.mark.parametrize("name", ["l2-tuned", "l4-tuned"])
 def test_the_grid_table_has_both_grids_and_their_quotient(name):
     rate = best_rate(STUDIES[name])
-    # Of the three rates that the curves have, the paper's grid has at most the best one and 1e-4.
+    # Of the three lrs in the curves, the paper's grid has at most the best one and 1e-4.
     coarse, factor = (KNOWN["1 layer"], "1.00") if rate in PAPER_RATES else ("1 [0.8, 1.2]", "2.00")
     row = rows_of(grid_table(known(name), ["gd"]))[1]
     assert row == ["Gradient descent", f"{rate:.3g}", KNOWN["1 layer"], coarse, factor]
@@ -116,6 +116,6 @@ def test_controls_are_listed_from_the_lowest_distance_on():
     medians = [float(row[1].split()[0]) for row in rows]
     assert medians == sorted(medians)
     assert len(rows) == 5 + 2 + 5
-    # Newton has no curve where there are several outputs: no row, and no "not reached".
+    # With several outputs Newton has no curve, so it has no row (rather than "not reached").
     names = [row[0] for row in rows_of(made.sections[2].body_html)]
     assert [name for name in names if "baseline" in name] == ["BFGS (second-order baseline)"]

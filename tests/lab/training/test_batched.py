@@ -28,13 +28,13 @@ TORCH = {
     "normalized": lambda p, lr: torch.optim.SGD(p, lr=lr),
     "loss_scaled": lambda p, lr: torch.optim.SGD(p, lr=lr),
 }
-# Too large a rate for each optimizer, so that a run of it overflows within a few steps.
+# For each optimizer an lr so large that its run overflows within a few steps.
 TOO_LARGE = 1e200
 
 
 @pytest.fixture(scope="session")
 def wide_data(small_data):
-    """Three outputs, of which the network of width 2 cannot reach the full rank."""
+    """Three outputs, so a network of width 2 cannot have full rank."""
     x, y = small_data.features, small_data.targets
     return x, torch.cat((y, x[:, :1] - y, (x[:, 1:2] + 0.1 * y).sin()), dim=1)
 
@@ -92,7 +92,7 @@ def random_source(depth, seed, study, x, y):
 
 
 def scale_of_gradient(method, network, loss, x, y, power):
-    """What the paper-free controls multiply the gradient by, from autograd at the product."""
+    """The factor on the gradient in the scaled controls, from autograd at the product."""
     if method.optimizer == "normalized":
         weight = network.weight().requires_grad_()
         error = x @ weight.T - y
@@ -263,7 +263,7 @@ def test_rule_of_depth_one_is_gradient_descent_bit_for_bit(small_data, dtype):
 
 @pytest.mark.parametrize("depth", [2, 3])
 def test_rule_follows_balanced_factors_the_closer_the_smaller_the_rate(small_data, depth):
-    """Theorem 1 is exact for gradient flow: over a fixed time the gap is proportional to rate."""
+    """Theorem 1 is exact for gradient flow: over a fixed time the gap is proportional to the lr."""
     x, y = small_data.features, small_data.targets
     names = (f"rule:{depth}", f"factors:{depth}")
     direction = torch.ones(1, 1, 5, dtype=torch.float64) / math.sqrt(5)
@@ -332,7 +332,7 @@ def test_initial_weights_of_the_methods_are_related_as_documented(small_data):
     for depth in (2, 3):
         factors = weight(f"factors:{depth}")
         assert torch.equal(factors.parameters[0], plain)
-        # Not bit for bit: processors differ in how they add up a product of padded factors.
+        # Not bit for bit: processors add up a product of padded factors in different orders.
         close(weight(f"rule:{depth}").weight(), factors.weight())
         close(weight(f"adam+factors:{depth}").weight(), factors.weight())
         wide = weight(f"factors:{depth}", width=4)
@@ -388,7 +388,7 @@ def as_bytes(sweep):
 
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(stops=st.lists(st.integers(0, 40), min_size=1, max_size=3))
-def test_saved_sweeps_go_on_bit_for_bit(uninterrupted, small_data, stops):
+def test_saved_sweeps_continue_bit_for_bit(uninterrupted, small_data, stops):
     dtype, expected = uninterrupted
     study, runs = resume_study(dtype), resume_runs(dtype)
     objective = PowerLoss(small_data.features, small_data.targets, study.power, DTYPES[dtype])
@@ -398,7 +398,7 @@ def test_saved_sweeps_go_on_bit_for_bit(uninterrupted, small_data, stops):
         file = io.BytesIO()
         torch.save(sweep.state_dict(), file)
         file.seek(0)
-        # The old sweep trains on, which must not reach into what was saved.
+        # The old sweep continues to train, which must not change the saved state.
         sweep.advance(3)
         sweep = Sweep(objective, study, runs)
         sweep.load_state_dict(torch.load(file, weights_only=True))

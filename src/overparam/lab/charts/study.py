@@ -59,10 +59,7 @@ def distance_chart(
     highlight = _highlight()
     base = alt.Chart(rounded(distance)).encode(
         x=alt.X(
-            "step:Q",
-            title="Iteration",
-            scale=alt.Scale(type="log", nice=False),
-            axis=log_axis(),
+            "step:Q", title="Iteration", scale=alt.Scale(type="log", nice=False), axis=log_axis()
         ),
         color=colour,
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
@@ -129,12 +126,13 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         .properties(width=_WIDTH, height=_HEIGHT)
         .add_params(highlight)
     )
+    hidden = alt.Axis(labels=False, ticks=False, domain=False, grid=True)
     crosses = (
         alt.Chart(rounded(failed))
         .mark_point(shape="cross", angle=45, size=40, filled=True)
         .encode(
             x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=log_axis()),
-            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=_no_labels()),
+            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=hidden),
             color=_colour(order),
             opacity=opacity,
             tooltip=tooltip,
@@ -146,8 +144,7 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
 
 
 def styled(
-    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart,
-    description: str,
+    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart, description: str
 ) -> alt.TopLevelMixin:
     """The chart in the style of all charts, readable from the back of a room."""
     return (
@@ -204,10 +201,6 @@ def log_y(field: str, title: str) -> alt.Y:
     """A logarithmic y axis."""
     scale = alt.Scale(type="log", nice=False, padding=8)
     return alt.Y(field, title=title, scale=scale, axis=log_axis())
-
-
-def _no_labels() -> alt.Axis:
-    return alt.Axis(labels=False, ticks=False, domain=False, grid=True)
 
 
 def log_axis() -> alt.Axis:

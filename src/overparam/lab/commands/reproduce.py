@@ -136,8 +136,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         stored = _stored(prepared, folder)
     if network_jobs:
         stored = dataclasses.replace(
-            stored,
-            network=load_result(network_jobs[0].study, network_jobs, test_images),
+            stored, network=load_result(network_jobs[0].study, network_jobs, test_images)
         )
     reports: dict[str, ExperimentReport] = {}
     missing: dict[str, str] = {}
@@ -147,11 +146,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         else:
             missing[name] = experiment.title
     write_reproduction(
-        folder,
-        reports=reports,
-        missing=missing,
-        lead=_lead(scale, raw),
-        remarks=remarks,
+        folder, reports=reports, missing=missing, lead=_lead(scale, raw), remarks=remarks
     )
     _print_verdicts(reports, missing, console)
     console.print(f"\nReport: {folder / 'report.html'}", markup=False, soft_wrap=True)

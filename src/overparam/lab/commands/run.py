@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam.lab.conclusions import conclusions
-from overparam.lab.jobs import run_study
+from overparam.lab.executor import run_jobs
+from overparam.lab.jobs import shard_jobs
 from overparam.lab.methods import label_of
 from overparam.lab.prepare import check_device, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.report.study import write_report
 from overparam.lab.store import StudyDirectory
-from overparam.lab.study import Study, shards
+from overparam.lab.study import Study
 from overparam.lab.summary import iterations_by_target, targets, tuned
 
 _RECORD_SECONDS = 5.0
@@ -85,10 +86,10 @@ def run(command: RunCommand, console: Console) -> int:
         prepared.write_manifest(finished, prepared.seconds + time.monotonic() - started)
 
     record(finished=False)
-    total = len(shards(study)) * study.iterations
+    jobs = shard_jobs(study, prepared.identity, prepared.data, directory)
     recorded = started
 
-    with progress(console, total) as show:
+    with progress(console, sum(job.cost for job in jobs)) as show:
 
         def on_progress(steps: float) -> None:
             nonlocal recorded
@@ -98,9 +99,7 @@ def run(command: RunCommand, console: Console) -> int:
                 recorded = time.monotonic()
                 record(finished=False)
 
-        finished = run_study(
-            study, prepared.identity, prepared.data, directory, command.workers, on_progress
-        )
+        finished = run_jobs(jobs, command.workers, on_progress)
     record(finished)
     if not finished:
         console.print("Interrupted. Finished work is kept; the same command continues it.")

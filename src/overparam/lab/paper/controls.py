@@ -42,10 +42,12 @@ def report(
         depth = min(DEPTHS[1:], key=lambda method: distances[method].median)
         claims.append(_claim(loss, result, distances, depth))
         chart = loss_chart(result.curves, result.optimum)
+        best_first = sorted(distances.items(), key=lambda pair: pair[1].median)
+        ordered = [(label_of(method), str(value)) for method, value in best_first]
         sections += [
             Section(
                 f"{loss.upper()}, every control",
-                _distances(distances),
+                html_table(("Method", "Distance from the optimum"), ordered),
                 chart,
                 "Each method at its best learning rate. Line: median. Band: range over seeds.",
             ),
@@ -76,14 +78,6 @@ def _claim(loss: str, result: StudyResult, distances: Mapping[str, Interval], de
         ),
         f"The best of four kinds of depth ({label_of(depth)}) is compared with each method, which "
         "favours depth a little. Momentum is 0.9 everywhere; only the learning rate is tuned.",
-    )
-
-
-def _distances(distances: Mapping[str, Interval]) -> str:
-    ordered = sorted(distances.items(), key=lambda pair: pair[1].median)
-    return html_table(
-        ("Method", "Distance from the optimum"),
-        [(label_of(method), str(value)) for method, value in ordered],
     )
 
 

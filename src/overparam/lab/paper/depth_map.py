@@ -140,9 +140,8 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
 
 def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
     """A tile per cell; data sets side by side, optimizers one below the other."""
-    bound = _COLOUR_BOUND
     shown = table.with_columns(
-        pl.col("speed_up").clip(1 / bound, bound).log(2).alias("colour"),
+        pl.col("speed_up").clip(1 / _COLOUR_BOUND, _COLOUR_BOUND).log(2).alias("colour"),
         pl.format("p = {}", pl.col("power").cast(pl.Int64)).alias("p"),
         pl.col("speed_up", "low", "high").clip(0, 1e6).round_sig_figs(3),
     )

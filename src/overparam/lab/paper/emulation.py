@@ -128,11 +128,11 @@ def _faster(loss: str, result: StudyResult) -> list[Evidence]:
     what = f"{loss.upper()}, distance after {result.study.iterations:,} iterations"
     found = []
     for deeper, shallower in pairwise(names):
-        pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
         if is_near_start(result.curves, result.optimum, deeper):
             text = f"{what}: a seed of {names[deeper]} is still near its start."
             found.append(Evidence(text, None))
         else:
+            pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
             found.append(order(*pair, what))
     return found
 

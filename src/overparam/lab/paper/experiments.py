@@ -109,9 +109,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         initialization.report,
     ),
     NETWORK: NetworkExperiment(
-        "The convolutional network on MNIST",
-        lambda name: False,
-        _network_report,
+        "The convolutional network on MNIST", lambda name: False, _network_report
     ),
     MAP: Experiment(
         "Where depth helps",

@@ -1,7 +1,7 @@
 """Linear regression with a p-th power loss, for many weights at once.
 
 ``L(W) = (1/B) sum_b sum_o |w_o x_b - y_bo|^p`` for features ``(B, n)``, targets ``(B, m)`` and
-weights ``(runs, m, n)``. Full batch, as in sections 3 and 8 of the paper.
+weights ``(runs, m, n)``. Full batch; the paper's sections 3 and 8.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Rows per block, which limits the memory of the residuals to 2 MiB for 64 runs in float64. Smaller
-# blocks, which would fit the second-level cache, are no faster.
+# Rows of one block: bounds the memory of the residuals, 2 MiB for 64 runs in float64. Smaller
+# blocks, which fit in the second-level cache, were measured and are not faster.
 BLOCK_ROWS = 4096
 
 
 class PowerLoss:
-    """The loss and its gradient for a batch of weights, computed in blocks of rows.
+    """The loss and its gradient for a batch of weights, blocked over rows of the data.
 
-    The gradient costs ``4 B n m`` flops per run, in two matrix products per block, in the given
-    dtype. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which costs
-    ``2 n^2 m``; both Gram matrices are formed once in float64. By default, losses are computed from
-    residuals in float64, so that the curve of a float32 run shows the error of its training only.
+    The gradient costs ``4 B n m`` flops per run, in two matrix products per block; it uses the
+    dtype given. For p = 2 and more rows than features it is ``(2/B) (W X^T X - Y^T X)``, which
+    costs ``2 n^2 m``, with both Gram matrices formed once in float64. By default, losses are
+    computed from residuals in float64, so that the curve of a run in float32 shows the error of
+    training, not of measuring.
 
     Args:
         features: ``X``, ``(B, n)``, float64.
@@ -89,8 +90,8 @@ class PowerLoss:
 class _Blocks:
     """The data, transposed and cut into blocks of rows that fit the cache.
 
-    Each block has the targets below the features, so that one matrix product with ``[W, -1]`` gives
-    the residuals.
+    The targets of a block are stored below its features, so that one matrix product with the
+    weights ``[W, -1]`` gives the residuals.
     """
 
     def __init__(

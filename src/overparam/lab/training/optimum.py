@@ -115,7 +115,7 @@ def _minimize(
 def _backtrack(
     loss_at: Callable[[Tensor], Tensor], weight: Tensor, step: Tensor, loss: Tensor, slope: Tensor
 ) -> float:
-    """Halve the step until the loss falls by a tenth of its linear prediction, if it ever does."""
+    """Halve the step until the loss falls by a tenth of its linear prediction; else take all."""
     length = 1.0
     while length > _SHORTEST_STEP:
         if loss_at(weight + length * step) <= loss + 0.1 * length * slope + _round_off(loss):

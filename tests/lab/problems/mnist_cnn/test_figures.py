@@ -35,7 +35,7 @@ def one_rate(table):
 
 
 def spec_of(chart):
-    """The specification, after it was drawn; numbers alone, no NaN."""
+    """The specification of a chart, after drawing it; it must not contain NaN."""
     spec = chart.to_dict()
     assert "<svg" in vl_convert.vegalite_to_svg(spec)
     json.dumps(spec, allow_nan=False)

@@ -14,7 +14,7 @@ TINY = dataclasses.replace(SCALES["tiny"], steps=60, record_every=7, penalty=0.3
 
 
 def explicit(layers, on, coefficient):
-    """The penalty in the words of the tutorial, for autograd."""
+    """The penalty as the tutorial defines it, for autograd."""
     total = 0
     for factors, bias in layers:
         if on == "weights":
@@ -104,7 +104,7 @@ def test_reduced_factors_follow_the_full_ones_exactly(height, width, depth, mome
     small_norms, small = descend(reduced, rates, momentum, 0.5)
     torch.testing.assert_close(small_norms, full_norms, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(small[1:], full[1:], rtol=1e-9, atol=1e-12)
-    # W_1 stays in the row space that it began in, and L is its coordinates there.
+    # W_1 stays in its initial row space, and L holds its coordinates there.
     torch.testing.assert_close(small[0] @ small[0].mT, full[0] @ full[0].mT, rtol=1e-9, atol=1e-12)
 
 
@@ -154,7 +154,7 @@ def test_float32_is_enough():
         assert other == pytest.approx(one, rel=1e-5)
 
 
-def test_the_descent_goes_on_bit_for_bit():
+def test_the_descent_continues_bit_for_bit():
     whole = PenaltyAlone(TINY, 0.3, 1)
     whole.advance(1000)
     parts = PenaltyAlone(TINY, 0.3, 1)

@@ -52,7 +52,7 @@ def test_whole_numbers_and_lists_give_the_same_study():
 
 
 def test_the_schedule_is_the_tutorials():
-    """0.01 * 0.95^epoch, by the epoch of the batch's first image among 55,000."""
+    """0.01 * 0.95^epoch, where the first image of the batch decides the epoch of 55,000 images."""
     study = SCALES["paper"]
     for step in (0, 1, 858, 859, 860, 1718, 1719, 5000, 8592):
         epoch = step * 64 // 55_000
@@ -85,7 +85,7 @@ def test_on_digits_changes_the_data_alone():
     assert dataclasses.replace(replaced, data="mnist", held_out=5000) == SCALES["quick"]
 
 
-def test_draws_of_purposes_and_seeds_differ_and_repeat():
+def test_random_sources_differ_by_purpose_and_seed_and_repeat():
     def first(seed, purpose):
         return torch.rand(3, generator=random_source(seed, purpose)).tolist()
 
