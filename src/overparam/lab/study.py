@@ -179,14 +179,10 @@ def shards(study: Study) -> tuple[Shard, ...]:
 
 
 def check_settings(settings: object, checks: Iterable[tuple[str, bool, str]]) -> None:
-    """Raise unless every check holds.
-
-    Args:
-        settings: the object with the settings.
-        checks: name of a setting, whether its value can be used, and a remedy.
+    """Check settings, given the name of each, whether its value can be used, and a remedy.
 
     Raises:
-        ValueError: a check fails; the message has the value and the remedy.
+        ValueError: a value cannot be used.
     """
     for name, holds, remedy in checks:
         if not holds:

@@ -47,7 +47,7 @@ def test_no_claim_holds_with_evidence_that_does_not_agree(answers):
 def test_few_sentences_are_listed_and_many_are_counted():
     assert claim(True, False).evidence_in_short == "Number 0. Number 1."
     many = claim(True, True, False, None).evidence_in_short
-    assert many == "Of 4 comparisons, listed below, 2 agree, 1 disagree, 1 decide nothing."
+    assert many == "4 comparisons, listed below: 2 for, 1 against, 1 undecided."
 
 
 def test_order_needs_ranges_that_do_not_overlap():

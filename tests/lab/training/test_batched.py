@@ -2,13 +2,10 @@
 
 import dataclasses
 import functools
-import io
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.oracles import sum_over_factors
 
 from overparam.factors.balance import near_zero_initialization
@@ -28,6 +25,7 @@ TORCH = {
     "normalized": lambda p, lr: torch.optim.SGD(p, lr=lr),
     "loss_scaled": lambda p, lr: torch.optim.SGD(p, lr=lr),
 }
+METHODS = (*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2")
 # For each optimizer an lr so large that its run overflows within a few steps.
 TOO_LARGE = 1e200
 
@@ -79,7 +77,7 @@ class Product(torch.nn.Module):
         return product
 
 
-def random_source(depth, seed, study, x, y):
+def draws(depth, seed, study, x, y):
     generator = torch.Generator().manual_seed(seed)
     factors = near_zero_initialization(
         y.shape[1], x.shape[1], depth, width=study.width or None, std=study.init_std,
@@ -106,9 +104,9 @@ def scale_of_gradient(method, network, loss, x, y, power):
 def start(method, seed, study, x, y) -> Product:
     depth = method.depth
     if method.depth_kind != "rule":
-        return Product(random_source(int(depth), seed, study, x, y))
-    low = Product(random_source(math.floor(depth), seed, study, x, y)).weight()
-    high = Product(random_source(math.ceil(depth), seed, study, x, y)).weight()
+        return Product(draws(int(depth), seed, study, x, y))
+    low = Product(draws(math.floor(depth), seed, study, x, y)).weight()
+    high = Product(draws(math.ceil(depth), seed, study, x, y)).weight()
     fraction = depth - math.floor(depth)
     size = low.norm() ** (1 - fraction) * high.norm() ** fraction
     return Product([low / low.norm() * size])
@@ -235,8 +233,8 @@ def test_several_outputs(wide_data, name, width):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_an_accelerator_gives_the_same_losses(small_data):
     x, y = small_data.features, small_data.targets
-    runs = [Run(parse_method(name), 1e-4, 0) for name in RESUME_METHODS]
-    study = study_of(*RESUME_METHODS)
+    runs = [Run(parse_method(name), 1e-4, 0) for name in METHODS]
+    study = study_of(*METHODS)
     objective = PowerLoss(x, y, study.power, DTYPES[study.dtype], "cuda")
     sweep = Sweep(objective, study, runs)
     sweep.advance(STEPS + 1)
@@ -284,7 +282,7 @@ def test_rule_follows_balanced_factors_the_closer_the_smaller_the_rate(small_dat
     assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.1)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2"])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_diverging_run_leaves_and_its_neighbours_stay_exact(small_data, name):
     rates = (1e-4, TOO_LARGE, 2e-4, TOO_LARGE, 3e-4)
     runs = [Run(parse_method(name), rate, 0) for rate in rates]
@@ -354,61 +352,3 @@ def test_float32_is_close_to_float64_and_losses_are_float64(small_data):
     assert single.losses.dtype == torch.float64
     torch.testing.assert_close(single.losses, double.losses, rtol=1e-5, atol=0)
     assert not torch.equal(single.losses, double.losses)
-
-
-RESUME_METHODS = (*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2")
-
-
-def resume_study(dtype):
-    return Study(
-        "small", methods=RESUME_METHODS, iterations=40, points=60, init_std=0.3, dtype=dtype
-    )
-
-
-def resume_runs(dtype):
-    too_large = TOO_LARGE if dtype == "float64" else 1e20
-    rates = (1e-4, too_large, 2e-4, 3e-2)
-    return [Run(parse_method(name), rate, 0) for name in RESUME_METHODS for rate in rates]
-
-
-@pytest.fixture(scope="session", params=list(DTYPES))
-def uninterrupted(request, small_data):
-    dtype = request.param
-    sweep = trained(
-        resume_study(dtype), resume_runs(dtype), small_data.features, small_data.targets
-    )
-    assert (sweep.diverged_at >= 0).any()
-    assert (sweep.diverged_at < 0).any()
-    return dtype, as_bytes(sweep)
-
-
-def as_bytes(sweep):
-    return sweep.losses.numpy().tobytes(), sweep.diverged_at.tolist()
-
-
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(stops=st.lists(st.integers(0, 40), min_size=1, max_size=3))
-def test_saved_sweeps_continue_bit_for_bit(uninterrupted, small_data, stops):
-    dtype, expected = uninterrupted
-    study, runs = resume_study(dtype), resume_runs(dtype)
-    objective = PowerLoss(small_data.features, small_data.targets, study.power, DTYPES[dtype])
-    sweep = Sweep(objective, study, runs)
-    for stop in stops:
-        sweep.advance(stop)
-        file = io.BytesIO()
-        torch.save(sweep.state_dict(), file)
-        file.seek(0)
-        # The old sweep continues to train, which must not change the saved state.
-        sweep.advance(3)
-        sweep = Sweep(objective, study, runs)
-        sweep.load_state_dict(torch.load(file, weights_only=True))
-    sweep.advance(1000)
-    assert sweep.finished
-    assert as_bytes(sweep) == expected
-
-
-def test_two_sweeps_give_the_same_bytes(uninterrupted, small_data):
-    dtype, expected = uninterrupted
-    study, runs = resume_study(dtype), resume_runs(dtype)
-    again = trained(study, runs, small_data.features, small_data.targets)
-    assert as_bytes(again) == expected

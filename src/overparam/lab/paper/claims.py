@@ -63,9 +63,9 @@ class Claim:
         if len(self.evidence) <= _FEW:
             return " ".join(item.text for item in self.evidence)
         counts = Counter(item.agrees for item in self.evidence)
-        words = {True: "agree", False: "disagree", None: "decide nothing"}
-        shares = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
-        return f"Of {len(self.evidence)} comparisons, listed below, {', '.join(shares)}."
+        words = {True: "for", False: "against", None: "undecided"}
+        shares = ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts[key])
+        return f"{len(self.evidence)} comparisons, listed below: {shares}."
 
 
 def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Evidence:

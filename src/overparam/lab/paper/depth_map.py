@@ -129,7 +129,7 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
                 text += f"; in {found['waits'].sum()} of them a seed of depth is near its start"
             evidence.append(Evidence(f"{text}.", agrees))
     return Claim(
-        f"With both tuned, depth makes {name} faster.",
+        f"{name} is faster with depth than without, if both are tuned.",
         "Not asked; a question of ours.",
         tuple(evidence),
         "The claim holds if every cell is faster, and does not hold if no cell is faster and some "

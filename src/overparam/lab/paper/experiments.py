@@ -88,15 +88,9 @@ def _network_report(stored: StoredResults) -> ExperimentReport:
 
 NETWORK, MAP = "network", "map"
 EXPERIMENTS: dict[str, Experiment] = {
-    "emulation": _of_studies(
-        "The rule against explicit layers, at one learning rate",
-        emulation.STUDIES,
-        emulation.report,
-    ),
+    "emulation": _of_studies("The rule against layers", emulation.STUDIES, emulation.report),
     "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.STUDIES, tuned.report),
-    "adaptive": _of_studies(
-        "Depth against AdaGrad and AdaDelta", adaptive.STUDIES, adaptive.report
-    ),
+    "adaptive": _of_studies("AdaGrad and AdaDelta", adaptive.STUDIES, adaptive.report),
     "controls": Experiment(
         "Controls that the paper lacks",
         lambda name: name in controls.STUDIES,
