@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine, with every fault it can have."""
+"""Downloads from a server on this machine, with every fault that it can have."""
 
 import gc
 import importlib
@@ -15,7 +15,7 @@ import pytest
 from support.uci_files import batches, ethanol_lines, fetch_in_processes, small_ethanol, zipped
 
 from overparam import data
-from overparam.data import _download, _files
+from overparam.data import _download, _local_files
 from overparam.data._download import fetch_url, zip_members
 from overparam.data.abalone import ABALONE, parse_abalone
 from overparam.data.errors import ContentError
@@ -83,7 +83,7 @@ def test_force_repairs_a_broken_cache(small: str, cache: Path) -> None:
 def test_numbers_unknown_beforehand_are_held_by_the_checksum(
     server: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A download may differ in spelling from the known file; its archive decides."""
+    """A download may spell the numbers differently from the known file; its archive decides."""
     unknown = small_ethanol(f"{server}/whole.zip", numbers="unknown", sha256="unknown")
     monkeypatch.setitem(_DATASETS, "ethanol", unknown)
     data.load("ethanol")
@@ -96,9 +96,9 @@ def test_numbers_unknown_beforehand_are_held_by_the_checksum(
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [
-        ("missing", data.DataUnavailable, r"127\.0\.0\.1:\d+ does not give .*HTTP status 404"),
-        ("dropped", data.DataUnavailable, "does not give the file"),
-        ("silent", data.DataUnavailable, "does not give the file .*Timeout"),
+        ("missing", data.DataUnavailable, r"127\.0\.0\.1:\d+ does not provide .*HTTP status 404"),
+        ("dropped", data.DataUnavailable, "does not provide the file"),
+        ("silent", data.DataUnavailable, "does not provide the file .*Timeout"),
         ("drip", data.DataUnavailable, r"did not send the file within 0\.5 s"),
         ("page", data.DataError, "the download from .* is wrong: found SHA-256"),
     ],
@@ -128,7 +128,7 @@ def test_faulty_server_leaves_the_cache_as_it_was(
         data.fetch("ethanol", force=True)
     assert (cache / "ethanol.dat").read_bytes() == CONTENT
     del caught
-    gc.collect()  # a socket left open is a warning now, and so an error
+    gc.collect()  # a socket left open causes a warning here, which is an error
 
 
 def test_no_server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_members_are_found_in_folders_and_inner_archives() -> None:
 def test_broken_archives() -> None:
     files = batches()
     whole = zipped(files)
-    with pytest.raises(ContentError, match="no readable zip file"):
+    with pytest.raises(ContentError, match="not a readable zip file"):
         zip_members(whole[: len(whole) // 2], ["batch1.dat"])
     with pytest.raises(ContentError, match=r"the archive has no file batch3\.dat"):
         ethanol_from_archive(zipped({k: v for k, v in files.items() if k != "batch3.dat"}))
@@ -263,4 +263,4 @@ else:
 def test_cache_folder_without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OVERPARAM_CACHE")
     pooch = importlib.import_module("pooch")
-    assert _files.cache_folder() == Path(pooch.os_cache("overparam"))
+    assert _local_files.cache_folder() == Path(pooch.os_cache("overparam"))

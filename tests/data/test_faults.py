@@ -96,7 +96,7 @@ def test_broken_file_names_file_line_and_remedy(case: str, folder: Path) -> None
         data.load("ethanol")
     text = str(caught.value)
     assert text.startswith(str(path))
-    assert "Replace it by the original" in text
+    assert "Replace it with the original" in text
     assert "\n" not in text
     [state] = [state for state in data.status() if state.name == "ethanol"]
     assert (state.where, state.verified, state.problem) == ("folder", False, text)
@@ -204,11 +204,11 @@ def test_named_folder_that_is_missing_or_lacks_the_file(
             call("ethanol")
         assert str(folder) in str(caught.value)
     monkeypatch.setenv("OVERPARAM_DATA", str(folder / "nowhere"))
-    with pytest.raises(data.DataError, match="nowhere, which is no folder"):
+    with pytest.raises(data.DataError, match="nowhere, which is not a folder"):
         data.load("ethanol")
     state = data.status()[0]
     assert (state.where, state.verified) == ("not here", None)
-    assert "which is no folder" in str(state.problem)
+    assert "which is not a folder" in str(state.problem)
     assert data.load("diabetes").origin == "embedded"
 
 

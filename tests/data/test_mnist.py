@@ -1,4 +1,4 @@
-"""MNIST: small made-up files in its form, with every fault they can have, and the real ones."""
+"""MNIST: small made-up files in its format, with every fault they can have, and the real ones."""
 
 import dataclasses
 import gzip
@@ -72,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What the servers have, by address; everything else does not answer."""
+    """The files on the servers, by address; no other address answers."""
     held = {MNIST.mirrors[0] + name: content for name, content in PACKED.items()}
 
     def fetch(url: str) -> bytes:
@@ -100,7 +100,7 @@ def test_a_folder_is_read_as_numpy_wrote_it(folder: Path) -> None:
     assert data.fetch("mnist") == folder / "mnist"
 
 
-def test_a_file_compressed_anew_is_right(folder: Path) -> None:
+def test_another_compression_of_a_file_is_right(folder: Path) -> None:
     before = data.load_images("mnist").fingerprint
     other = gzip.compress(FIRST, compresslevel=1, mtime=7)
     assert other != PACKED[NAMES[0]]
@@ -124,7 +124,7 @@ BROKEN = {
     "another count": (gzip.compress(CONTENTS[2]), "found 5 x 4 x 4 entries, expected 12 x 4 x 4"),
     "fewer bytes": (gzip.compress(FIRST[:-1]), "found 207 bytes, expected 208"),
     "more bytes": (gzip.compress(FIRST + bytes(50_000)), "found more bytes, expected 208"),
-    "another image": (gzip.compress(FIRST[:-1] + b"\x07"), "well formed, but not the known"),
+    "another image": (gzip.compress(FIRST[:-1] + b"\x07"), "well formed, but not the expected"),
 }
 
 
@@ -136,7 +136,7 @@ def test_a_broken_file_is_named_with_the_remedy(case: str, folder: Path, cache: 
         data.load_images("mnist")
     text = str(caught.value)
     assert text.startswith(f"{folder / 'mnist' / NAMES[0]}: ")
-    assert "Replace it by the original" in text
+    assert "Replace it with the original" in text
     assert "\n" not in text
     assert (state().verified, state().problem) == (False, text)
 
@@ -170,7 +170,7 @@ def test_random_damage_is_never_silently_wrong(
         found = str(error)
     if isinstance(found, str):
         assert NAMES[0] in found
-    else:  # a byte of the header that says nothing, such as the time
+    else:  # a byte of the header without meaning, such as the time
         np.testing.assert_array_equal(found, ARRAYS[0])
 
 
@@ -272,10 +272,10 @@ def test_idx_of_any_shape(shape: tuple[int, ...], seed: int) -> None:
         parse_idx(idx(array), (shape[0] + 1, *shape[1:]))
 
 
-def test_images_and_regression_problems_are_kept_apart(folder: Path) -> None:
+def test_images_and_regression_data_are_kept_apart(folder: Path) -> None:
     with pytest.raises(data.DataError, match=r"load_images\('mnist'\), or use one of ethanol, aba"):
         data.load("mnist")
-    with pytest.raises(data.DataError, match=r"ethanol has no images, .* use one of mnist, digits"):
+    with pytest.raises(data.DataError, match=r"ethanol is regression data .* one of mnist, digits"):
         data.load_images("ethanol")
     with pytest.raises(data.DataError, match="Did you mean 'mnist'"):
         data.load_images("Mnist")

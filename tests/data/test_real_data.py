@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from overparam import data
-from overparam.data._files import text_lines
+from overparam.data._local_files import text_lines
 from overparam.data._uci import parse_uci
 
 

@@ -5,9 +5,8 @@ import torch
 from support.reproduce_cases import rerun
 
 from overparam.data import RegressionData
-from overparam.lab import jobs as runner
 from overparam.lab.commands import run as run_command
-from overparam.lab.study import shards
+from overparam.lab.executor import run_jobs
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -16,7 +15,7 @@ CHROMIUM = next(
 
 @pytest.fixture(scope="session")
 def small_data() -> RegressionData:
-    """A regression problem with correlated features, small enough to train in milliseconds."""
+    """Regression data with correlated features, small enough to train on in milliseconds."""
     generator = torch.Generator().manual_seed(7)
     features = torch.randn(61, 5, generator=generator, dtype=torch.float64)
     features[:, 1] += 2 * features[:, 0]
@@ -42,14 +41,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """The command line trains in this process: starting workers takes seconds."""
+    """Make the command line train in this process, because starting workers takes seconds."""
 
-    def run_study(study, identity, data, directory, workers, on_progress):
-        finished = runner.run_study(study, identity, data, directory, 0)
-        on_progress(len(shards(study)) * study.iterations)
+    def in_this_process(jobs, workers, on_progress):
+        finished = run_jobs(jobs, 0)
+        on_progress(sum(job.cost for job in jobs))
         return finished
 
-    monkeypatch.setattr(run_command, "run_study", run_study)
+    monkeypatch.setattr(run_command, "run_jobs", in_this_process)
 
 
 @pytest.fixture(scope="session")

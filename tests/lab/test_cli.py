@@ -9,7 +9,7 @@ from overparam.data import DataUnavailable, load
 from overparam.lab import prepare
 from overparam.lab.cli import main
 from overparam.lab.commands import run as run_command
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import StudyDirectory
 
 SMALL = [
     "--data", "diabetes", "--methods", "gd", "rule:2", "adam", "--iterations", "60", "--points",
@@ -83,7 +83,7 @@ def test_overwrite(command, tmp_path):
 
 
 def test_shards_without_a_manifest_are_not_taken_for_another_study(command, tmp_path):
-    """The advice for a damaged manifest is to delete it: what is left may be of any study."""
+    """A damaged manifest has to be deleted; the curves left behind may be those of any study."""
     command("run", *SMALL, "--name", "other", "--power", "2")
     command("run", *SMALL)
     (tmp_path / "runs" / "study" / "run.json").unlink()
@@ -125,13 +125,13 @@ def test_file_and_flags(command, tmp_path):
     )
     status, _, errors = command("run", "--file", "study.toml", "--seeds", "1", "2")
     assert (status, errors) == (0, "")
-    study = RunDirectory(tmp_path / "runs" / "study").read_manifest()["study"]
+    study = StudyDirectory(tmp_path / "runs" / "study").read_manifest()["study"]
     assert study["seeds"] == [1, 2]
     assert study["iterations"] == 30
     assert study["methods"] == ["gd", "rule:2"]
     assert study["power"] == 4.0
     assert command("run", "--file=study.toml", "--name", "b")[0] == 0
-    assert RunDirectory(tmp_path / "runs" / "b").read_manifest()["study"]["seeds"] == [5]
+    assert StudyDirectory(tmp_path / "runs" / "b").read_manifest()["study"]["seeds"] == [5]
 
 
 def test_a_study_of_which_every_run_diverges_is_reported(command, tmp_path):
@@ -141,7 +141,7 @@ def test_a_study_of_which_every_run_diverges_is_reported(command, tmp_path):
     assert "Depth helps" not in out
     assert "nan" not in out
     page = (tmp_path / "runs" / "study" / "report.html").read_text(encoding="utf-8")
-    assert "No method came" in page
+    assert "No method got halfway" in page
 
 
 def test_a_single_method_rate_and_step(command):
@@ -166,7 +166,9 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
     assert status == 0
     lines = [line for line in out.splitlines() if "ethanol" in line]
     assert lines == ["ethanol: no network and no cache. Using the embedded set 'diabetes' instead."]
-    assert RunDirectory(tmp_path / "runs" / "study").read_manifest()["study"]["data"] == "diabetes"
+    assert (
+        StudyDirectory(tmp_path / "runs" / "study").read_manifest()["study"]["data"] == "diabetes"
+    )
     assert command("run", *SMALL[2:], "--fallback", "diabets", "--name", "x")[0] == 2
 
 
@@ -174,7 +176,7 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["run", "--methods", "gd", "adm"], "Did you mean 'adam'"),
-        (["run", "--methods", "rule:2x"], "is no number"),
+        (["run", "--methods", "rule:2x"], "is not a number"),
         (["run", "--data", "ethnol"], "ethanol"),
         (["run", "--powr", "4"], "--power"),
         (["run", "--power", "1"], "power is 1.0"),
@@ -183,7 +185,7 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
         (["run", "--device", "meta", *SMALL], "device 'meta' cannot be used here"),
         (["run", "--file", "absent.toml"], "absent.toml"),
         (["run", "--file", "bad.toml"], "bad.toml: unknown setting 'powr'. Did you mean 'power'"),
-        (["report", "absent"], "holds no run; start one with: overparam run --name absent"),
+        (["report", "absent"], "holds no study; start one with: overparam run --name absent"),
         (["data", "verify", "diabets"], "diabetes"),
         (["data", "list", "diabets"], "diabetes"),
         (["rnu"], "run"),
@@ -237,11 +239,11 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
 
 
 def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
-    finishing = run_command.run_study
-    monkeypatch.setattr(run_command, "run_study", lambda *rest: finishing(*rest) and False)
+    finishing = run_command.run_jobs
+    monkeypatch.setattr(run_command, "run_jobs", lambda *rest: finishing(*rest) and False)
     status, out, _ = command("run", *SMALL)
     assert status == 130
-    assert "Interrupted. What was done is kept; the same command completes it." in out
+    assert "Interrupted. Finished work is kept; the same command continues it." in out
     folder = tmp_path / "runs" / "study"
     assert "<strong>Unfinished:</strong>" in (folder / "report.html").read_text(encoding="utf-8")
     assert not pl.read_parquet(folder / "curves.parquet").is_empty()

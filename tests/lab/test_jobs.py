@@ -16,15 +16,16 @@ from overparam._files import write_whole
 from overparam.data import load, standardize
 from overparam.lab import executor as pool
 from overparam.lab import jobs as runner
-from overparam.lab.jobs import ShardJob, load_curves, run_study
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab import resume  # noqa: F401 - for the process that is killed
+from overparam.lab.jobs import ShardJob, load_curves, shard_jobs
+from overparam.lab.store import StudyDirectory, read_state, write_table
 from overparam.lab.study import Study, shards
 
 STUDY = Study(
     "diabetes", methods=("gd", "rule:2.5", "adam", "adam+factors:2"), iterations=400, points=40,
     lowest_rate=1e-3, highest_rate=1e3, rates_per_decade=1, seeds=(0, 1), shard_runs=10,
 )  # fmt: skip
-# As many shards, each of about a second: long enough to be killed in.
+# Jobs of about a second each, which is long enough to be killed.
 SLOW = Study(
     "diabetes", methods=("gd", "adam"), iterations=2_500, points=40, lowest_rate=1e-4,
     highest_rate=1e-1, rates_per_decade=2, seeds=(0,), shard_runs=4,
@@ -36,10 +37,19 @@ def identity_of(study):
     return study.identity(load("diabetes").fingerprint)
 
 
+def run_study(study, directory, workers, on_progress=lambda steps: None):
+    jobs = shard_jobs(study, identity_of(study), DATA, directory)
+    return pool.run_jobs(jobs, workers, on_progress)
+
+
+def checkpoint_of(path, shard):
+    return read_state(StudyDirectory(path).checkpoint_file(shard), {"sweep"})
+
+
 def complete(study, path):
-    """Train what is missing, and the stored bytes of every shard and of all curves."""
-    directory = RunDirectory(path)
-    assert run_study(study, identity_of(study), DATA, directory, workers=0)
+    """Train what is missing; returns the stored bytes of every shard and of all curves."""
+    directory = StudyDirectory(path)
+    assert run_study(study, directory, workers=0)
     write_table(path / "curves.parquet", load_curves(study, directory))
     assert not list((path / "shards").glob("*.checkpoint"))
     files = [directory.shard_file(shard) for shard in shards(study)]
@@ -73,8 +83,8 @@ def test_curves_have_every_run_and_step(expected, tmp_path):
 
 def test_processes_give_the_same_bytes_and_count_all_steps(expected, tmp_path):
     steps = []
-    directory = RunDirectory(tmp_path)
-    assert run_study(STUDY, identity_of(STUDY), DATA, directory, 2, steps.append)
+    directory = StudyDirectory(tmp_path)
+    assert run_study(STUDY, directory, 2, steps.append)
     assert steps[-1] == len(shards(STUDY)) * STUDY.iterations
     assert steps == sorted(steps)
     assert complete(STUDY, tmp_path) == expected
@@ -82,7 +92,7 @@ def test_processes_give_the_same_bytes_and_count_all_steps(expected, tmp_path):
 
 
 def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
-    directory = RunDirectory(tmp_path)
+    directory = StudyDirectory(tmp_path)
     choice = random.Random(0)
     for round_ in range(12):
         for shard in shards(STUDY):
@@ -104,25 +114,25 @@ def test_a_checkpoint_of_another_study_is_not_used(expected, tmp_path):
     shard = shards(STUDY)[0]
     job = ShardJob(STUDY, "another", DATA, shard, tmp_path)
     assert not job.train(lambda: True, lambda cost: None)
-    assert RunDirectory(tmp_path).checkpoint_file(shard).exists()
+    assert StudyDirectory(tmp_path).checkpoint_file(shard).exists()
     assert complete(STUDY, tmp_path) == expected
 
 
-def test_curves_of_an_unfinished_shard_are_the_beginning_of_the_finished_one(tmp_path):
-    directory, shard = RunDirectory(tmp_path), shards(STUDY)[1]
+def test_curves_of_an_unfinished_job_are_the_beginning_of_the_finished_ones(tmp_path):
+    directory, shard = StudyDirectory(tmp_path), shards(STUDY)[1]
     job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
     assert load_curves(STUDY, directory).is_empty()
     assert not job.train(lambda: True, lambda cost: None)
     part = load_curves(STUDY, directory)
     assert part["step"].max() == max(step for step in STUDY.record_steps if step < 50)
     assert job.train(lambda: False, lambda cost: None)
-    whole = directory.read_shard(shard)
+    whole = pl.read_parquet(directory.shard_file(shard))
     keys = ["method", "rate", "seed", "step", "loss"]
     assert part.select(keys).join(whole, on=keys, how="anti").is_empty()
 
 
 def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
-    # Minutes, if nothing stops it.
+    # This takes minutes unless something stops it.
     endless = dataclasses.replace(STUDY, iterations=10**6)
     (tmp_path / "file").write_text("")
     jobs = [
@@ -131,7 +141,7 @@ def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
     ]
     with pytest.raises(NotADirectoryError):
         pool.run_jobs(jobs, 2)
-    kept = RunDirectory(tmp_path / "kept").read_checkpoint(shards(endless)[0])
+    kept = checkpoint_of(tmp_path / "kept", shards(endless)[0])
     assert kept is not None
     assert kept["sweep"]["step"] > 0
 
@@ -142,14 +152,12 @@ def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "_run_pool", None)
     steps = []
     for workers in (0, 2):
-        assert run_study(
-            STUDY, identity_of(STUDY), DATA, RunDirectory(tmp_path), workers, steps.append
-        )
+        assert run_study(STUDY, StudyDirectory(tmp_path), workers, steps.append)
     assert steps == [len(shards(STUDY)) * STUDY.iterations] * 2
 
 
 def start_command(path, study):
-    """A real `overparam run` in a process group of its own, as in a terminal."""
+    """A real `overparam run` in its own process group, as in a terminal."""
     rates = [str(study.lowest_rate), "--highest-rate", str(study.highest_rate)]
     command = [
         sys.executable, "-m", "overparam", "run", "--output", str(path.parent),
@@ -183,19 +191,19 @@ def group_is_gone(group):
 def test_ctrl_c_leaves_a_report_and_the_rest_can_be_done_later(slow_expected, tmp_path):
     path = tmp_path / "run"
     process = start_command(path, SLOW)
-    # The workers still import: an interrupt that reached them would leave nothing to report.
+    # The workers are still importing: an interrupt that reached them would leave nothing to report.
     wait_for((path / "run.json").exists)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Interrupted. What was done is kept" in out
+    assert "Interrupted. Finished work is kept" in out
     assert "Traceback" not in out + errors
     assert "Unfinished" in out
     assert "<strong>Unfinished:</strong>" in (path / "report.html").read_text(encoding="utf-8")
     assert not pl.read_parquet(path / "curves.parquet").is_empty()
-    assert not RunDirectory(path).read_manifest()["finished"]
-    assert RunDirectory(path).read_manifest()["identity"] == identity_of(SLOW)
+    assert not StudyDirectory(path).read_manifest()["finished"]
+    assert StudyDirectory(path).read_manifest()["identity"] == identity_of(SLOW)
     wait_for(lambda: group_is_gone(process.pid))
     assert complete(SLOW, path) == slow_expected
 
@@ -214,17 +222,17 @@ def test_a_killed_run_is_completed_to_the_same_bytes(slow_expected, tmp_path):
         else:
             process.kill()
         process.communicate()
-        # Workers whose parent was killed must not stay behind.
+        # Workers whose parent was killed must not stay alive.
         wait_for(lambda: group_is_gone(process.pid))  # noqa: B023
     assert complete(SLOW, path) == slow_expected
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
-def test_killed_between_checkpoints_goes_on_from_the_last_one(slow_expected, tmp_path):
+def test_killed_between_checkpoints_continues_from_the_last_one(slow_expected, tmp_path):
     path = tmp_path / "run"
     code = (
         "import sys, pathlib, test_jobs as t\n"
-        "t.runner._CHECKPOINT_SECONDS = 0\n"  # after every chunk, where a real run waits
+        "t.resume._CHECKPOINT_SECONDS = 0\n"  # after every chunk; a real run waits
         "t.complete(t.SLOW, pathlib.Path(sys.argv[1]))"
     )
     here = Path(__file__).parent
@@ -232,18 +240,18 @@ def test_killed_between_checkpoints_goes_on_from_the_last_one(slow_expected, tmp
     wait_for(lambda: (path / "shards" / "0001.checkpoint").exists() or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    state = RunDirectory(path).read_checkpoint(shards(SLOW)[1])
+    state = checkpoint_of(path, shards(SLOW)[1])
     assert state is not None
     assert 0 < state["sweep"]["step"] < SLOW.iterations
     assert complete(SLOW, path) == slow_expected
 
 
 def test_studies_can_run_outside_the_main_thread(tmp_path):
-    """Signals belong to the main thread: elsewhere they are left alone."""
+    """Only the main thread can handle signals; other threads leave them alone."""
     entered = []
 
     def enter():
-        with pool._deaf_to_interrupts():
+        with pool._ignoring_interrupts():
             entered.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from overparam._files import write_whole
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.store import StudyDirectory, read_state, read_table, write_state, write_table
 from overparam.lab.study import Shard
 
 SHARD = Shard(3, ())
+KEYS = {"identity", "sweep"}
 
 
 @pytest.fixture
 def directory(tmp_path):
-    return RunDirectory(tmp_path / "runs" / "first")
+    return StudyDirectory(tmp_path / "runs" / "first")
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
@@ -38,46 +39,48 @@ def test_tables_come_back_and_the_same_table_gives_the_same_bytes(directory):
     first = path.read_bytes()
     write_table(path, table.clone())
     assert path.read_bytes() == first
-    assert directory.read_shard(SHARD).equals(table)
+    assert read_table(directory.shard_file(SHARD)).equals(table)
 
 
 def test_checkpoints_come_back(directory):
-    assert directory.read_checkpoint(SHARD) is None
+    assert read_state(directory.checkpoint_file(SHARD), KEYS) is None
     state = {"identity": "x", "sweep": {"losses": torch.tensor([1.0, torch.nan])}}
-    directory.write_checkpoint(SHARD, state)
-    found = directory.read_checkpoint(SHARD)
+    write_state(directory.checkpoint_file(SHARD), state)
+    found = read_state(directory.checkpoint_file(SHARD), KEYS)
     assert found is not None
     assert found["identity"] == "x"
     assert torch.equal(found["sweep"]["losses"].isnan(), torch.tensor([False, True]))
 
 
 def test_a_checkpoint_of_a_gpu_comes_back_without_one(directory, monkeypatch):
-    # What torch writes beside the numbers of a tensor on a GPU.
+    # The tag that torch stores for a tensor on a GPU.
     monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
     state = {"identity": "a", "sweep": {"weight": torch.arange(3.0)}}
-    directory.write_checkpoint(SHARD, state)
-    found = directory.read_checkpoint(SHARD)["sweep"]["weight"]
+    write_state(directory.checkpoint_file(SHARD), state)
+    found = read_state(directory.checkpoint_file(SHARD), KEYS)["sweep"]["weight"]
     assert found.device.type == "cpu"
     assert torch.equal(found, torch.arange(3.0))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -50])
 def test_a_damaged_checkpoint_counts_as_none(directory, keep):
-    directory.write_checkpoint(SHARD, {"identity": "x", "sweep": {"losses": torch.ones(300)}})
+    write_state(
+        directory.checkpoint_file(SHARD), {"identity": "x", "sweep": {"losses": torch.ones(300)}}
+    )
     path = directory.checkpoint_file(SHARD)
     path.write_bytes(path.read_bytes()[:keep])
-    assert directory.read_checkpoint(SHARD) is None
+    assert read_state(directory.checkpoint_file(SHARD), KEYS) is None
 
 
 @pytest.mark.parametrize("content", [b"\x00" * 500, b"text", b"PK\x03\x04"])
-def test_what_is_no_checkpoint_counts_as_none(directory, content):
+def test_other_files_are_not_taken_for_checkpoints(directory, content):
     write_whole(directory.checkpoint_file(SHARD), content)
-    assert directory.read_checkpoint(SHARD) is None
+    assert read_state(directory.checkpoint_file(SHARD), KEYS) is None
 
 
 def test_a_checkpoint_without_its_parts_counts_as_none(directory):
-    directory.write_checkpoint(SHARD, {"sweep": {}})
-    assert directory.read_checkpoint(SHARD) is None
+    write_state(directory.checkpoint_file(SHARD), {"sweep": {}})
+    assert read_state(directory.checkpoint_file(SHARD), KEYS) is None
 
 
 @pytest.mark.parametrize("keep", [0, 3, 60, -20])
@@ -86,10 +89,10 @@ def test_a_damaged_shard_is_named(directory, keep):
     path = directory.shard_file(SHARD)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"0003\.parquet is damaged .*; delete it"):
-        directory.read_shard(SHARD)
+        read_table(directory.shard_file(SHARD))
 
 
-def test_no_run_names_the_command_that_starts_one(directory):
+def test_a_missing_study_names_the_command_that_starts_one(directory):
     with pytest.raises(FileNotFoundError, match="overparam run --name first"):
         directory.read_manifest()
 
@@ -123,11 +126,11 @@ def test_clear_shards_deletes_leftovers_too(directory):
     directory.clear_shards()
     assert not list((directory.path / "shards").iterdir())
     assert (directory.path / "report.html").exists()
-    RunDirectory(directory.path / "absent").clear_shards()
+    StudyDirectory(directory.path / "absent").clear_shards()
 
 
 def test_clearing_leaves_files_of_the_user(tmp_path):
-    directory = RunDirectory(tmp_path)
+    directory = StudyDirectory(tmp_path)
     write_whole(directory.shard_file(SHARD), b"ours")
     write_whole(directory.checkpoint_file(SHARD), b"ours")
     write_whole(tmp_path / "shards" / ".0001.parquet.0a1b2c3d.part", b"ours, half")
@@ -138,5 +141,5 @@ def test_clearing_leaves_files_of_the_user(tmp_path):
     assert left == ["notes.parquet", "user.txt"]
 
 
-def test_clearing_what_is_not_there_is_no_error(tmp_path):
-    RunDirectory(tmp_path / "nothing").clear_shards()
+def test_clearing_a_missing_directory_is_allowed(tmp_path):
+    StudyDirectory(tmp_path / "nothing").clear_shards()

@@ -43,7 +43,7 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
     assert Study().identity("x") != Study().identity("y")
     assert Study().identity("x") == Study().identity("x")
     assert Study(methods=("gd+rule:2.0", "gd")) == Study(methods=("rule:2", "gd"))
-    # Equal studies have equal identities, however the numbers were written.
+    # Equal studies have equal identities, however the numbers are written.
     assert Study(power=4).identity("x") == Study(power=4.0).identity("x")  # pyright: ignore
     assert Study(seeds=[0, 1]).identity("x") == Study(seeds=(0, 1)).identity("x")  # pyright: ignore
 
@@ -71,9 +71,12 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
         ({"lowest_rate": 0.0}, "lowest_rate is 0.0"),
         ({"lowest_rate": -1.0}, "lowest_rate is -1.0"),
         ({"lowest_rate": math.nan}, "lowest_rate is nan"),
-        ({"lowest_rate": 2.0}, "highest_rate is 1.0; use at least the lowest rate"),
+        ({"lowest_rate": 2.0}, "highest_rate is 1.0; use at least lowest_rate"),
         ({"highest_rate": math.inf}, "highest_rate is inf"),
-        ({"lowest_rate": 1e-300, "highest_rate": 1e300}, "lowest_rate is 1e-300; use one nearer"),
+        (
+            {"lowest_rate": 1e-300, "highest_rate": 1e300},
+            "lowest_rate is 1e-300; use a value closer",
+        ),
         ({"init_std": 0.0}, "init_std is 0.0"),
         ({"init_std": math.inf}, "init_std is inf"),
         ({"dtype": "float16"}, "dtype is 'float16'; use one of float64, float32"),
@@ -166,12 +169,12 @@ def test_settings_survive_the_manifest():
         ("power = ", "not a TOML file"),
         ("powr = 4", "unknown setting 'powr'. Did you mean 'power'?"),
         ("zzz = 4", "unknown setting 'zzz'. Known: data, power"),
-        ('power = "4"', "power = '4' is no number; write one, such as 4.0"),
-        ("iterations = 1.5", "iterations = 1.5 is no whole number; write one, such as 20000"),
-        ("iterations = true", "iterations = True is no whole number"),
-        ('methods = "gd"', "methods = 'gd' is no list; write one, such as ['gd', "),
-        ("seeds = [0.5]", "seeds = 0.5 is no whole number"),
-        ("[power]\nx = 1", "power = {'x': 1} is no number"),
+        ('power = "4"', "power = '4' is not a number; write for example 4.0"),
+        ("iterations = 1.5", "iterations = 1.5 is not a whole number; write for example 20000"),
+        ("iterations = true", "iterations = True is not a whole number"),
+        ('methods = "gd"', "methods = 'gd' is not a list; write for example ['gd', "),
+        ("seeds = [0.5]", "seeds = 0.5 is not a whole number"),
+        ("[power]\nx = 1", "power = {'x': 1} is not a number"),
         ("power = 1", "power is 1.0; use a finite p >= 2"),
         ("power = inf", "power is inf"),
         ('methods = ["adm"]', "Did you mean 'adam'"),
@@ -187,7 +190,7 @@ def test_toml_errors_name_the_file_and_the_setting(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-def test_a_binary_file_is_no_toml(tmp_path):
+def test_a_binary_file_is_not_toml(tmp_path):
     path = tmp_path / "study.toml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a TOML file"):

@@ -23,10 +23,10 @@ from overparam import EndToEnd, Factored, collapse, imbalance, overparameterize
 from overparam.data import load, standardize
 from overparam.lab.jobs import ShardJob
 from overparam.lab.methods import parse_method
-from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.paper.studies import map_studies, regression_studies
 from overparam.lab.paper.timing import seconds_per_iteration
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import StudyDirectory, read_state, read_table
 from overparam.lab.study import DTYPES, Run, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
@@ -54,9 +54,9 @@ def sweep() -> None:
     """Every method of every study of `overparam reproduce`, with rates that diverge."""
     data = standardize(load("diabetes"))
     studies = [
-        *regression_parts(TINY, "diabetes", data.features.shape[1], NAME).values(),
-        map_parts(TINY, NAME)["map-diabetes-p2"],
-        map_parts(TINY, NAME)["map-diabetes-p6"],
+        *regression_studies(TINY, "diabetes", data.features.shape[1], NAME).values(),
+        map_studies(TINY, NAME)["map-diabetes-p2"],
+        map_studies(TINY, NAME)["map-diabetes-p6"],
     ]
     diverged = finished = 0
     for study in (dataclasses.replace(study, iterations=STEPS) for study in studies):
@@ -143,15 +143,15 @@ def interruption() -> None:
             there = dataclasses.replace(study, device=device)
             [shard] = shards(there)
             job = ShardJob(there, "identity", data, shard, Path(folder))
-            RunDirectory(job.path).write_manifest({})
+            StudyDirectory(job.path).write_manifest({})
             assert not job.train(lambda: True, lambda cost: None)
-            saved = RunDirectory(job.path).read_checkpoint(shard)
+            saved = read_state(StudyDirectory(job.path).checkpoint_file(shard), {"sweep"})
             assert saved is not None
             assert 0 < saved["sweep"]["step"] < study.iterations
             costs: list[float] = []
             assert job.train(lambda: False, costs.append)
             assert costs[0] == saved["sweep"]["step"]  # not trained once more
-            tables.append(RunDirectory(job.path).read_shard(shard))
+            tables.append(read_table(StudyDirectory(job.path).shard_file(shard)))
     assert tables[0].equals(tables[1])
 
 

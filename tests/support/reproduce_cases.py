@@ -23,7 +23,7 @@ TINY = dataclasses.replace(
 
 
 def rerun(output: Path, **options) -> int:
-    """The whole command on embedded data, in this process where no workers are asked for."""
+    """The whole command on embedded data; with 0 workers, in this process."""
     given = {"data": "diabetes", "workers": 0} | options
     command = ReproduceCommand(output=output, **given)
     # The penalty alone at the paper's size takes minutes.
@@ -32,7 +32,7 @@ def rerun(output: Path, **options) -> int:
 
 
 def in_a_process(output: Path) -> subprocess.Popen:
-    """The same in a process of its own, to be killed."""
+    """The same in another process, which can be killed."""
     code = (
         "import sys; sys.path[:0] = [sys.argv[2]]\n"
         "from pathlib import Path; from support.reproduce_cases import rerun\n"

@@ -1,19 +1,19 @@
-"""Curves made so that what a chapter must say of them is known."""
+"""Made-up curves for which the verdicts are known."""
 
 import dataclasses
 
 import polars as pl
 
-from overparam.lab.paper.chapter import PartResult
+from overparam.lab.paper.results import StudyResult
 from overparam.lab.paper.scale import QUICK
-from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.paper.studies import map_studies, regression_studies
 
 OPTIMUM = 0.25
 SCALE = dataclasses.replace(
     QUICK, fixed=100, tuned=100, adam=100, deep=100, map_iterations=100, seeds=(0, 1),
     map_data=("diabetes",), full_identity=True,
 )  # fmt: skip
-STUDIES = regression_parts(SCALE, "diabetes", 10, "cpu") | map_parts(SCALE, "cpu")
+STUDIES = regression_studies(SCALE, "diabetes", 10, "cpu") | map_studies(SCALE, "cpu")
 STEPS = (0, 10, 50, 100)
 
 
@@ -21,8 +21,8 @@ def best_rate(study):
     return study.rates[len(study.rates) // 2]
 
 
-def part(name, ends, start=1.0, spread=1.01):
-    """Curves that fall geometrically to a distance per method; other rates are twice as bad."""
+def study_result(name, ends, start=1.0, spread=1.01):
+    """Curves that fall geometrically to one distance per method; other lrs end twice as high."""
     study = STUDIES[name]
     rows = []
     for method in study.methods:
@@ -37,7 +37,7 @@ def part(name, ends, start=1.0, spread=1.01):
                 break
     schema = {"method": pl.String, "rate": pl.Float64, "seed": pl.Int64, "step": pl.Int64,
               "loss": pl.Float64, "diverged_at": pl.Int64}  # fmt: skip
-    return PartResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
+    return StudyResult(study, pl.DataFrame(rows, schema=schema, orient="row"), OPTIMUM)
 
 
 def depths(gd, two, three):

@@ -1,4 +1,4 @@
-"""Small made-up data in the forms of UCI 270, the data set around them, and a faulty server."""
+"""Small made-up data in the format of UCI 270, a data set of them, and a faulty server."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from overparam.data._file_dataset import FileDataset
+from overparam.data._text_dataset import TextDataset
 from overparam.data.ethanol import ETHANOL, parse_ethanol
 from overparam.data.regression import fingerprint
 
@@ -53,8 +53,8 @@ def zipped(files: dict[str, bytes], folder: str = "Dataset/") -> bytes:
     return buffer.getvalue()
 
 
-def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> FileDataset:
-    """The Ethanol data set, its pinned facts replaced by those of :func:`batches`."""
+def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> TextDataset:
+    """The Ethanol data set, with the pinned facts of :func:`batches`."""
     files = batches()
     content = ethanol_lines(files)
     labels = [float(line.split()[0].split(b";")[1]) for line in content.splitlines()]
@@ -107,7 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
-    """Serve the zip of :func:`batches`; the name asked for chooses the fault."""
+    """Serve the zip of :func:`batches`; the requested name chooses the fault."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,4 +1,4 @@
-"""Real regression problems and images: verified downloads and cache, a folder, or embedded."""
+"""Real data for regression and image classification: downloaded, in a folder, or embedded."""
 
 from overparam.data._dataset import DatasetStatus
 from overparam.data.errors import DataError, DataUnavailable

@@ -1,4 +1,4 @@
-"""What every data set is, wherever its numbers lie."""
+"""What all data sets have in common, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from overparam.data.regression import RegressionData
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """Where a data set is and whether it is sound, found without the network.
+    """Where a data set is and whether it is intact, found without the network.
 
     Attributes:
         name: the name under which it is loaded.
         title: one line for people.
         where: ``embedded``, ``folder``, ``cache`` or ``not here``.
-        path: the file, where there is one.
+        path: the file or folder, or None if there is none.
         rows: number of examples.
         features: number of features.
         outputs: number of outputs.
         licence: licence of the data.
-        verified: whether the file holds the right numbers; None where there is no file to verify.
+        verified: whether the file holds the right numbers; None if there is no file to verify.
         problem: why the data set cannot be loaded, or None.
     """
 
@@ -44,7 +44,7 @@ class DatasetStatus:
 
 @dataclass(frozen=True)
 class Dataset(abc.ABC):
-    """A known data set; subclasses say what its numbers are, and where they lie.
+    """A known data set; subclasses define what its numbers are and where they are stored.
 
     Attributes:
         name: the name under which it is loaded.
@@ -71,7 +71,7 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def load(self, download: bool) -> RegressionData | ImageData:
-        """The raw problem."""
+        """The data as published."""
 
     @abc.abstractmethod
     def status(self) -> DatasetStatus:
@@ -79,7 +79,7 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def fetch(self, force: bool) -> Path | None:
-        """Bring it to this machine; see :func:`overparam.data.fetch`."""
+        """Download it; see :func:`overparam.data.fetch`."""
 
     def _status(
         self,
@@ -88,27 +88,19 @@ class Dataset(abc.ABC):
         verified: bool | None = None,
         problem: str | None = None,
     ) -> DatasetStatus:
+        sizes = (self.rows, self.features, self.outputs)
         return DatasetStatus(
-            name=self.name,
-            title=self.title,
-            where=where,
-            path=path,
-            rows=self.rows,
-            features=self.features,
-            outputs=self.outputs,
-            licence=self.licence,
-            verified=verified,
-            problem=problem,
+            self.name, self.title, where, path, *sizes, self.licence, verified, problem
         )
 
 
 @dataclass(frozen=True)
 class RegressionDataset(Dataset):
-    """A known regression problem."""
+    """Known regression data."""
 
     @abc.abstractmethod
     def load(self, download: bool) -> RegressionData:
-        """The raw problem; see :func:`overparam.data.load`."""
+        """The data as published; see :func:`overparam.data.load`."""
 
     def _data(self, features: Tensor, targets: Tensor, origin: str) -> RegressionData:
         shape = (len(features), features.shape[1], targets.shape[1])
@@ -122,8 +114,8 @@ class RegressionDataset(Dataset):
 
 @dataclass(frozen=True)
 class ImageDataset(Dataset):
-    """A known set of images, one class each: features are pixels, outputs are classes."""
+    """A known set of images with one class each: features are pixels, outputs are classes."""
 
     @abc.abstractmethod
     def load(self, download: bool) -> ImageData:
-        """The raw images; see :func:`overparam.data.load_images`."""
+        """The images as published; see :func:`overparam.data.load_images`."""

@@ -1,4 +1,4 @@
-"""The network: one file by HTTP, within a time limit, and members of a zip archive."""
+"""Downloads a file by HTTP within a time limit, and unpacks zip archives."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fetch_content(url: str) -> bytes:
     """The content of one file on a server.
 
     Raises:
-        ConnectionError: the server does not answer, or not with the whole file.
-        OSError: there is no room for it.
+        ConnectionError: the server does not answer, or does not send the whole file.
+        OSError: there is no room for the file.
     """
     with tempfile.TemporaryDirectory(prefix="overparam-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "download"
@@ -34,11 +34,11 @@ def fetch_content(url: str) -> bytes:
 def fetch_url(url: str, target: Path, total_seconds: float = TOTAL_SECONDS) -> None:
     """Download one file; never waits longer than ``total_seconds``.
 
-    A thread does the work: the timeouts of a socket bound neither the look-up of a name nor a
-    server that sends one byte at a time.
+    The download runs in a thread, because the timeouts of a socket limit neither the look-up of a
+    name nor a server that sends one byte at a time.
 
     Raises:
-        ConnectionError: the server does not answer, or not with the whole file.
+        ConnectionError: the server does not answer, or does not send the whole file.
         OSError: the target cannot be written.
     """
     # Not streamed: pooch leaves the connection of a streamed response open when it fails.
@@ -67,11 +67,11 @@ def fetch_url(url: str, target: Path, total_seconds: float = TOTAL_SECONDS) -> N
         raise error
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = type(error).__name__ if status is None else f"HTTP status {status}"
-    raise ConnectionError(f"{host} does not give the file ({reason})") from error
+    raise ConnectionError(f"{host} does not provide the file ({reason})") from error
 
 
 def zip_members(archive: bytes, names: Iterable[str]) -> dict[str, bytes]:
-    """Members of a zip archive by file name, in whatever folder or inner zip they lie.
+    """Members of a zip archive by file name, in any folder or inner zip archive.
 
     Raises:
         ContentError: the archive is broken or a member is missing.
@@ -96,7 +96,7 @@ def zip_members(archive: bytes, names: Iterable[str]) -> dict[str, bytes]:
                     elif name.lower().endswith(".zip"):
                         pending.append(file.read(info))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
-        raise ContentError(f"the archive is no readable zip file ({error})") from error
+        raise ContentError(f"the archive is not a readable zip file ({error})") from error
     if missing := sorted(wanted - found.keys()):
         raise ContentError(f"the archive has no file {', '.join(missing)}")
     return found

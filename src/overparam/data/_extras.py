@@ -1,4 +1,4 @@
-"""Optional packages, imported at their first use so that the library needs torch alone."""
+"""Optional packages, imported at their first use, so that the library needs only torch."""
 
 from __future__ import annotations
 

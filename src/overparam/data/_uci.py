@@ -1,4 +1,4 @@
-"""The line form of UCI 270: ``class;concentration 1:v 2:v ... 128:v``."""
+"""Reads the lines of UCI 270: ``class;concentration 1:v 2:v ... 128:v``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_uci(lines: Iterable[str]) -> Iterator[UciRow]:
     The gas class is 1 to 6, the indices run from 1 to 128 in order, all numbers are finite.
 
     Raises:
-        ContentError: a line is of another form; names the line, what was found and expected.
+        ContentError: a line has another form; the message says which, and what was expected.
 
     Example:
         >>> text = "1;10.5 " + " ".join(f"{index}:{index / 2}" for index in range(1, 129))
@@ -60,7 +60,7 @@ def parse_uci(lines: Iterable[str]) -> Iterator[UciRow]:
 def finite_number(text: str) -> float | None:
     """The finite decimal number that a text spells in ASCII, or None.
 
-    Stricter than ``float``: no blanks, underscores, infinities or foreign digits.
+    Stricter than ``float``: no blanks, underscores, infinities or non-ASCII digits.
 
     Example:
         >>> finite_number("-1.5e3"), finite_number("1_0"), finite_number("nan")

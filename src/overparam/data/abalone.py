@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from overparam.data._download import zip_members
-from overparam.data._file_dataset import FileDataset
-from overparam.data._files import text_lines
+from overparam.data._local_files import text_lines
+from overparam.data._text_dataset import TextDataset
 from overparam.data._uci import finite_number
 from overparam.data.errors import line_error, shorten
 
@@ -27,12 +27,12 @@ def abalone_from_archive(archive: bytes) -> bytes:
 def parse_abalone(content: bytes) -> tuple[Tensor, Tensor]:
     r"""Features ``(rows, 9)`` and rings ``(rows, 1)`` from lines ``sex,length,...,rings``.
 
-    Columns 0 to 6 are the measurements in the file's order. Columns 7 and 8 say female and
-    infant; a male has zeros in both. A third column would make the centred features linearly
-    dependent and the least-squares weight not unique.
+    Columns 0 to 6 are the measurements in the order of the file. Columns 7 and 8 are 1 for female
+    and for infant; both are 0 for male. With a third column the centred features would be linearly
+    dependent and the least-squares weight would not be unique.
 
     Raises:
-        ContentError: a line is of another form.
+        ContentError: a line has another form.
 
     Example:
         >>> parse_abalone(b"I,0.33,0.255,0.08,0.205,0.0895,0.0395,0.055,7\n")[0][0, 5:].tolist()
@@ -54,7 +54,7 @@ def parse_abalone(content: bytes) -> tuple[Tensor, Tensor]:
     return torch.tensor(features, dtype=torch.float64), torch.tensor(rings, dtype=torch.float64)
 
 
-ABALONE = FileDataset(
+ABALONE = TextDataset(
     name="abalone",
     title="Rings (age) of abalone from size, weight and sex",
     rows=4177,

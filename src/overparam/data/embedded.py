@@ -1,4 +1,4 @@
-"""Real data sets that come with scikit-learn: no file, no network."""
+"""Real data sets that come with scikit-learn and need neither a file nor the network."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _DIGITS_TEST = 297
 
 
 class _Embedded(Dataset):
-    """Where a data set inside scikit-learn is."""
+    """A data set inside scikit-learn."""
 
     def status(self) -> DatasetStatus:
-        """Embedded where scikit-learn is installed."""
+        """Embedded if scikit-learn is installed."""
         if importlib.util.find_spec("sklearn") is None:
             return self._status("not here", problem='run: pip install "overparam[lab]"')
         return self._status("embedded")
 
     def fetch(self, force: bool) -> None:
-        """Nothing to fetch."""
+        """Do nothing, because there is nothing to download."""
 
 
 @dataclass(frozen=True)
 class EmbeddedDataset(_Embedded, RegressionDataset):
-    """A regression problem inside scikit-learn.
+    """Regression data inside scikit-learn.
 
     Attributes:
         loader: name of the function in ``sklearn.datasets``.
         options: its keyword arguments.
-        one_hot: whether the target is a class, to be given as one output per class, 0 or 1.
+        one_hot: whether the target is a class, to be encoded as one output (0 or 1) per class.
     """
 
     loader: str
@@ -49,7 +49,7 @@ class EmbeddedDataset(_Embedded, RegressionDataset):
     one_hot: bool = False
 
     def load(self, download: bool) -> RegressionData:
-        """The raw problem."""
+        """The data as published."""
         bunch = getattr(import_extra("sklearn.datasets"), self.loader)(**self.options)
         features = torch.tensor(bunch.data, dtype=torch.float64)
         if self.one_hot:
@@ -62,10 +62,10 @@ class EmbeddedDataset(_Embedded, RegressionDataset):
 
 @dataclass(frozen=True)
 class EmbeddedDigits(_Embedded, ImageDataset):
-    """The 8 x 8 digits inside scikit-learn: the last 297 of 1797 to test on."""
+    """The 8 x 8 digits inside scikit-learn, of which the last 297 of 1797 are for testing."""
 
     def load(self, download: bool) -> ImageData:
-        """The raw images, their 17 levels of grey spread over 0 to 255."""
+        """The images, with their 17 levels of grey spread over 0 to 255."""
         bunch = import_extra("sklearn.datasets").load_digits()
         levels = torch.tensor(bunch.images, dtype=torch.float64)
         images = (levels * (255 / _DIGITS_LEVELS)).round().to(torch.uint8)
@@ -131,7 +131,7 @@ EMBEDDED = (
     ),
 )
 
-# The same digits as images, under the same name: one problem or the other, as they are asked for.
+# The same digits as images, under the same name; load and load_images choose between the two.
 EMBEDDED_DIGITS = EmbeddedDigits(
     name="digits",
     title="Handwritten digits, 8 x 8 pixels",

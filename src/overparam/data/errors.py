@@ -1,22 +1,22 @@
-"""What can go wrong with a data set, each error with the remedy in its message."""
+"""Errors of data sets; their messages say what to do."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A data set is unknown, broken or not the one it should be; the message has the remedy."""
+    """A data set is unknown or broken, or not the expected one; the message says what to do."""
 
 
 class DataUnavailable(DataError):  # noqa: N818 - a state of the world, not a mistake
-    """A data set is not on this machine and the network does not give it; a one-line message."""
+    """A data set is not on this machine and cannot be downloaded; the message has one line."""
 
 
 class ContentError(ValueError):
-    """What is wrong inside a file, without its path and remedy, which only the reader knows."""
+    """The content of a file is wrong; the code that reads the file adds its path and a remedy."""
 
 
 def line_error(line: int, found: str, expected: str) -> ContentError:
-    """The error for one line (counted from 1) of a text file.
+    """The error for a line (counted from 1) of a text file.
 
     Example:
         >>> print(line_error(3, "an empty line", "129 fields"))
@@ -26,7 +26,7 @@ def line_error(line: int, found: str, expected: str) -> ContentError:
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """The text quoted for a message, cut where it is long.
+    """The text in quotes for a message, shortened if it is long.
 
     Example:
         >>> print(shorten("a" * 50, length=6))

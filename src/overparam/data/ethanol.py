@@ -1,4 +1,4 @@
-"""The Ethanol problem: predict the concentration of ethanol from 128 features of gas sensors."""
+"""Ethanol: predict the concentration of ethanol from 128 features of gas sensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from overparam.data._download import zip_members
-from overparam.data._file_dataset import FileDataset
-from overparam.data._files import text_lines
+from overparam.data._local_files import text_lines
+from overparam.data._text_dataset import TextDataset
 from overparam.data._uci import parse_uci
 from overparam.data.errors import ContentError, line_error
 
@@ -42,8 +42,8 @@ def parse_ethanol(
     """Features ``(rows, 128)`` and concentrations ``(rows, 1)`` from the file of Ethanol lines.
 
     Raises:
-        ContentError: a line is broken, repeated or of another gas, lines are missing or too many,
-            or the mean or the standard deviation (ddof 1) of the label is another.
+        ContentError: a line is broken, repeated or of another gas; there are too few or too many
+            lines; or the mean or the standard deviation (ddof 1) of the label is wrong.
     """
     features, concentrations = [], []
     seen: dict[str, int] = {}
@@ -67,7 +67,7 @@ def parse_ethanol(
     return torch.tensor(features, dtype=torch.float64), targets
 
 
-ETHANOL = FileDataset(
+ETHANOL = TextDataset(
     name="ethanol",
     title="Concentration of ethanol from 128 gas sensor features (the paper's problem)",
     rows=ROWS,

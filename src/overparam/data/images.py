@@ -1,4 +1,4 @@
-"""A classification problem of images."""
+"""Images and their classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overparam.data.regression import fingerprint
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A classification problem: grey images and the class of each, to train on and to test on.
+    """Grey images with one class each, for training and for testing.
 
     Attributes:
         name: the name under which it is loaded.
@@ -44,10 +44,7 @@ class ImageData:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for images, labels in (
-            (self.images, self.labels),
-            (self.test_images, self.test_labels),
-        ):
+        for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
             if images.dtype != torch.uint8 or images.ndim != 3 or images.numel() == 0:
                 raise DataError(
                     f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; pass "
@@ -68,5 +65,5 @@ class ImageData:
                 f"{self.name}: images to train on have the shape {tuple(self.images.shape[1:])} "
                 f"and those to test on {tuple(self.test_images.shape[1:])}; resize one of them."
             )
-        parts = (self.images, self.labels, self.test_images, self.test_labels)
-        object.__setattr__(self, "fingerprint", fingerprint(*parts))
+        tensors = (self.images, self.labels, self.test_images, self.test_labels)
+        object.__setattr__(self, "fingerprint", fingerprint(*tensors))

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from overparam._files import write_whole
 from overparam.data._dataset import ImageDataset
+from overparam.data._dataset_in_files import DatasetInFiles, Location
 from overparam.data._download import fetch_content
-from overparam.data._files import (
+from overparam.data._local_files import (
     FOLDER_VARIABLE,
     cache_folder,
+    explaining_write_errors,
     file_in_data_folder,
-    keeping,
-    other_kind,
+    kind_of_file,
     read_file,
     sha256_of,
 )
-from overparam.data._located import LocatedDataset, Place
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.images import ImageData
 
@@ -33,12 +33,12 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One compressed IDX file of unsigned bytes, and what it must hold.
+    """A compressed IDX file of unsigned bytes, and what it must hold.
 
     Attributes:
         name: file name, with ``.gz``.
-        shape: of the array.
-        sha256: of the uncompressed file, so that a file compressed anew is right too.
+        shape: shape of the array.
+        sha256: SHA-256 of the uncompressed file, so that the compression does not matter.
     """
 
     name: str
@@ -54,35 +54,35 @@ class IdxFile:
         """The array, uint8.
 
         Raises:
-            ContentError: the content is broken or another one.
+            ContentError: the content is broken or not the expected one.
         """
         content = decompress(compressed, self.size)
         array = parse_idx(content, self.shape)
         found = sha256_of(content)
         if found != self.sha256:
             raise ContentError(
-                f"well formed, but not the known content: found SHA-256 {found} of the "
-                f"uncompressed file, expected {self.sha256}"
+                f"well formed, but not the expected content: the uncompressed file has SHA-256 "
+                f"{found}, expected {self.sha256}"
             )
         return array
 
 
 def decompress(compressed: bytes, size: int) -> bytes:
-    """The content of a gzip file, whose checksum is checked; at most one byte more than ``size``.
+    """The content of a gzip file, up to one byte more than ``size``; its checksum is checked.
 
     Raises:
-        ContentError: this is no gzip file, or a broken one.
+        ContentError: this is not a gzip file, or a broken one.
 
     Example:
         >>> decompress(gzip.compress(b"digits"), 6)
         b'digits'
     """
     if not compressed.startswith(_GZIP):
-        kind = other_kind(compressed) or f"{len(compressed)} bytes of something else"
+        kind = kind_of_file(compressed) or f"{len(compressed)} bytes of something else"
         raise ContentError(f"found {kind}, expected a gzip file")
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(compressed)) as file:
-            # Not more: a small file may unpack to more than the memory holds.
+            # Not everything, because a small file may unpack to more than fits into memory.
             return file.read(size + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise ContentError(
@@ -91,17 +91,19 @@ def decompress(compressed: bytes, size: int) -> bytes:
 
 
 def parse_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
-    """Read an IDX file: magic number 0, 0, 8, dimensions; big-endian sizes; unsigned bytes.
+    """Read an IDX file of unsigned bytes.
+
+    The format: four bytes 0, 0, 8 and the number of dimensions; the sizes, big-endian; the entries.
 
     Args:
         content: the uncompressed file.
-        shape: the array that is expected.
+        shape: the expected shape.
 
     Returns:
         The array, uint8.
 
     Raises:
-        ContentError: the magic number, the sizes or the length are others.
+        ContentError: the magic number, the sizes or the length are not as expected.
 
     Example:
         >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]), (3,))
@@ -125,12 +127,12 @@ def parse_idx(content: bytes, shape: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MnistDataset(LocatedDataset[ImageData], ImageDataset):
-    """Four IDX files: in ``OVERPARAM_DATA/mnist``, in the cache, or on one of several servers.
+class MnistDataset(DatasetInFiles[ImageData], ImageDataset):
+    """MNIST in four IDX files: in ``OVERPARAM_DATA/mnist``, in the cache, or on several servers.
 
     Attributes:
-        files: images and labels to train on, images and labels to test on.
-        mirrors: addresses that the name of a file is added to, tried in this order.
+        files: images and labels for training, images and labels for testing.
+        mirrors: addresses of folders on servers, tried in this order.
     """
 
     files: tuple[IdxFile, IdxFile, IdxFile, IdxFile]
@@ -141,22 +143,22 @@ class MnistDataset(LocatedDataset[ImageData], ImageDataset):
         """Its files below ``OVERPARAM_DATA``."""
         return ", ".join(f"{self.name}/{file.name}" for file in self.files)
 
-    def _locate(self) -> Place | None:
+    def _locate(self) -> Location | None:
         paths = [file_in_data_folder(f"{self.name}/{file.name}") for file in self.files]
         if paths[0] is not None:
-            return Place("folder", paths[0].parent)
+            return Location("folder", paths[0].parent)
         folder = cache_folder() / self.name
         here = all((folder / file.name).is_file() for file in self.files)
-        return Place("cache", folder) if here else None
+        return Location("cache", folder) if here else None
 
-    def _read(self, place: Place) -> ImageData:
+    def _read(self, location: Location) -> ImageData:
         arrays = []
         for file in self.files:
-            path = place.path / file.name
+            path = location.path / file.name
             try:
                 arrays.append(file.read(read_file(path)))
             except ContentError as error:
-                raise DataError(f"{path}: {error}. {self._remedy(place)}") from error
+                raise DataError(f"{path}: {error}. {self._remedy(location)}") from error
         images, labels, test_images, test_labels = arrays
         return ImageData(
             self.name,
@@ -167,17 +169,17 @@ class MnistDataset(LocatedDataset[ImageData], ImageDataset):
             test_labels.to(torch.int64),
             self.outputs,
             self.source,
-            place.origin,
+            location.origin,
         )
 
-    def _download(self, force: bool) -> Place:
+    def _download(self, force: bool) -> Location:
         folder = cache_folder() / self.name
-        with keeping(self.name, folder):
+        with explaining_write_errors(self.name, folder):
             for file in self.files:
                 path = folder / file.name
                 if force or not path.is_file():
                     write_whole(path, self._checked_content(file))
-        return Place("cache", folder)
+        return Location("cache", folder)
 
     def _checked_content(self, file: IdxFile) -> bytes:
         problems = []
@@ -196,7 +198,7 @@ class MnistDataset(LocatedDataset[ImageData], ImageDataset):
                 return content
         raise kind(
             f"{self.name} is not on this machine and {'; '.join(problems)}. Check the network, or "
-            f"set {FOLDER_VARIABLE} to a folder that has {self.needed}."
+            f"set {FOLDER_VARIABLE} to a folder that contains {self.needed}."
         )
 
 

@@ -50,20 +50,19 @@ def image_names() -> tuple[str, ...]:
 
 
 def load(name: str, *, download: bool = True) -> RegressionData:
-    """Load a regression problem as it was published, not standardized.
+    """Load regression data as published, not standardized.
 
-    A file is taken from the folder ``OVERPARAM_DATA`` if that is set, else from the cache, else
-    from its server; it is checked each time.
+    A file is taken from the folder ``OVERPARAM_DATA`` if that is set, otherwise from the cache or
+    from its server. It is checked each time.
 
     Args:
         name: one of :func:`regression_names`.
         download: whether the network may be used.
 
     Raises:
-        DataError: the name is unknown or one of images, or the file is broken or not the one it
-            should be.
-        DataUnavailable: it is not on this machine, and the network does not give it or may not
-            be used.
+        DataError: the name is unknown or belongs to images, or the file is broken or not the
+            expected one.
+        DataUnavailable: the data are not on this machine, and cannot or must not be downloaded.
         ModuleNotFoundError: the ``lab`` extra is not installed.
 
     Example:
@@ -73,24 +72,23 @@ def load(name: str, *, download: bool = True) -> RegressionData:
     data = _find(name)
     if not isinstance(data, RegressionDataset):
         raise DataError(
-            f"{name} is a set of images, no regression problem; call load_images({name!r}), or "
-            f"use one of {', '.join(regression_names())}."
+            f"{name} is a set of images, not regression data; call load_images({name!r}), or use "
+            f"one of {', '.join(regression_names())}."
         )
     return data.load(download)
 
 
 def load_images(name: str, *, download: bool = True) -> ImageData:
-    """Load a set of images with one class each, found and checked as by :func:`load`.
+    """Load images with one class each; they are found and checked as in :func:`load`.
 
     Args:
         name: one of :func:`image_names`.
         download: whether the network may be used.
 
     Raises:
-        DataError: the name is unknown or one of a regression problem, or a file is broken or not
-            the one it should be.
-        DataUnavailable: it is not on this machine, and the network does not give it or may not
-            be used.
+        DataError: the name is unknown or belongs to regression data, or a file is broken or not
+            the expected one.
+        DataUnavailable: the data are not on this machine, and cannot or must not be downloaded.
         ModuleNotFoundError: the ``lab`` extra is not installed.
 
     Example:
@@ -100,34 +98,36 @@ def load_images(name: str, *, download: bool = True) -> ImageData:
     if name not in _IMAGES:
         _find(name)
         raise DataError(
-            f"{name} has no images, it is a regression problem; use one of {', '.join(_IMAGES)}."
+            f"{name} is regression data and has no images; use one of {', '.join(_IMAGES)}."
         )
     return _IMAGES[name].load(download)
 
 
 def status() -> tuple[DatasetStatus, ...]:
-    """Where each data set is and whether its file is right; uses no network, raises no DataError.
+    """Where each data set is and whether its file is right.
+
+    This uses no network and raises no DataError.
 
     Raises:
-        ModuleNotFoundError: the ``lab`` extra is not installed and no folder is named.
+        ModuleNotFoundError: the ``lab`` extra is not installed and ``OVERPARAM_DATA`` is not set.
     """
     return tuple(data.status() for data in _DATASETS.values())
 
 
 def fetch(name: str, force: bool = False) -> Path | None:
-    """Bring a data set to this machine.
+    """Download a data set if it is not on this machine.
 
     Args:
         name: one of :func:`names`.
-        force: download it to the cache even if it is here, say to replace a broken file. A file
-            in ``OVERPARAM_DATA`` still goes before the cache.
+        force: download it to the cache even if it is here, for example to replace a broken file.
+            A file in ``OVERPARAM_DATA`` still takes precedence over the cache.
 
     Returns:
-        The path of its checked file, or None for an embedded set.
+        The path of the checked file, or None for an embedded data set.
 
     Raises:
         DataError: the name is unknown, the file is wrong, or the cache cannot be written.
-        DataUnavailable: the network does not give it.
+        DataUnavailable: the data cannot be downloaded.
         ModuleNotFoundError: the ``lab`` extra is not installed.
     """
     return _find(name).fetch(force)
@@ -140,8 +140,8 @@ def verify(name: str) -> DatasetStatus:
         Its status, with ``verified`` True.
 
     Raises:
-        DataError: the name is unknown, or the file is broken or not the one it should be.
-        DataUnavailable: it is not on this machine.
+        DataError: the name is unknown, or the file is broken or not the expected one.
+        DataUnavailable: the data are not on this machine.
         ModuleNotFoundError: the ``lab`` extra is not installed.
     """
     data = _find(name)

@@ -1,4 +1,4 @@
-"""A linear regression problem and its standardization."""
+"""Regression data and their standardization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overparam.data.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class RegressionData:
-    """Examples of a regression problem: B examples, n features, m outputs.
+    """Data for regression: B examples, n features, m outputs.
 
     Attributes:
         name: the name under which it is loaded.
@@ -25,8 +25,8 @@ class RegressionData:
         source: provenance and licence.
         origin: where the numbers came from: ``embedded``, ``folder``, ``cache`` or ``download``,
             with the path.
-        standardized: whether :func:`standardize` made it.
-        dropped: columns of the raw features that :func:`standardize` left out, being constant.
+        standardized: whether :func:`standardize` has been applied.
+        dropped: constant columns of the raw features, which :func:`standardize` left out.
         fingerprint: SHA-256 of shapes and values, the identity of the numbers.
 
     Raises:
@@ -59,13 +59,13 @@ class RegressionData:
         if len(self.features) != len(self.targets):
             raise DataError(
                 f"{self.name}: {len(self.features)} rows of features and {len(self.targets)} of "
-                "targets; each example needs both."
+                "targets; there must be as many of both."
             )
         object.__setattr__(self, "fingerprint", fingerprint(self.features, self.targets))
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """SHA-256 of the shapes, dtypes and values of a problem, in hexadecimal digits.
+    """SHA-256 of the shapes, dtypes and values of some tensors, in hexadecimal digits.
 
     Example:
         >>> one, two = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
@@ -76,7 +76,7 @@ def fingerprint(*tensors: Tensor) -> str:
     for values in tensors:
         held = values.detach().cpu().contiguous()
         digest.update(f"{tuple(held.shape)} {held.dtype};".encode())
-        # Not Tensor.numpy(): the library works where numpy is not installed.
+        # Not Tensor.numpy(), because numpy may not be installed.
         digest.update(ctypes.string_at(held.data_ptr(), held.numel() * held.element_size()))
     return digest.hexdigest()
 
@@ -84,10 +84,10 @@ def fingerprint(*tensors: Tensor) -> str:
 def standardize(data: RegressionData) -> RegressionData:
     """Shift and scale every feature and every output to mean 0 and standard deviation 1.
 
-    As in the experiments of Arora, Cohen, Hazan (2018), features and label; the standard
-    deviation has B - 1 in its denominator (ddof 1). Constant features carry no information and
-    are left out; their column numbers are in ``dropped``. A problem that is standardized already
-    is returned as it is.
+    This is done as in the experiments of Arora, Cohen, Hazan (2018). The standard deviation has
+    B - 1 in its denominator (ddof 1). Constant features carry no information and are left out;
+    their column numbers are in ``dropped``. Data that are standardized already are returned
+    unchanged.
 
     Raises:
         DataError: fewer than two examples, a constant output, no feature left, or a column whose
@@ -109,7 +109,7 @@ def standardize(data: RegressionData) -> RegressionData:
     for column in (data.targets == data.targets[0]).all(dim=0).nonzero().flatten().tolist():
         raise DataError(
             f"{data.name}: output {column} is {data.targets[0, column].item():g} in every example "
-            "and cannot be scaled to standard deviation 1; leave this output out."
+            "and cannot be scaled to standard deviation 1; remove this output."
         )
     if bool(constant.all()):
         raise DataError(f"{data.name}: every feature is constant; there is nothing to learn from.")
@@ -128,7 +128,7 @@ def _standard_columns(values: Tensor, what: str) -> Tensor:
     usable = scaled.isfinite().all(dim=0) & deviation.isfinite() & (deviation > 0)
     for column in (~usable).nonzero().flatten().tolist():
         raise DataError(
-            f"{what}: column {column} (constant ones not counted) has standard deviation "
+            f"{what}: column {column} (not counting constant columns) has standard deviation "
             f"{deviation[column].item()} in float64; rescale it first."
         )
     return scaled

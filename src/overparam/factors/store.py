@@ -99,9 +99,10 @@ class FactorStore:
             layouts = dict(self.matrices(group))
             places = zip(group["params"], saved["params"], names_of(group, ""), strict=False)
             for place, (p, index, name) in enumerate(places):
-                given, layout, view = states.get(index), layouts.get(p), saved_view(saved, place)
+                given: State = states.get(index) or {}
+                layout, view = layouts.get(p), saved_view(saved, place)
                 wanted = [] if layout is None else list(layout.shapes)
-                found = [tuple(given[each].shape) for each in factor_names(given or {})]
+                found = [tuple(given[each].shape) for each in factor_names(given)]
                 turned = layout is not None and view is not None and view != layout.view
                 if given and (wanted != found or turned):
                     raise ValueError(

@@ -24,7 +24,7 @@ from overparam.lab.study import read_study
 _DESCRIPTION = (
     "Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the "
     "optimization of deep networks: implicit acceleration by overparameterization', on real data "
-    "with tuned baselines."
+    "and with tuned baselines."
 )
 
 
@@ -54,8 +54,8 @@ Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCo
 
 
 def parse(arguments: list[str]) -> Command:
-    """Read the command line; leaves with status 2 where it is not understood."""
-    # A study file gives the defaults that the flags then override, so it is read first.
+    """Read the command line; exits with status 2 if it cannot be understood."""
+    # A study file is read first, because its settings are the defaults that flags override.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--file", type=Path)
     file = early.parse_known_args(arguments)[0].file
@@ -76,5 +76,5 @@ def parse(arguments: list[str]) -> Command:
 
 
 def _subcommand(name: str, command: type, **options: Any) -> Any:
-    """A subcommand whose help is the whole docstring, examples included."""
+    """A subcommand whose help is its whole docstring, including the examples."""
     return tyro.conf.subcommand(name, description=inspect.getdoc(command), **options)

@@ -1,4 +1,4 @@
-"""A pool of processes for resumable jobs: stops and resumes anywhere."""
+"""Runs resumable jobs in a pool of processes, which can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ import torch
 
 
 class Job(Protocol):
-    """A piece of work that keeps its own state on the disk; can be sent to another process."""
+    """A unit of work that keeps its state on the disk and can be sent to another process."""
 
     @property
     def cost(self) -> float:
-        """How much work the whole job is, in the unit that ``train`` reports."""
+        """The cost of the whole job, in the unit that ``train`` reports."""
         ...
 
     def finished(self) -> bool:
-        """Whether its result is on the disk."""
+        """Whether the result is on the disk."""
         ...
 
     def train(self, stop: Callable[[], bool], on_cost: Callable[[float], None]) -> bool:
-        """Go on from what is on the disk, to the end or until told to stop.
+        """Continue from what is on the disk, to the end or until asked to stop.
 
         Args:
-            stop: asked now and then; where it answers True, save and return.
-            on_cost: told of work done since the last call, that of earlier processes included.
+            stop: called now and then; if it returns True, the job saves its state and returns.
+            on_cost: called with the cost of the work done since the last call; the first call
+                includes the work of earlier processes.
 
         Returns:
             Whether the job is finished.
@@ -41,23 +42,22 @@ class Job(Protocol):
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    workers: int,
-    on_progress: Callable[[float], None] = lambda cost: None,
+    jobs: Sequence[Job], workers: int, on_progress: Callable[[float], None] = lambda cost: None
 ) -> bool:
-    """Do what is not finished yet.
+    """Run the jobs that are not finished yet.
 
     Args:
-        jobs: what to do, in this order.
-        workers: processes, one thread each; 0 works in this process, without progress.
-        on_progress: called now and then with the cost done so far, summed over jobs.
+        jobs: the jobs, started in this order.
+        workers: number of processes, one thread each; 0 runs the jobs in this process and does not
+            report progress.
+        on_progress: called now and then with the cost of the work done so far, summed over jobs.
 
     Returns:
         Whether every job is finished; False after an interrupt (ctrl-C).
 
     Raises:
         RuntimeError: a worker process was killed from outside.
-        Exception: whatever a job raised; the others save what they have and stop.
+        Exception: whatever a job raised; the other jobs save their state and stop.
     """
     todo = [job for job in jobs if not job.finished()]
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
@@ -77,7 +77,7 @@ def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], 
         min(workers, len(todo)), context, initializer=_set_up_worker, initargs=(stop, done)
     )
     with pool:
-        with _deaf_to_interrupts():
+        with _ignoring_interrupts():
             futures = [pool.submit(_train_in_worker, job) for job in todo]
         pending, failed = set(futures), None
         try:
@@ -89,17 +89,17 @@ def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], 
             pass
         broken = failed is not None and isinstance(failed.exception(), BrokenProcessPool)
         if pending and not broken:
-            # Workers finish their chunk, save a checkpoint and return; what is in the queue too.
+            # Workers finish their chunk, save a checkpoint and return; queued jobs return at once.
             stop.set()
         try:
-            # A second ctrl-C must not cut off the saving that the first one asked for.
-            with _deaf_to_interrupts():
+            # A second ctrl-C must not interrupt the saving that the first one asked for.
+            with _ignoring_interrupts():
                 wait(futures)
-            # All of them, so that no failure hides behind a job that was stopped.
+            # All results, so that no failure hides behind a job that was stopped.
             results = [future.result() for future in futures]
         except BrokenProcessPool:
             raise RuntimeError(
-                "a worker process was killed from outside (out of memory?). Finished shards and "
+                "a worker process was killed from outside (out of memory?). Finished jobs and "
                 "checkpoints are kept: run the same command again, with fewer --workers."
             ) from None
     return all(results)
@@ -109,15 +109,15 @@ _worker: dict[str, Any] = {}
 
 
 def _set_up_worker(stop: Any, done: Any) -> None:
-    # The parent decides what an interrupt means; a worker that died of it would save nothing.
+    # The parent handles ctrl-C; a worker that dies of it would save nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(stop=stop, done=done, started=False)
 
 
-def _leave_with_parent() -> None:
-    """End this worker when its parent is gone: it would wait for work forever."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent has died; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -125,7 +125,7 @@ def _leave_with_parent() -> None:
 
 
 def _train_in_worker(job: Job) -> bool:
-    # A worker that was stopped before its first job does a chunk of it: something to report.
+    # If the stop comes early, each worker still does one chunk, so that there are curves to report.
     if _worker["stop"].is_set() and _worker["started"]:
         return False
     _worker["started"] = True
@@ -138,8 +138,8 @@ def _train_in_worker(job: Job) -> bool:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ignore ctrl-C for a moment: processes started now inherit it while they still import."""
+def _ignoring_interrupts() -> Iterator[None]:
+    """Ignore ctrl-C in this process, and in the processes that it starts, while they import."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -152,7 +152,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """One thread for PyTorch: for matrices so small that more only cost, and for equal bytes."""
+    """One thread for PyTorch: faster for small matrices, and the results are the same bytes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

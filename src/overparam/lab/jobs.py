@@ -1,8 +1,7 @@
-"""Trains the shards of a study over a pool of processes; stops and resumes anywhere."""
+"""The jobs of a study of linear regression, and the curves that they store."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,22 @@ import polars as pl
 import torch
 
 from overparam.data import RegressionData
-from overparam.lab.executor import run_jobs
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.resume import train_resumably
+from overparam.lab.store import StudyDirectory, read_state, read_table, write_table
 from overparam.lab.study import DTYPES, Shard, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
 
-# Between two looks at the clock: a fraction of a second of training.
-_CHUNK_STEPS = 50
-_CHECKPOINT_SECONDS = 15.0
+_CHUNK_STEPS = 50  # a fraction of a second
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a worker needs to train one shard.
+    """What a worker needs to train one shard of a study.
 
     Attributes:
         study: the settings.
-        identity: of the study on this data; a checkpoint of another one is not used.
+        identity: identity of the study on this data; other checkpoints are not used.
         data: standardized data.
         shard: which runs.
         path: directory of the study.
@@ -45,38 +42,33 @@ class ShardJob:
 
     @property
     def cost(self) -> float:
-        """Of all gradient steps."""
+        """The cost of all gradient steps."""
         return self.step_cost * self.study.iterations
 
     def finished(self) -> bool:
         """Whether the curves of the shard are stored."""
-        return RunDirectory(self.path).shard_file(self.shard).exists()
+        return StudyDirectory(self.path).shard_file(self.shard).exists()
 
     def train(self, stop: Callable[[], bool], on_cost: Callable[[float], None]) -> bool:
-        """Train the shard to its end, or to a checkpoint when told to stop."""
-        study, directory = self.study, RunDirectory(self.path)
+        """Train the shard to its end, or to a checkpoint if asked to stop."""
+        study, directory = self.study, StudyDirectory(self.path)
         dtype = DTYPES[study.dtype]
         objective = PowerLoss(
             self.data.features, self.data.targets, study.power, dtype, study.device
         )
         sweep = Sweep(objective, study, self.shard.runs)
-        saved = directory.read_checkpoint(self.shard)
-        if saved is not None and saved["identity"] == self.identity:
-            sweep.load_state_dict(saved["sweep"])
-            on_cost(self.step_cost * sweep.step)
-        last_saved = time.monotonic()
-        while not sweep.finished:
-            before = sweep.step
-            sweep.advance(_CHUNK_STEPS)
-            after = study.iterations if sweep.finished else sweep.step
-            on_cost(self.step_cost * (after - before))
-            stopping = stop() and not sweep.finished
-            if stopping or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
-                state = {"identity": self.identity, "sweep": sweep.state_dict()}
-                directory.write_checkpoint(self.shard, state)
-                last_saved = time.monotonic()
-            if stopping:
-                return False
+        if not train_resumably(
+            sweep,
+            study.iterations,
+            directory.checkpoint_file(self.shard),
+            self.identity,
+            "sweep",
+            chunk_steps=_CHUNK_STEPS,
+            step_cost=self.step_cost,
+            stop=stop,
+            on_cost=on_cost,
+        ):
+            return False
         table = curve_table(study, self.shard, sweep.losses, sweep.diverged_at)
         write_table(directory.shard_file(self.shard), table)
         directory.checkpoint_file(self.shard).unlink(missing_ok=True)
@@ -87,59 +79,32 @@ def shard_jobs(
     study: Study,
     identity: str,
     data: RegressionData,
-    directory: RunDirectory,
+    directory: StudyDirectory,
     step_cost: Callable[[Shard], float] = lambda shard: 1.0,
 ) -> list[ShardJob]:
-    """The jobs of a study on standardized data, a shard each; by default a step costs 1."""
+    """The jobs of a study on standardized data, one per shard; by default a step costs 1.
+
+    The stored curves depend on the study and the data only, not on interruptions or on where the
+    jobs run.
+    """
     return [
         ShardJob(study, identity, data, shard, directory.path, step_cost(shard))
         for shard in shards(study)
     ]
 
 
-def run_study(
-    study: Study,
-    identity: str,
-    data: RegressionData,
-    directory: RunDirectory,
-    workers: int,
-    on_progress: Callable[[float], None] = lambda steps: None,
-) -> bool:
-    """Train what is not finished yet.
+def load_curves(study: Study, directory: StudyDirectory) -> pl.DataFrame:
+    """The curves of every finished job, and of unfinished jobs up to their checkpoints.
 
-    Finished shards are found on the disk and skipped; unfinished ones go on from their last
-    checkpoint, bit for bit. The stored curves depend on the study and the data alone, not on the
-    number of workers or on interruptions.
-
-    Args:
-        study: the settings.
-        identity: of the study on this data; a checkpoint of another one is not used.
-        data: standardized data.
-        directory: where curves and checkpoints go.
-        workers: processes, one thread each; 0 trains in this process.
-        on_progress: called now and then with the number of gradient steps done so far, summed
-            over shards.
-
-    Returns:
-        Whether every shard is finished; False after an interrupt (ctrl-C).
-
-    Raises:
-        RuntimeError: a worker process was killed from outside.
-    """
-    return run_jobs(shard_jobs(study, identity, data, directory), workers, on_progress)
-
-
-def load_curves(study: Study, directory: RunDirectory) -> pl.DataFrame:
-    """The curves of every finished shard, and of unfinished ones as far as their checkpoints go.
-
-    Columns: ``method``, ``rate``, ``seed``, ``step``, ``loss``, ``diverged_at`` (null unless the
-    run diverged). One row per run and recorded step that was reached.
+    Columns: ``method``, ``rate`` (the lr), ``seed``, ``step``, ``loss``, ``diverged_at`` (null
+    unless the run diverged). One row per run and recorded step that was reached.
     """
     tables = []
     for shard in shards(study):
-        if directory.shard_file(shard).exists():
-            tables.append(directory.read_shard(shard))
-        elif (state := directory.read_checkpoint(shard)) is not None:
+        file, checkpoint = directory.shard_file(shard), directory.checkpoint_file(shard)
+        if file.exists():
+            tables.append(read_table(file))
+        elif (state := read_state(checkpoint, {"identity", "sweep"})) is not None:
             losses, diverged = state["sweep"]["losses"], state["sweep"]["diverged_at"]
             tables.append(curve_table(study, shard, losses, diverged))
     return pl.concat(tables) if tables else pl.DataFrame(schema=_SCHEMA)
@@ -158,7 +123,7 @@ _SCHEMA = {
 def curve_table(
     study: Study, shard: Shard, losses: torch.Tensor, diverged_at: torch.Tensor
 ) -> pl.DataFrame:
-    """Losses ``(runs, points)`` as a table of one row per run and recorded step."""
+    """Losses ``(runs, points)`` as a table with one row per run and recorded step."""
     rows: list[tuple[Any, ...]] = []
     for run, curve, diverged in zip(shard.runs, losses.tolist(), diverged_at.tolist(), strict=True):
         for step, loss in zip(study.record_steps, curve, strict=True):

@@ -1,8 +1,8 @@
-"""Training methods by name: a base optimizer, an engine of depth, and a depth.
+"""Training methods by name: an optimizer, and how much depth of which kind.
 
-``gd``, ``momentum``, ``adam`` train the plain weight. ``rule:2.5`` is gradient descent by the
-end-to-end rule of depth 2.5, ``factors:3`` gradient descent on three explicit factors, and
-``adam+factors:2`` Adam on two.
+``gd``, ``momentum`` and ``adam`` train the plain weight. ``rule:2.5`` is gradient descent with the
+end-to-end rule of depth 2.5, ``factors:3`` is gradient descent on three explicit factors, and
+``adam+factors:2`` is Adam on two.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class BaseOptimizer(NamedTuple):
 
     Attributes:
         label: a name for people.
-        build: the torch optimizer, with rate 1; None for plain descent.
-        scaling: what the gradient of the weight is multiplied by before anything else.
+        build: makes the torch optimizer with lr 1; None for plain gradient descent.
+        scaling: scales the gradient of the weight before anything else; None for no scaling.
     """
 
     label: str
@@ -33,8 +33,8 @@ class BaseOptimizer(NamedTuple):
     scaling: GradientScaling | None = None
 
 
-# Every step of these is linear in its learning rate, so one optimizer with rate 1 serves a batch
-# of runs, each with its own rate. Hyperparameters are torch's defaults, momentum 0.9.
+# Their steps are linear in the lr, so one optimizer with lr 1 serves a batch of runs, each with its
+# own lr. Hyperparameters are torch's defaults; momentum is 0.9.
 OPTIMIZERS = {
     "gd": BaseOptimizer("Gradient descent"),
     "momentum": BaseOptimizer("Heavy ball", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)),
@@ -47,9 +47,9 @@ OPTIMIZERS = {
     "normalized": BaseOptimizer("Normalized gradient", scaling=by_norm),
     "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
-ENGINES = ("plain", "rule", "factors")
+DEPTH_KINDS = ("plain", "rule", "factors")
 
-_PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<engine>\w+):(?P<depth>[\w.]+)")
+_PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<kind>\w+):(?P<depth>[\w.]+)")
 _EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
 
 
@@ -58,30 +58,31 @@ class Method:
     """How a weight is trained.
 
     Attributes:
-        optimizer: base optimizer, a key of ``OPTIMIZERS``.
-        engine: ``plain``, ``rule`` (the end-to-end rule) or ``factors`` (explicit factors).
-        depth: ``N``; 1 for the plain engine, whole for factors.
+        optimizer: a key of ``OPTIMIZERS``.
+        depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule) or ``factors`` (explicit
+            factors).
+        depth: ``N``; 1 for a plain weight, a whole number for factors.
     """
 
     optimizer: str = "gd"
-    engine: str = "plain"
+    depth_kind: str = "plain"
     depth: float = 1.0
 
     @property
     def name(self) -> str:
         """The canonical name, which :func:`parse_method` reads."""
-        if self.engine == "plain":
+        if self.depth_kind == "plain":
             return self.optimizer
-        engine = f"{self.engine}:{_exact(self.depth)}"
-        return engine if self.optimizer == "gd" else f"{self.optimizer}+{engine}"
+        depth = f"{self.depth_kind}:{_exact(self.depth)}"
+        return depth if self.optimizer == "gd" else f"{self.optimizer}+{depth}"
 
     @property
     def label(self) -> str:
         """A name for people, in figures and tables."""
         base = OPTIMIZERS[self.optimizer].label
-        if self.engine == "plain":
+        if self.depth_kind == "plain":
             return base
-        depth = f"depth {_exact(self.depth)} ({self.engine})"
+        depth = f"depth {_exact(self.depth)} ({self.depth_kind})"
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 
@@ -89,20 +90,21 @@ def parse_method(text: str) -> Method:
     """Read a method from its name.
 
     Raises:
-        ValueError: unknown name or impossible depth, with the nearest known name.
+        ValueError: the name is unknown or the depth impossible; the message names the nearest
+            known name.
 
     Example:
         >>> parse_method("adam+factors:2")
-        Method(optimizer='adam', engine='factors', depth=2.0)
+        Method(optimizer='adam', depth_kind='factors', depth=2.0)
     """
     match = _PATTERN.fullmatch(text.strip())
     if not match:
         raise ValueError(f"method {text!r} is not understood; examples: {_EXAMPLES}.")
     optimizer = match["optimizer"] or match["base"] or "gd"
-    engine = match["engine"] or "plain"
-    _known("optimizer", optimizer, tuple(OPTIMIZERS), text)
-    _known("engine", engine, ENGINES, text)
-    if engine == "plain":
+    kind = match["kind"] or "plain"
+    _check_known("optimizer", optimizer, tuple(OPTIMIZERS), text)
+    _check_known("kind of depth", kind, DEPTH_KINDS, text)
+    if kind == "plain":
         if match["depth"]:
             raise ValueError(f"method {text!r}: plain weights have no depth; write {optimizer!r}.")
         return Method(optimizer)
@@ -110,16 +112,21 @@ def parse_method(text: str) -> Method:
         depth = float(match["depth"])
     except ValueError:
         raise ValueError(
-            f"method {text!r}: depth {match['depth']!r} is no number; examples: {_EXAMPLES}."
+            f"method {text!r}: depth {match['depth']!r} is not a number; examples: {_EXAMPLES}."
         ) from None
     if not 1 <= depth < float("inf"):
         raise ValueError(f"method {text!r}: depth {depth:g} is not a finite number of at least 1.")
-    if engine == "factors" and not depth.is_integer():
+    if kind == "factors" and not depth.is_integer():
         raise ValueError(
             f"method {text!r}: a product has a whole number of factors; "
             f"for depth {depth:g} use {Method(optimizer, 'rule', depth).name!r}."
         )
-    return Method(optimizer, engine, depth)
+    return Method(optimizer, kind, depth)
+
+
+def label_of(name: str) -> str:
+    """The label of a method, from its name."""
+    return parse_method(name).label
 
 
 def _exact(depth: float) -> str:
@@ -127,17 +134,17 @@ def _exact(depth: float) -> str:
     return str(int(depth)) if depth.is_integer() else repr(depth)
 
 
-def _known(kind: str, word: str, words: tuple[str, ...], text: str) -> None:
+def _check_known(what: str, word: str, words: tuple[str, ...], text: str) -> None:
     if word in words:
         return
-    if kind == "optimizer" and word in ENGINES[1:]:
-        hint = f" Did you mean '{word}:2'?"  # an engine that lacks its depth
-    elif kind == "engine" and word in OPTIMIZERS:
-        # An optimizer that was given a depth.
+    if what == "optimizer" and word in DEPTH_KINDS[1:]:
+        hint = f" Did you mean '{word}:2'?"  # the depth is missing
+    elif what == "kind of depth" and word in OPTIMIZERS:
+        # An optimizer with a depth, such as adam:2.
         hint = f" Did you mean {Method(word, 'factors', 2.0).name!r}?"
     else:
         hint = did_you_mean(word, words)
     raise ValueError(
-        f"method {text!r}: unknown {kind} {word!r}.{hint} Known: {', '.join(words)}; "
+        f"method {text!r}: unknown {what} {word!r}.{hint} Known: {', '.join(words)}; "
         f"examples: {_EXAMPLES}."
     )

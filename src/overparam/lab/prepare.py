@@ -1,4 +1,4 @@
-"""A study made ready to train: its data, its optimum, and a directory that is its own."""
+"""Prepares a study for training: loads its data, finds its optimum, checks its directory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rich.console import Console
 
 from overparam.data import DataUnavailable, RegressionData, load, standardize
 from overparam.lab.report.study import package_versions
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
 from overparam.lab.training.optimum import Optimum, find_optimum
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study on its data.
+    """A study with its data.
 
     Attributes:
         study: the settings.
         identity: hash of settings and data.
-        data: standardized.
-        fingerprint: of the data as published.
-        optimum: of the loss on these data.
-        directory: where curves go; holds no curves of another study.
-        seconds: training time already spent on this study, by the manifest found there.
+        data: standardized data.
+        fingerprint: fingerprint of the data as published.
+        optimum: the optimum of the loss on these data.
+        directory: where the curves go; it holds no curves of another study.
+        seconds: training time already spent on this study, according to its manifest.
     """
 
     study: Study
@@ -36,14 +36,14 @@ class PreparedStudy:
     data: RegressionData
     fingerprint: str
     optimum: Optimum
-    directory: RunDirectory
+    directory: StudyDirectory
     seconds: float
 
     def write_manifest(self, finished: bool, seconds: float) -> None:
-        """Store what the study is and how far it has come.
+        """Store the settings of the study and its progress.
 
         Args:
-            finished: whether every run was trained to its end.
+            finished: whether every run has been trained to its end.
             seconds: wall time of training so far.
         """
         optimum = dataclasses.asdict(self.optimum)
@@ -70,7 +70,7 @@ class PreparedStudy:
 
 
 def check_device(device: str) -> None:
-    """Raise unless a float64 tensor can be made on a device and read from it.
+    """Check that a float64 tensor can be created on a device and read from it.
 
     Raises:
         ValueError: it cannot.
@@ -83,11 +83,11 @@ def check_device(device: str) -> None:
 
 
 def load_or_fallback(name: str, fallback: str | None, console: Console) -> RegressionData:
-    """Load a data set, or another one where it can be neither found nor downloaded.
+    """Load a data set, or the fallback if it can be neither found nor downloaded.
 
     Raises:
-        DataUnavailable: it is not to be had, and there is no fallback.
-        DataError: the name is unknown, or its file is broken.
+        DataUnavailable: it is not available, and there is no fallback.
+        DataError: the name is unknown, or the file is broken.
     """
     try:
         return load(name)
@@ -100,14 +100,14 @@ def load_or_fallback(name: str, fallback: str | None, console: Console) -> Regre
 
 
 def prepare_study(
-    study: Study, raw: RegressionData, directory: RunDirectory, overwrite: bool = False
+    study: Study, raw: RegressionData, directory: StudyDirectory, overwrite: bool = False
 ) -> PreparedStudy:
-    """Standardize the data, find the optimum and claim the directory.
+    """Check the directory, standardize the data and find the optimum.
 
     Args:
         study: the settings.
         raw: the data as published.
-        directory: where curves will go.
+        directory: where the curves will go.
         overwrite: whether another study that is stored there may be replaced.
 
     Raises:
@@ -115,13 +115,13 @@ def prepare_study(
             ``overwrite`` is false.
     """
     identity = study.identity(raw.fingerprint)
-    seconds = _claim(directory, identity, overwrite)
+    seconds = _check_directory(directory, identity, overwrite)
     data = _standardized(raw)
     optimum = _optimum(data, study.power)
     return PreparedStudy(study, identity, data, raw.fingerprint, optimum, directory, seconds)
 
 
-# Many studies of one command share their data. Kept by the object: data are never changed.
+# The studies of one command often share their data object, which never changes.
 _standardized = functools.cache(standardize)
 
 
@@ -130,10 +130,10 @@ def _optimum(data: RegressionData, power: float) -> Optimum:
     return find_optimum(data.features, data.targets, power)
 
 
-def _claim(directory: RunDirectory, identity: str, overwrite: bool) -> float:
-    """Check what is stored there; returns the seconds already spent on this study."""
+def _check_directory(directory: StudyDirectory, identity: str, overwrite: bool) -> float:
+    """Make sure that no other study is stored there; returns the seconds spent on this one."""
     if not directory.manifest.exists():
-        # Shards without a manifest may be of any study.
+        # Without a manifest, the curves may be those of any study.
         directory.clear_shards()
         return 0.0
     try:
@@ -147,8 +147,8 @@ def _claim(directory: RunDirectory, identity: str, overwrite: bool) -> float:
         return float(stored["wall_seconds"])
     if not overwrite:
         raise ValueError(
-            f"{directory.path} holds another study. Keep both by another --output (or, of "
-            "overparam run, --name), or replace it with --overwrite."
+            f"{directory.path} holds another study. To keep both, choose another --output (or, for "
+            "overparam run, another --name); to replace it, use --overwrite."
         )
     directory.clear_shards()
     return 0.0

@@ -1,4 +1,4 @@
-"""How far a long command has come, for a terminal or for a log."""
+"""The progress of a long command, for a terminal or for a log."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 @contextmanager
 def progress(console: Console, total: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar in a terminal, a line per tenth elsewhere.
+    """A progress bar in a terminal; elsewhere, one line for every 10 %.
 
     Args:
         console: where to show it.
-        total: what counts as all.
+        total: the cost of all the work.
 
     Yields:
-        A function to call with what is done so far.
+        A function to call with the cost of the work done so far.
     """
     if console.is_terminal:
-        columns = (
-            TextColumn("Training"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("Training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total)
             yield lambda done: bar.update(task, completed=done)

@@ -1,4 +1,4 @@
-"""One directory per run of a study; every file appears whole or not at all."""
+"""One directory per study; every file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from overparam._files import write_whole
 from overparam.lab.study import Shard
 
-# Files of this class alone: finished shards, checkpoints, and what a killed writer left.
+# Only files that this class writes: finished shards, checkpoints, leftovers of a killed writer.
 _SHARD_FILE = re.compile(r"\.?\d{4,}\.(parquet|checkpoint)(\.\w+\.part)?")
 
 _MANIFEST_KEYS = (
@@ -30,14 +30,14 @@ _MANIFEST_KEYS = (
 )
 
 
-class RunDirectory:
-    """The files of one study: settings, one Parquet per finished shard, checkpoints, report.
+class StudyDirectory:
+    """The files of one study: settings, one Parquet file per finished shard, checkpoints, report.
 
-    A file is written beside its place, flushed to the disk and moved over: a reader sees the old
-    or the new one, whatever kills the writer.
+    A new file is written under a temporary name, flushed to the disk and renamed. So a reader sees
+    either the old or the new file, even if the writer is killed.
 
     Args:
-        path: the directory; created on the first write.
+        path: the directory; created at the first write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,59 +64,43 @@ class RunDirectory:
         """Load the manifest.
 
         Raises:
-            FileNotFoundError: there is no run here.
+            FileNotFoundError: there is no study here.
             ValueError: the manifest is damaged.
         """
         if not self.manifest.exists():
             raise FileNotFoundError(
-                f"{self.path} holds no run; start one with: overparam run --name {self.path.name}"
+                f"{self.path} holds no study; start one with: overparam run --name {self.path.name}"
             )
         try:
             content = json.loads(self.manifest.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.manifest} is damaged ({error}); delete it.") from None
         if not isinstance(content, dict):
-            raise ValueError(f"{self.manifest} is damaged (no JSON object); delete it.")
+            raise ValueError(f"{self.manifest} is damaged (not a JSON object); delete it.")
         missing = [key for key in _MANIFEST_KEYS if key not in content]
         if missing:
             raise ValueError(
-                f"{self.manifest} lacks {', '.join(missing)}: another version of overparam wrote "
-                f"it. Delete {self.path} or choose another name."
+                f"{self.manifest} lacks {', '.join(missing)}: it was written by another version of "
+                f"overparam. Delete {self.path} or choose another name."
             )
         return content
 
     def clear_shards(self) -> None:
-        """Delete the curves and checkpoints, to make room for another study."""
+        """Delete curves and checkpoints to make room for another study."""
         for path in (self.path / "shards").iterdir() if (self.path / "shards").is_dir() else ():
             if _SHARD_FILE.fullmatch(path.name):
                 path.unlink()
 
-    def write_checkpoint(self, shard: Shard, state: Mapping[str, Any]) -> None:
-        """Store the state of an unfinished shard."""
-        write_state(self.checkpoint_file(shard), state)
-
-    def read_checkpoint(self, shard: Shard) -> dict[str, Any] | None:
-        """The state of an unfinished shard, or None where it has none that can be read."""
-        return read_state(self.checkpoint_file(shard), {"identity", "sweep"})
-
-    def read_shard(self, shard: Shard) -> pl.DataFrame:
-        """The curves of a finished shard.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
-        return read_table(self.shard_file(shard))
-
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Store a table as Parquet: the same table gives the same bytes."""
+    """Store a table as Parquet; the same table gives the same bytes."""
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd", statistics=False)
     write_whole(path, buffer.getvalue())
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """A table of curves that was stored.
+    """Load a table of curves.
 
     Raises:
         ValueError: the file is damaged.
@@ -125,28 +109,28 @@ def read_table(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise ValueError(
-            f"{path} is damaged ({error}); delete it and run the study again: only these "
-            "curves are trained once more."
+            f"{path} is damaged ({error}); delete it and run the study again: only the curves in "
+            "this file are trained again."
         ) from None
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Store the state of unfinished work."""
+    """Store the state of an unfinished job."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_whole(path, buffer.getvalue())
 
 
-def read_state(path: Path, parts: set[str]) -> dict[str, Any] | None:
-    """The state of unfinished work, or None where there is none with these parts to be read.
+def read_state(path: Path, keys: set[str]) -> dict[str, Any] | None:
+    """Load the state of an unfinished job; None if there is none with these keys.
 
-    A damaged file costs time and nothing else: the work starts again.
+    A damaged file counts as none, so the job starts again from the beginning.
     """
     if not path.exists():
         return None
     try:
-        # Whoever goes on with it moves it to a device; a report is written without one.
+        # On the CPU, so that a report can be written on a machine without the device.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # reading damaged bytes may fail in any way
+    except Exception:  # reading damaged bytes can fail in any way
         return None
-    return state if isinstance(state, dict) and parts <= state.keys() else None
+    return state if isinstance(state, dict) and keys <= state.keys() else None

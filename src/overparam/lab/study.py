@@ -1,4 +1,4 @@
-"""A study: which methods, on which data, at which learning rates; and its identity."""
+"""A study: a problem, methods, learning rates and seeds; and its identity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from overparam._words import did_you_mean
 from overparam.lab.methods import Method, parse_method
 
-# Raised whenever the same settings would give other numbers, so that stored shards are not mixed.
+# Raised whenever the same settings would give other numbers, so that stored curves are not mixed.
 _FORMAT = 3
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -38,28 +38,29 @@ PAPER_METHODS = (
 
 @dataclass(frozen=True)
 class Study:
-    """Full-batch training of linear regression, every method over the same learning rates.
+    """Full-batch training of linear regression, every method at the same learning rates.
 
     Attributes:
         data: name of a data set; `overparam data` lists them.
         power: p of the loss mean |error|^p, at least 2.
-        methods: what to compare, such as gd, adam, rule:2.5, factors:3 or adam+factors:2.
+        methods: methods to compare, such as gd, adam, rule:2.5, factors:3 or adam+factors:2.
         iterations: gradient steps of every run.
         lowest_rate: smallest learning rate of the grid.
         highest_rate: largest learning rate of the grid.
-        rates_per_decade: grid points per factor of 10.
-        more_rates: learning rates beside those of the grid, for every method.
+        rates_per_decade: learning rates per factor of 10.
+        more_rates: additional learning rates, for every method.
         warm_up: steps over which the learning rate grows linearly to its value; 0 for none.
-        seeds: one initialization each.
-        dtype: float64 or float32, of weights and gradients.
+        seeds: random seeds, one initialization each.
+        dtype: float64 or float32, for weights and gradients.
         init: start of the factors. near_zero: every entry N(0, init_std^2), as in the paper;
-            identity: that plus the (rectangular) identity; residual: the first factor near zero,
-            the others near the identity, as with hidden layers of width 1.
+            identity: the same plus the (rectangular) identity; residual: the first factor near
+            zero, the others near the identity, as for hidden layers of width 1.
         init_std: standard deviation of the initial entries of every factor.
-        width: hidden width of explicit factors; 0 for min(outputs, features), which limits nothing.
+        width: hidden width of explicit factors; 0 for min(outputs, features), which does not
+            limit the rank.
         points: recorded points of a curve, log-spaced over the iterations.
-        shard_runs: runs that are trained together as one tensor program, and stored together.
-        device: where to train: cpu, cuda or another device of PyTorch that has float64.
+        shard_runs: runs per job, which are trained as one batch and stored in one file.
+        device: where to train: cpu, cuda or another PyTorch device that has float64.
     """
 
     data: str = "ethanol"
@@ -77,48 +78,47 @@ class Study:
     init_std: float = 0.01
     width: int = 0
     points: int = 200
-    shard_runs: int = 108  # the default study is four equal shards
+    shard_runs: int = 108  # the default study has four equal jobs
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot run, each with the value and the remedy."""
+        """Refuse settings that cannot run; the message has the value and the remedy."""
         object.__setattr__(self, "methods", tuple(parse_method(m).name for m in self.methods))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "more_rates", tuple(sorted(map(float, self.more_rates))))
         for name in ("power", "lowest_rate", "highest_rate", "init_std"):
-            # 4 and 4.0 are the same study and must have the same identity.
+            # 4 and 4.0 must give the same identity.
             object.__setattr__(self, name, float(getattr(self, name)))
-        _require(bool(self.methods), "methods", self.methods, "name at least one")
-        _require(bool(self.seeds), "seeds", self.seeds, "give at least one integer")
+        check_settings(self, self._checks())
+
+    def _checks(self) -> Iterator[tuple[str, bool, str]]:
+        yield "methods", bool(self.methods), "name at least one"
+        yield "seeds", bool(self.seeds), "give at least one integer"
         for name in ("methods", "seeds"):
             values = getattr(self, name)
-            _require(len(set(values)) == len(values), name, values, "remove the repeated one")
+            yield name, len(set(values)) == len(values), "remove the repeated one"
         in_range = all(-(2**63) <= seed < 2**63 for seed in self.seeds)
-        _require(in_range, "seeds", self.seeds, "use integers of at most 63 bits")
-        bounded = 2 <= self.power < math.inf
-        _require(bounded, "power", self.power, "use a finite p >= 2: the optimum needs it")
+        yield "seeds", in_range, "use integers of at most 63 bits"
+        yield "power", 2 <= self.power < math.inf, "use a finite p >= 2, which the optimum needs"
         for name in ("iterations", "rates_per_decade", "points", "shard_runs"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "use at least 1")
-        bounded = 0 <= self.warm_up <= self.iterations
-        _require(bounded, "warm_up", self.warm_up, "use 0 for none, and at most the iterations")
-        _require(self.width >= 0, "width", self.width, "use 0 for min(outputs, features)")
-        _require(self.lowest_rate > 0, "lowest_rate", self.lowest_rate, "use a rate above 0")
-        bounded = self.lowest_rate <= self.highest_rate < math.inf
-        _require(bounded, "highest_rate", self.highest_rate, "use at least the lowest rate")
-        bounded = self.highest_rate / self.lowest_rate < math.inf
-        _require(bounded, "lowest_rate", self.lowest_rate, "use one nearer to the highest rate")
-        bounded = 0 < self.init_std < math.inf
-        _require(bounded, "init_std", self.init_std, "use a finite number above 0")
+            yield name, getattr(self, name) >= 1, "use at least 1"
+        possible = 0 <= self.warm_up <= self.iterations
+        yield "warm_up", possible, "use 0 for none, and at most the iterations"
+        yield "width", self.width >= 0, "use 0 for min(outputs, features)"
+        low, high = self.lowest_rate, self.highest_rate
+        yield "lowest_rate", low > 0, "use a number above 0"
+        yield "highest_rate", low <= high < math.inf, "use at least lowest_rate"
+        yield "lowest_rate", high / low < math.inf, "use a value closer to highest_rate"
+        yield "init_std", 0 < self.init_std < math.inf, "use a finite number above 0"
         usable = all(0 < rate < math.inf for rate in self.more_rates)
-        _require(usable, "more_rates", self.more_rates, "use finite rates above 0")
+        yield "more_rates", usable, "use finite numbers above 0"
         for name, known in (("dtype", tuple(DTYPES)), ("init", INITIALIZATIONS)):
-            value = getattr(self, name)
-            _require(value in known, name, value, f"use one of {', '.join(known)}")
-        _require(is_device(self.device), "device", self.device, "use cpu, cuda or cuda:0")
+            yield name, getattr(self, name) in known, f"use one of {', '.join(known)}"
+        yield "device", is_device(self.device), "use cpu, cuda or cuda:0"
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning rates: geometric from the lowest up to the highest, and those listed."""
+        """The learning rates: a geometric grid from lowest to highest, and the additional ones."""
         steps = math.floor(
             self.rates_per_decade * math.log10(self.highest_rate / self.lowest_rate) + 1e-9
         )
@@ -130,20 +130,20 @@ class Study:
 
     @property
     def record_steps(self) -> tuple[int, ...]:
-        """The iterations at which losses are stored: 0, then log-spaced to the last."""
+        """The iterations at which losses are stored: 0, then log-spaced up to the last."""
         last = self.points - 1
         spaced = {round(self.iterations ** (i / max(1, last))) for i in range(self.points)}
         return tuple(sorted({0, self.iterations, *spaced}))
 
-    def share_of_rate(self, step: int) -> float:
-        """What a step, counted from 0, takes of the learning rate: less than 1 in the warm-up."""
+    def warm_up_factor(self, step: int) -> float:
+        """The factor on the lr at a step (counted from 0); less than 1 during the warm-up."""
         return min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
 
     def identity(self, data_fingerprint: str) -> str:
         """Hash of everything that determines the numbers: settings, data and format."""
         settings = dataclasses.asdict(self) | {"fingerprint": data_fingerprint, "format": _FORMAT}
         if not self.warm_up:
-            del settings["warm_up"]  # younger than stored curves, which it does not change
+            del settings["warm_up"]  # newer than curves that are stored; 0 does not change them
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -159,14 +159,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Shard:
-    """A fixed slice of a study's runs: the unit of work, of storage and of resuming."""
+    """The runs of one job: a fixed slice of a study, trained and stored together."""
 
     number: int
     runs: tuple[Run, ...]
 
 
 def shards(study: Study) -> tuple[Shard, ...]:
-    """Cut the runs of a study into shards, by method, seed and rate in this order."""
+    """Cut the runs of a study, ordered by method, seed and learning rate, into shards."""
     runs = [
         Run(parse_method(method), rate, seed)
         for method in study.methods
@@ -178,8 +178,19 @@ def shards(study: Study) -> tuple[Shard, ...]:
     return tuple(Shard(i, tuple(runs[start : start + size])) for i, start in enumerate(starts))
 
 
+def check_settings(settings: object, checks: Iterable[tuple[str, bool, str]]) -> None:
+    """Check settings, given the name of each, whether its value can be used, and a remedy.
+
+    Raises:
+        ValueError: a value cannot be used.
+    """
+    for name, holds, remedy in checks:
+        if not holds:
+            raise ValueError(f"{name} is {getattr(settings, name)!r}; {remedy}.")
+
+
 def is_device(name: str) -> bool:
-    """Whether PyTorch knows a device of this name; not whether this machine has it."""
+    """Whether this is a device name for PyTorch; this machine may still lack the device."""
     try:
         torch.device(name)
     except RuntimeError:
@@ -188,10 +199,10 @@ def is_device(name: str) -> bool:
 
 
 def read_study(path: Path) -> Study:
-    """Read a study from a TOML file of ``name = value`` lines, named as the fields above.
+    """Read a study from a TOML file with one ``name = value`` line per setting.
 
     Raises:
-        ValueError: the file is no TOML, or a name or a type is unknown, with a suggestion.
+        ValueError: the file is not TOML, or a setting has an unknown name or a wrong type.
     """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -203,14 +214,14 @@ def read_study(path: Path) -> Study:
 
 
 def study_from_settings(settings: Mapping[str, Any], origin: str) -> Study:
-    """Build a study from named values, as a TOML or JSON file gives them.
+    """Build a study from named values that were read from TOML or JSON.
 
     Args:
-        settings: values by field name; missing ones take their default.
+        settings: values by field name; missing fields take their default.
         origin: where they come from, for the error message.
 
     Raises:
-        ValueError: a name or a type is unknown, with a suggestion, or a value is impossible.
+        ValueError: a setting has an unknown name, a wrong type or an impossible value.
     """
     fields = {field.name: field for field in dataclasses.fields(Study)}
     typed = {}
@@ -227,24 +238,19 @@ def study_from_settings(settings: Mapping[str, Any], origin: str) -> Study:
         raise ValueError(f"{origin}: {error}") from None
 
 
-_KINDS = {tuple: "list", float: "number", int: "whole number", str: "text"}
+_KINDS = {tuple: "a list", float: "a number", int: "a whole number", str: "a text"}
 
 
 def _typed(origin: str, name: str, value: Any, default: Any) -> Any:
-    """The value in the type of the field's default, which every field has."""
+    """The value, converted to the type of the field's default."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
-        example = default[0] if default else 0.1  # the one list that is empty holds rates
+        example = default[0] if default else 0.1  # the only empty default is more_rates
         return tuple(_typed(origin, name, item, example) for item in value)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default):
         raise ValueError(
-            f"{origin}: {name} = {value!r} is no {_KINDS[type(default)]}; "
-            f"write one, such as {list(default) if isinstance(default, tuple) else default!r}."
+            f"{origin}: {name} = {value!r} is not {_KINDS[type(default)]}; "
+            f"write for example {list(default) if isinstance(default, tuple) else default!r}."
         )
     return value
-
-
-def _require(holds: bool, name: str, value: Any, remedy: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}; {remedy}.")

@@ -1,8 +1,8 @@
-"""What the curves say: tuned rates, iterations to a target, a headline. Pure functions on tables.
+"""Tables computed from curves: best learning rates, iterations to a loss. Pure functions.
 
 Curves have the columns ``method, rate, seed, step, loss, diverged_at`` of
-:func:`overparam.lab.jobs.load_curves`. A run counts as *failed* where it diverged or ended above
-the loss that it started with. Medians and ranges are over seeds.
+:func:`overparam.lab.jobs.load_curves`; ``rate`` is the lr. A run has *failed* if it diverged or
+ended above its initial loss. Medians and ranges are over seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ from collections.abc import Sequence
 import polars as pl
 
 _RUN = ["method", "rate", "seed"]
+
+
+def median_and_range(column: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """The columns ``median, low, high`` of a group."""
+    values = pl.col(column)
+    return values.median().alias("median"), values.min().alias("low"), values.max().alias("high")
 
 
 def final_losses(curves: pl.DataFrame) -> pl.DataFrame:
@@ -38,7 +44,7 @@ def final_losses(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def rate_curve(curves: pl.DataFrame) -> pl.DataFrame:
-    """The sensitivity to the learning rate: one row per method and rate, over seeds.
+    """The sensitivity to the learning rate: one row per method and lr, over seeds.
 
     Columns: ``method, rate, median, low, high, failed, seeds``; ``failed`` counts seeds.
     """
@@ -46,9 +52,7 @@ def rate_curve(curves: pl.DataFrame) -> pl.DataFrame:
         final_losses(curves)
         .group_by(["method", "rate"], maintain_order=True)
         .agg(
-            pl.col("loss").median().alias("median"),
-            pl.col("loss").min().alias("low"),
-            pl.col("loss").max().alias("high"),
+            *median_and_range("loss"),
             pl.col("failed").sum().cast(pl.Int64),
             pl.len().cast(pl.Int64).alias("seeds"),
         )
@@ -56,13 +60,13 @@ def rate_curve(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def tuned(curves: pl.DataFrame) -> pl.DataFrame:
-    """Each method at its best rate: the smallest median final loss where no seed failed.
+    """Each method at its best lr: the one with the smallest median final loss.
 
-    A rate at which some seed failed is taken only where every rate has such a seed.
+    Only learning rates at which no seed failed are considered, unless there are none.
 
-    Columns: those of :func:`rate_curve`, and ``rates`` (how many were tried), ``all_failed``
-    (how many of them failed in every seed) and ``edge`` (the best rate is the smallest or the
-    largest tried, so a wider grid might do better). Best method first.
+    Columns: those of :func:`rate_curve`, ``rates`` (how many were tried), ``all_failed`` (at how
+    many of them every seed failed) and ``edge`` (whether the best lr is the smallest or the largest
+    tried, so that a wider grid might do better). The best method comes first.
     """
     sensitivity = rate_curve(curves)
     tried = sensitivity.group_by("method", maintain_order=True).agg(
@@ -87,7 +91,7 @@ def tuned(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def tuned_curves(curves: pl.DataFrame) -> pl.DataFrame:
-    """The curves of each method at its best rate, over seeds.
+    """The curves of each method at its best lr, over seeds.
 
     Columns: ``method, rate, step, median, low, high``.
     """
@@ -95,19 +99,15 @@ def tuned_curves(curves: pl.DataFrame) -> pl.DataFrame:
     return (
         curves.join(best, on=["method", "rate"], how="semi")
         .group_by(["method", "rate", "step"], maintain_order=True)
-        .agg(
-            pl.col("loss").median().alias("median"),
-            pl.col("loss").min().alias("low"),
-            pl.col("loss").max().alias("high"),
-        )
+        .agg(median_and_range("loss"))
     )
 
 
 def targets(curves: pl.DataFrame, optimum: float, most: int = 6) -> list[float]:
-    """Losses to reach: the optimum plus the initial distance halved again and again.
+    """Losses to reach: the optimum plus a half, a quarter, ... of the initial distance from it.
 
-    Rounded to two digits; only losses below the initial one that some run reaches, the hardest
-    ``most`` of them.
+    They are rounded to two digits. Only losses that some run reaches are returned, and at most
+    ``most`` of them, the lowest ones.
     """
     start = curves.filter(pl.col("step") == 0)["loss"].median()
     lowest = curves["loss"].min()
@@ -122,19 +122,19 @@ def targets(curves: pl.DataFrame, optimum: float, most: int = 6) -> list[float]:
 def iterations_by_target(
     curves: pl.DataFrame, losses: Sequence[float]
 ) -> dict[tuple[str, float], float | None]:
-    """:func:`iterations_to` by method and target, None where no rate gets there."""
+    """:func:`iterations_to` by method and target; None if no lr gets there."""
     rows = iterations_to(curves, losses).to_dicts()
     return {(row["method"], row["target"]): row["iterations"] for row in rows}
 
 
 def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame:
-    """Iterations until each loss is first recorded, at the rate that is best for that loss.
+    """Iterations until each loss is first recorded, at the lr that is best for that loss.
 
-    A method's figure at a rate is the median over seeds (a seed that never gets there counts as
-    infinite); the best rate is the one with the smallest. Curves are recorded at log-spaced
-    steps, so a figure is late by at most one recording step.
+    The number at an lr is the median over seeds, where a seed that never gets there counts as
+    infinite; the best lr is the one with the smallest number. Losses are recorded at log-spaced
+    steps, so a number is too large by at most one recording step.
 
-    Columns: ``method, target, iterations`` (null where no rate gets there), ``rate``.
+    Columns: ``method, target, iterations`` (null if no lr gets there), ``rate``.
     """
     runs = curves.select(_RUN).unique(maintain_order=True)
     schema = {"method": pl.String, "target": pl.Float64, "iterations": pl.Float64}

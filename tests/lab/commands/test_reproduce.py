@@ -19,24 +19,22 @@ from overparam.lab.commands import reproduce as command_module
 from overparam.lab.jobs import ShardJob
 from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
-from overparam.lab.paper.studies import map_parts, regression_parts
+from overparam.lab.paper.studies import map_studies, regression_studies
 from overparam.lab.prepare import check_device
 
-# Between the margins of the page, in CSS pixels; and what sticks out to the right of them, or
-# would have to be scrolled to.
+# The width between the margins of a page in CSS pixels, and the elements that do not fit into it.
 A4_WIDTH = int((210 - 2 * 14) / 25.4 * 96)
 CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element =>
     element.getBoundingClientRect().right > innerWidth + 1 && !element.closest("svg svg")
 ).map(element => element.outerHTML.slice(0, 80))"""
-# Figures of which a part is out of sight.
+# Figures that are only partly visible.
 SCROLLED = """() => [...document.querySelectorAll("figure")].filter(figure =>
     figure.scrollWidth > figure.clientWidth).map(figure => figure.parentElement.innerText)"""
-PARTS = regression_parts(TINY, "diabetes", 10, "cpu") | map_parts(TINY, "cpu")
 
 
 def stored_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file that must not depend on how training went: all but manifests and seconds."""
-    # Of a file that is killed while it is written a hidden part may stay, which nobody reads.
+    """Every file that must not depend on interruptions: all except manifests and seconds."""
+    # A killed writer may leave a hidden temporary file, which nobody reads.
     skipped = re.compile(r"run\.json|floor-.*\.json|\..*\.part")
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -46,7 +44,7 @@ def stored_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def distance_by_hand(folder: Path, part: str, method: str) -> float:
-    """Smallest median final loss over rates at which no seed failed, minus the optimum."""
+    """Smallest median final loss over lrs at which no seed failed, minus the optimum."""
     curves = pl.concat([pl.read_parquet(f) for f in (folder / "parts" / part / "shards").iterdir()])
     optimum = json.loads((folder / "parts" / part / "run.json").read_text())["optimum"]["loss"]
     medians = []
@@ -62,13 +60,13 @@ def distance_by_hand(folder: Path, part: str, method: str) -> float:
     return min(medians) - optimum
 
 
-def test_every_claim_has_a_verdict_from_its_findings(folder):
+def test_every_claim_has_a_verdict_from_its_evidence(folder):
     stored = json.loads((folder / "verdicts.json").read_text())
     assert stored["not finished"] == []
     assert {claim["experiment"] for claim in stored["claims"]} == set(EXPERIMENTS)
     for claim in stored["claims"]:
-        assert claim["findings"], claim["statement"]
-        holds = all(finding["agrees"] is True for finding in claim["findings"])
+        assert claim["evidence"], claim["statement"]
+        holds = all(item["agrees"] is True for item in claim["evidence"])
         assert (claim["verdict"] == "holds") == holds
 
 
@@ -83,10 +81,10 @@ def test_every_claim_has_a_verdict_from_its_findings(folder):
 def test_numbers_of_a_claim_are_those_of_the_stored_curves(folder, experiment, part, names):
     claims = json.loads((folder / "verdicts.json").read_text())["claims"]
     texts = [
-        finding["text"]
+        item["text"]
         for claim in claims
         if claim["experiment"] == experiment
-        for finding in claim["findings"]
+        for item in claim["evidence"]
     ]
     for label, method in names.items():
         expected = f"{label} {distance_by_hand(folder, part, method):.3g}"
@@ -139,7 +137,7 @@ def test_results_of_other_data_are_not_replaced_unasked(tmp_path):
     assert rerun(tmp_path, only=("adam",)) == 0
     before = stored_bytes(tmp_path)
     with pytest.raises(ValueError, match="holds another study"):
-        rerun(tmp_path, data="linnerud")  # all experiments: the others have their places free
+        rerun(tmp_path, data="linnerud")  # all experiments: the folders of the others are free
     assert stored_bytes(tmp_path) == before
     assert {path.name for path in tmp_path.glob("*/parts/*")} == {"l4-adam"}
     assert rerun(tmp_path, only=("adaptive",)) == 0
@@ -161,7 +159,7 @@ def test_what_was_not_named_is_neither_replaced_nor_in_the_way(tmp_path):
 
 
 def take_linnerud_away(monkeypatch):
-    """The command finds every data set but one; the calls that it makes."""
+    """Let the command find every data set but one; returns the list of its calls."""
     asked = []
 
     def unavailable(name, **options):
@@ -174,7 +172,7 @@ def take_linnerud_away(monkeypatch):
     return asked
 
 
-def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch):
+def test_unavailable_data_are_named_on_the_page(tmp_path, monkeypatch):
     take_linnerud_away(monkeypatch)
     assert rerun(tmp_path, only=("map",)) == 0
     page = (tmp_path / "reproduce-tiny" / "report.html").read_text()
@@ -183,7 +181,7 @@ def test_data_that_are_not_to_be_had_are_named_on_the_page(tmp_path, monkeypatch
     assert names == {"map-diabetes-p2", "map-diabetes-p4", "map-diabetes-p6"}
 
 
-def test_without_the_map_its_data_are_not_downloaded_but_missed_where_they_were_there(
+def test_without_the_map_its_data_are_not_downloaded_but_missed_if_they_were_stored(
     tmp_path, monkeypatch
 ):
     asked = take_linnerud_away(monkeypatch)
@@ -242,7 +240,7 @@ def test_scales_of_the_flags():
 
 
 def test_the_paper_scale_is_that_of_the_paper():
-    parts = regression_parts(PAPER, "ethanol", 128, "cpu")
+    parts = regression_studies(PAPER, "ethanol", 128, "cpu")
     assert parts["l4-tuned"].iterations == parts["l2-controls"].iterations == 1_000_000
     assert parts["l4-fixed"].iterations == 250_000
     assert parts["l2-fixed"].rates == (1e-3,)
@@ -257,9 +255,9 @@ def test_the_paper_scale_is_that_of_the_paper():
         assert (parts[name].init_std, parts[name].width) == (0.01, 1)
 
 
-def test_every_part_belongs_to_an_experiment():
+def test_every_study_belongs_to_an_experiment():
     for scale in (QUICK, STANDARD, PAPER):
-        parts = regression_parts(scale, "ethanol", 128, "cpu") | map_parts(scale, "cpu")
+        parts = regression_studies(scale, "ethanol", 128, "cpu") | map_studies(scale, "cpu")
         for name in parts:
             assert any(experiment.needs(name) for experiment in EXPERIMENTS.values()), name
         for name, experiment in EXPERIMENTS.items():
@@ -287,7 +285,7 @@ def test_page_in_a_browser(browser, folder):
         assert row.locator("td").nth(3).inner_text() == claim["verdict"]
         target = row.locator("a").get_attribute("href")
         assert page.locator(f"h2{target}").count() == 1
-    # One heading of the second level per chapter, and the overview; figures are parts of those.
+    # A heading of level 2 for the overview and for each experiment; figures have level 3.
     assert page.locator("h2").count() == 1 + len(EXPERIMENTS)
     assert page.locator("h3").count() >= len(claims) + charts.count()
     tiles = page.locator(".mark-rect path")

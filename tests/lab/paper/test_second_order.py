@@ -4,17 +4,16 @@ import polars as pl
 import pytest
 
 from overparam.data import load, standardize
-from overparam.lab.paper import second_order as floor
-from overparam.lab.paper import timing
+from overparam.lab.paper import second_order, timing
 from overparam.lab.paper.second_order import (
     BFGS,
     NEWTON,
-    load_or_measure_floor,
+    load_or_compute_baseline,
     second_order_curves,
 )
 from overparam.lab.paper.timing import seconds_per_iteration
 from overparam.lab.prepare import prepare_study
-from overparam.lab.store import RunDirectory
+from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
 from overparam.lab.training.objective import PowerLoss
 from overparam.lab.training.optimum import find_optimum
@@ -55,7 +54,7 @@ def test_the_clock_sees_training_alone(monkeypatch):
         monkeypatch.setattr(
             PowerLoss, name, lambda *a, _n=name, _f=plain: calls.update([_n]) or _f(*a)
         )
-    # As short a study as this would end before the clock is stopped.
+    # A study this short would end before the clock is stopped.
     study = Study("linnerud", methods=("gd",), iterations=10)
     seconds_per_iteration(study, standardize(load("linnerud")), ["gd"])
     rounds = timing._ROUNDS
@@ -63,16 +62,16 @@ def test_the_clock_sees_training_alone(monkeypatch):
     assert calls["loss"] == 2 * rounds  # at the steps 0 and 1 of the warm-up
 
 
-def test_a_floor_is_measured_once_and_again_for_other_data(tmp_path, monkeypatch):
+def test_a_baseline_is_computed_once_and_again_for_other_data(tmp_path, monkeypatch):
     def prepared(data):
         study = Study(data=data, methods=("gd",), iterations=10)
-        return prepare_study(study, load(data), RunDirectory(tmp_path / data))
+        return prepare_study(study, load(data), StudyDirectory(tmp_path / data))
 
-    first = load_or_measure_floor(tmp_path / "floor-l4", [prepared("diabetes")])
+    first = load_or_compute_baseline(tmp_path / "floor-l4", [prepared("diabetes")])
     assert set(first[1]) == {"gd", NEWTON, BFGS}
-    other = load_or_measure_floor(tmp_path / "floor-l4", [prepared("linnerud")])
+    other = load_or_compute_baseline(tmp_path / "floor-l4", [prepared("linnerud")])
     assert set(other[1]) == {"gd", BFGS}
-    monkeypatch.setattr(floor, "second_order_curves", None)
-    again = load_or_measure_floor(tmp_path / "floor-l4", [prepared("linnerud")])
+    monkeypatch.setattr(second_order, "second_order_curves", None)
+    again = load_or_compute_baseline(tmp_path / "floor-l4", [prepared("linnerud")])
     assert again[0].equals(other[0])
     assert again[1] == other[1]

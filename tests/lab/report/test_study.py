@@ -19,8 +19,8 @@ METHODS = ("gd", "rule:2", "factors:2", "adam", "momentum")
 def folder(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        original = run_command.run_study
-        patch.setattr(run_command, "run_study", lambda *rest: original(*rest[:4], 0))
+        original = run_command.run_jobs
+        patch.setattr(run_command, "run_jobs", lambda jobs, *rest: original(jobs, 0))
         arguments = ["--data", "diabetes", "--iterations", "200", "--points", "30", "--seeds", "0",
                      "1", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
                      "10", "--init-std", "0.1", "--output", str(output),
@@ -51,7 +51,7 @@ def test_all_curves_are_stored(folder):
 def test_tables_show_the_numbers_of_the_summary(folder, html):
     curves = pl.read_parquet(folder / "curves.parquet")
     optimum = json.loads((folder / "run.json").read_text())["optimum"]["loss"]
-    header, *rows = cells_after(html, "Every method at its best rate")
+    header, *rows = cells_after(html, "Every method at its best learning rate")
     assert header[:3] == ["Method", "Final loss", "Above optimum"]
     for row, expected in zip(rows, tuned(curves).to_dicts(), strict=True):
         assert row[0] == parse_method(expected["method"]).label

@@ -2,13 +2,10 @@
 
 import dataclasses
 import functools
-import io
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.oracles import sum_over_factors
 
 from overparam.factors.balance import near_zero_initialization
@@ -28,13 +25,14 @@ TORCH = {
     "normalized": lambda p, lr: torch.optim.SGD(p, lr=lr),
     "loss_scaled": lambda p, lr: torch.optim.SGD(p, lr=lr),
 }
-# Too large a rate for each optimizer, so that a run of it overflows within a few steps.
+METHODS = (*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2")
+# For each optimizer an lr so large that its run overflows within a few steps.
 TOO_LARGE = 1e200
 
 
 @pytest.fixture(scope="session")
 def wide_data(small_data):
-    """Three outputs, of which the network of width 2 cannot reach the full rank."""
+    """Three outputs, so a network of width 2 cannot have full rank."""
     x, y = small_data.features, small_data.targets
     return x, torch.cat((y, x[:, :1] - y, (x[:, 1:2] + 0.1 * y).sin()), dim=1)
 
@@ -92,7 +90,7 @@ def draws(depth, seed, study, x, y):
 
 
 def scale_of_gradient(method, network, loss, x, y, power):
-    """What the paper-free controls multiply the gradient by, from autograd at the product."""
+    """The factor on the gradient in the scaled controls, from autograd at the product."""
     if method.optimizer == "normalized":
         weight = network.weight().requires_grad_()
         error = x @ weight.T - y
@@ -105,7 +103,7 @@ def scale_of_gradient(method, network, loss, x, y, power):
 
 def start(method, seed, study, x, y) -> Product:
     depth = method.depth
-    if method.engine != "rule":
+    if method.depth_kind != "rule":
         return Product(draws(int(depth), seed, study, x, y))
     low = Product(draws(math.floor(depth), seed, study, x, y)).weight()
     high = Product(draws(math.ceil(depth), seed, study, x, y)).weight()
@@ -142,7 +140,7 @@ def one_by_one(run: Run, study: Study, x, y):
         scale = scale_of_gradient(run.method, network, loss, x, y, study.power)
         for parameter in network.parameters() if scale is not None else ():
             parameter.grad *= scale
-        if run.method.engine == "rule":
+        if run.method.depth_kind == "rule":
             parameter = network.layers[0].weight
             parameter.grad = rule_direction(parameter.detach(), parameter.grad, run.method.depth)
         optimizer.step()
@@ -235,8 +233,8 @@ def test_several_outputs(wide_data, name, width):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_an_accelerator_gives_the_same_losses(small_data):
     x, y = small_data.features, small_data.targets
-    runs = [Run(parse_method(name), 1e-4, 0) for name in RESUME_METHODS]
-    study = study_of(*RESUME_METHODS)
+    runs = [Run(parse_method(name), 1e-4, 0) for name in METHODS]
+    study = study_of(*METHODS)
     objective = PowerLoss(x, y, study.power, DTYPES[study.dtype], "cuda")
     sweep = Sweep(objective, study, runs)
     sweep.advance(STEPS + 1)
@@ -263,7 +261,7 @@ def test_rule_of_depth_one_is_gradient_descent_bit_for_bit(small_data, dtype):
 
 @pytest.mark.parametrize("depth", [2, 3])
 def test_rule_follows_balanced_factors_the_closer_the_smaller_the_rate(small_data, depth):
-    """Theorem 1 is exact for gradient flow: over a fixed time the gap is proportional to rate."""
+    """Theorem 1 is exact for gradient flow: over a fixed time the gap is proportional to the lr."""
     x, y = small_data.features, small_data.targets
     names = (f"rule:{depth}", f"factors:{depth}")
     direction = torch.ones(1, 1, 5, dtype=torch.float64) / math.sqrt(5)
@@ -284,7 +282,7 @@ def test_rule_follows_balanced_factors_the_closer_the_smaller_the_rate(small_dat
     assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.1)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2"])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_diverging_run_leaves_and_its_neighbours_stay_exact(small_data, name):
     rates = (1e-4, TOO_LARGE, 2e-4, TOO_LARGE, 3e-4)
     runs = [Run(parse_method(name), rate, 0) for rate in rates]
@@ -332,7 +330,7 @@ def test_initial_weights_of_the_methods_are_related_as_documented(small_data):
     for depth in (2, 3):
         factors = weight(f"factors:{depth}")
         assert torch.equal(factors.parameters[0], plain)
-        # Not bit for bit: processors differ in how they add up a product of padded factors.
+        # Not bit for bit: processors add up a product of padded factors in different orders.
         close(weight(f"rule:{depth}").weight(), factors.weight())
         close(weight(f"adam+factors:{depth}").weight(), factors.weight())
         wide = weight(f"factors:{depth}", width=4)
@@ -354,61 +352,3 @@ def test_float32_is_close_to_float64_and_losses_are_float64(small_data):
     assert single.losses.dtype == torch.float64
     torch.testing.assert_close(single.losses, double.losses, rtol=1e-5, atol=0)
     assert not torch.equal(single.losses, double.losses)
-
-
-RESUME_METHODS = (*OPTIMIZERS, "rule:2", "rule:2.5", "factors:3", "adam+factors:2")
-
-
-def resume_study(dtype):
-    return Study(
-        "small", methods=RESUME_METHODS, iterations=40, points=60, init_std=0.3, dtype=dtype
-    )
-
-
-def resume_runs(dtype):
-    too_large = TOO_LARGE if dtype == "float64" else 1e20
-    rates = (1e-4, too_large, 2e-4, 3e-2)
-    return [Run(parse_method(name), rate, 0) for name in RESUME_METHODS for rate in rates]
-
-
-@pytest.fixture(scope="session", params=list(DTYPES))
-def uninterrupted(request, small_data):
-    dtype = request.param
-    sweep = trained(
-        resume_study(dtype), resume_runs(dtype), small_data.features, small_data.targets
-    )
-    assert (sweep.diverged_at >= 0).any()
-    assert (sweep.diverged_at < 0).any()
-    return dtype, as_bytes(sweep)
-
-
-def as_bytes(sweep):
-    return sweep.losses.numpy().tobytes(), sweep.diverged_at.tolist()
-
-
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(stops=st.lists(st.integers(0, 40), min_size=1, max_size=3))
-def test_saved_sweeps_go_on_bit_for_bit(uninterrupted, small_data, stops):
-    dtype, expected = uninterrupted
-    study, runs = resume_study(dtype), resume_runs(dtype)
-    objective = PowerLoss(small_data.features, small_data.targets, study.power, DTYPES[dtype])
-    sweep = Sweep(objective, study, runs)
-    for stop in stops:
-        sweep.advance(stop)
-        file = io.BytesIO()
-        torch.save(sweep.state_dict(), file)
-        file.seek(0)
-        # The old sweep trains on, which must not reach into what was saved.
-        sweep.advance(3)
-        sweep = Sweep(objective, study, runs)
-        sweep.load_state_dict(torch.load(file, weights_only=True))
-    sweep.advance(1000)
-    assert sweep.finished
-    assert as_bytes(sweep) == expected
-
-
-def test_two_sweeps_give_the_same_bytes(uninterrupted, small_data):
-    dtype, expected = uninterrupted
-    study, runs = resume_study(dtype), resume_runs(dtype)
-    again = trained(study, runs, small_data.features, small_data.targets)
-    assert as_bytes(again) == expected

@@ -30,7 +30,7 @@ def test_embedded_sets_reach_machine_precision(name, power):
     assert found.gradient_norm <= 1e-12 * found.gradient_scale
 
 
-def test_every_output_is_a_problem_of_its_own(small_data):
+def test_every_output_is_solved_separately(small_data):
     second = small_data.features.sum(dim=1, keepdim=True).sin()
     both = find_optimum(small_data.features, torch.cat((small_data.targets, second), dim=1), 4)
     alone = find_optimum(small_data.features, second, 4)

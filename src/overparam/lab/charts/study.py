@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 import altair as alt
 import polars as pl
 
-from overparam.lab.methods import parse_method
+from overparam.lab.methods import label_of, parse_method
 from overparam.lab.summary import rate_curve, tuned, tuned_curves
 
-# Okabe and Ito's palette, told apart by colour-blind readers too. Depth is blue, darker with depth.
+# Okabe and Ito's palette, which colour-blind readers can distinguish too. Depth is blue, and darker
+# the deeper.
 _OPTIMIZER_COLOURS = {
     "gd": "#000000",
     "momentum": "#e69f00",
@@ -21,7 +22,7 @@ _OPTIMIZER_COLOURS = {
     "normalized": "#999999",
     "loss_scaled": "#7a3e9d",
 }
-# For lines that are told apart by something else than their method.
+# For lines that differ in something other than their method.
 PALETTE = ("#000000", "#e69f00", "#56b4e9", "#0072b2", "#08306b", "#009e73", "#cc79a7", "#d55e00")
 _DEPTH_COLOURS = ("#56b4e9", "#0072b2", "#08306b")
 _BEST_FIRST = "Method, best first"
@@ -29,39 +30,36 @@ _WIDTH, _HEIGHT = 660, 420
 
 
 def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
-    """Distance from the optimum against iterations, one line per method at its best rate."""
+    """Distance from the optimum against iterations, one line per method at its best lr."""
     order = tuned(curves)["method"].to_list()
     return distance_chart(
         _above_optimum(_named(tuned_curves(curves)), optimum),
         _colour(order),
         _dash(order),
-        "Loss above the optimum against iterations, each method at its best rate.",
+        "Loss above the optimum against iterations, each method at its best learning rate.",
     )
 
 
 def distance_chart(
     table: pl.DataFrame, colour: alt.Color, dash: alt.StrokeDash, description: str
 ) -> alt.TopLevelMixin:
-    """Lines of distances against iterations, with a band over seeds where there are several.
+    """Lines of distances against iterations, with a band over seeds if there are several.
 
     Args:
-        table: columns ``label, rate, step, median, low, high``; a step or a distance that has no
-            place on a logarithmic axis is left out.
-        colour: of the labels.
-        dash: of the labels.
-        description: one sentence for who cannot see the chart.
+        table: columns ``label, rate, step, median, low, high``; steps and distances that a
+            logarithmic axis cannot show are left out.
+        colour: colours of the labels.
+        dash: dashes of the labels.
+        description: one sentence for readers who cannot see the chart.
     """
-    # A run that overflowed before it diverged has infinite losses: no place on the axis.
+    # Zeros, and the infinite losses of a run that overflowed before it diverged.
     shown = (pl.col("step") > 0) & pl.col("high").is_finite() & (pl.col("low") > 0)
     distance = table.filter(shown)
     several_seeds = (distance["high"] > distance["low"]).any()
     highlight = _highlight()
-    base = alt.Chart(trimmed(distance)).encode(
+    base = alt.Chart(rounded(distance)).encode(
         x=alt.X(
-            "step:Q",
-            title="Iteration",
-            scale=alt.Scale(type="log", nice=False),
-            axis=log_axis(),
+            "step:Q", title="Iteration", scale=alt.Scale(type="log", nice=False), axis=log_axis()
         ),
         color=colour,
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
@@ -79,17 +77,17 @@ def distance_chart(
     bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(y="low:Q", y2="high:Q")
     layers = [bands, lines] if several_seeds else [lines]
     chart = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT)
-    return finish(chart.add_params(highlight), description)
+    return styled(chart.add_params(highlight), description)
 
 
 def labelled_colour(labels: list[str], title: str, colours: Sequence[str] = PALETTE) -> alt.Color:
-    """Colours for lines by their label, in this order."""
+    """Colours for the lines with these labels, in this order."""
     scale = alt.Scale(domain=labels, range=[colours[i % len(colours)] for i in range(len(labels))])
     return alt.Color("label:N", scale=scale, legend=alt.Legend(title=title))
 
 
 def labelled_dash(labels: list[str], title: str, dashed: Collection[str] = ()) -> alt.StrokeDash:
-    """Dashes for those labels that are named, full lines for the others."""
+    """Dashed lines for the labels in ``dashed``, solid lines for the others."""
     scale = alt.Scale(
         domain=labels, range=[[5, 3] if label in dashed else [1, 0] for label in labels]
     )
@@ -97,11 +95,11 @@ def labelled_dash(labels: list[str], title: str, dashed: Collection[str] = ()) -
 
 
 def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
-    """Final loss against the learning rate, and below it the rates at which runs failed."""
+    """Final loss against the lr, and below it the lrs at which runs failed."""
     order = tuned(curves)["method"].to_list()
-    labels = [parse_method(name).label for name in order]
+    labels = [label_of(name) for name in order]
     sensitivity = _named(rate_curve(curves)).drop("low", "high")
-    # A median over seeds of which most diverged is infinite and has no place on the axis.
+    # If most seeds diverged, the median is infinite and cannot be shown.
     worked = sensitivity.filter(pl.col("median").is_finite() & (pl.col("failed") < pl.col("seeds")))
     failed = sensitivity.filter(pl.col("failed") > 0).drop("median")
     highlight = _highlight()
@@ -115,7 +113,7 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         alt.Tooltip("seeds:Q", title="Seeds"),
     ]
     lines = (
-        alt.Chart(trimmed(_above_optimum(worked, optimum)))
+        alt.Chart(rounded(_above_optimum(worked, optimum)))
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
         .encode(
             x=alt.X("rate:Q", title=None, scale=rates, axis=log_axis()),
@@ -128,27 +126,27 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
         .properties(width=_WIDTH, height=_HEIGHT)
         .add_params(highlight)
     )
+    hidden = alt.Axis(labels=False, ticks=False, domain=False, grid=True)
     crosses = (
-        alt.Chart(trimmed(failed))
+        alt.Chart(rounded(failed))
         .mark_point(shape="cross", angle=45, size=40, filled=True)
         .encode(
             x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=log_axis()),
-            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=_no_labels()),
+            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=hidden),
             color=_colour(order),
             opacity=opacity,
             tooltip=tooltip,
         )
         .properties(width=_WIDTH, height=13 * len(order))
     )
-    description = "Final loss above the optimum against the learning rate, and rates that failed."
-    return finish(alt.vconcat(lines, crosses, spacing=12), description)
+    description = "Final loss above the optimum and failures, against the learning rate."
+    return styled(alt.vconcat(lines, crosses, spacing=12), description)
 
 
-def finish(
-    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart,
-    description: str,
+def styled(
+    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart, description: str
 ) -> alt.TopLevelMixin:
-    """One look for all charts, large enough to read from the back of a room."""
+    """The chart in the style of all charts, readable from the back of a room."""
     return (
         chart.properties(description=description)
         .configure(font="system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
@@ -176,21 +174,21 @@ def finish(
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
-    labels = {name: parse_method(name).label for name in table["method"].unique()}
+    labels = {name: label_of(name) for name in table["method"].unique()}
     return table.with_columns(pl.col("method").replace_strict(labels).alias("label"))
 
 
 def _above_optimum(table: pl.DataFrame, optimum: float) -> pl.DataFrame:
-    """Losses minus the optimum; a run at the optimum itself has no place on a log axis."""
+    """Losses minus the optimum, kept above zero because the axis is logarithmic."""
     columns = [name for name in ("median", "low", "high") if name in table.columns]
-    floor = optimum * 1e-15
+    least = optimum * 1e-15
     return table.with_columns(
-        *((pl.col(name) - optimum).clip(lower_bound=floor).alias(name) for name in columns)
+        *((pl.col(name) - optimum).clip(lower_bound=least).alias(name) for name in columns)
     )
 
 
-def trimmed(table: pl.DataFrame) -> pl.DataFrame:
-    """Five digits are more than a chart shows, and keep the page small."""
+def rounded(table: pl.DataFrame) -> pl.DataFrame:
+    """Numbers rounded to five digits, which is more than a chart shows and keeps the page small."""
     floats = [name for name, kind in table.schema.items() if kind == pl.Float64]
     return table.with_columns(pl.col(floats).round_sig_figs(5))
 
@@ -205,28 +203,24 @@ def log_y(field: str, title: str) -> alt.Y:
     return alt.Y(field, title=title, scale=scale, axis=log_axis())
 
 
-def _no_labels() -> alt.Axis:
-    return alt.Axis(labels=False, ticks=False, domain=False, grid=True)
-
-
 def log_axis() -> alt.Axis:
-    """Labels of a logarithmic axis, without zeros behind the last digit."""
+    """A logarithmic axis whose labels have no trailing zeros."""
     return alt.Axis(format="~g", labelOverlap=True, labelSeparation=8)
 
 
 def _colour(order: list[str]) -> alt.Color:
-    labels = [parse_method(name).label for name in order]
+    labels = [label_of(name) for name in order]
     return labelled_colour(labels, _BEST_FIRST, [_method_colour(name) for name in order])
 
 
 def _dash(order: list[str]) -> alt.StrokeDash:
     methods = [parse_method(name) for name in order]
-    dashed = {method.label for method in methods if method.engine == "factors"}
+    dashed = {method.label for method in methods if method.depth_kind == "factors"}
     return labelled_dash([method.label for method in methods], _BEST_FIRST, dashed)
 
 
 def _method_colour(name: str) -> str:
     method = parse_method(name)
-    if method.optimizer != "gd" or method.engine == "plain":
+    if method.optimizer != "gd" or method.depth_kind == "plain":
         return _OPTIMIZER_COLOURS[method.optimizer]
     return _DEPTH_COLOURS[min(2, max(0, round(method.depth) - 2))]

@@ -1,4 +1,4 @@
-"""`overparam data`: what is on this machine, fetch it, verify it."""
+"""`overparam data`: list the data sets, fetch and verify them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overparam import data
 
 @dataclass(frozen=True)
 class DataCommand:
-    """List the data sets, download one, or check the files.
+    """List the data sets, download them, or check their files.
 
     Examples:
         overparam data
@@ -23,11 +23,11 @@ class DataCommand:
     """
 
     action: Annotated[Literal["list", "fetch", "verify"], tyro.conf.Positional] = "list"
-    """list: where each set is. fetch: download to the cache. verify: check the files again."""
+    """list: show where each data set is. fetch: download to the cache. verify: check the files."""
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Data sets; all of them where none is named."""
+    """Data sets; all of them if none is named."""
     force: bool = False
-    """With fetch: download again, replacing a broken file in the cache."""
+    """With fetch: download again, for example to replace a broken file in the cache."""
 
 
 def manage(command: DataCommand, console: Console) -> int:

@@ -1,1 +1,1 @@
-"""Reruns of every experiment of the paper, with a verdict on each claim."""
+"""Every experiment of the paper, rerun, with a verdict on each claim."""

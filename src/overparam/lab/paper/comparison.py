@@ -1,75 +1,73 @@
-"""Findings on methods of one study, each at its best rate."""
+"""Evidence on pairs of methods, each at its best learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import polars as pl
 
-from overparam.lab.paper.chapter import PartResult
-from overparam.lab.paper.measurements import at_rates, is_near_start, tuned_distances
-from overparam.lab.paper.verdict import Finding, order, too_early, unless_at_edge
+from overparam.lab.paper.claims import Evidence, order, too_early, undecided_at_edge
+from overparam.lab.paper.distances import at_rates, is_near_start, tuned_distances
+from overparam.lab.paper.results import StudyResult
 from overparam.lab.summary import tuned
 
 
-def tuned_orders(
-    part: PartResult,
+def compare_tuned(
+    result: StudyResult,
     pairs: Iterable[tuple[str, str]],
     what: str,
     labels: Mapping[str, str],
     authors_iterations: int,
-) -> tuple[Finding, ...]:
+) -> tuple[Evidence, ...]:
     """Whether the first method of each pair ends below the second.
 
-    Undecided where the order over seeds is another, or none, with the first, third, ... learning
-    rate alone or with the second, fourth, ...: then the grid decides it, because the best rate of a
-    method may lie just below the one at which it diverges, or far; where the best rate of the one
-    that ends above is the smallest or the largest tried; and where one is near its start, in a run
-    that is shorter than the authors': near zero, a product of layers waits before it moves.
+    A pair is undecided in three cases:
+
+    - The grid decides: with only every other learning rate the order is a different one, or there
+      is none. This happens because the best lr of a method may lie just below the one at which it
+      diverges, or far below.
+    - The best lr of the method that is behind is the smallest or the largest tried.
+    - A method is still near its start in a run that is shorter than the authors': near zero, a
+      product of layers waits before it moves.
 
     Args:
-        part: with all methods.
+        result: the curves of all methods.
         pairs: names of methods.
-        what: the quantity, for people.
-        labels: of the methods, for people.
+        what: the quantity, in words.
+        labels: names of the methods for people.
         authors_iterations: length of the authors' run; 0 for a question that they did not ask.
     """
-    found = []
+    compared = []
     for pair in pairs:
-        runs = part.curves.filter(pl.col("method").is_in(pair))
-        both = PartResult(part.study, runs, part.optimum)
-        finding = _order(both, pair, what, labels)
-        halves = [
-            _order(replace(both, curves=half), pair, what, labels).agrees
-            for half in _halves(runs, pair)
-        ]
-        if finding.agrees is not None and set(halves) != {finding.agrees}:
-            text = f"{finding.text} Every other learning rate alone does not always say so."
-            finding = Finding(text, None)
+        runs = result.curves.filter(pl.col("method").is_in(pair))
+        names = labels[pair[0]], labels[pair[1]]
+        found, *halves = (
+            _order(curves, result.optimum, pair, names, what)
+            for curves in (runs, *_halves(runs, pair))
+        )
+        if found.agrees is not None and {half.agrees for half in halves} != {found.agrees}:
+            text = f"{found.text} With only every other learning rate this is not always so."
+            found = Evidence(text, None)
         edges = {row["method"]: row["edge"] for row in tuned(runs).to_dicts()}
-        first, second = pair
-        names, at_edge = (labels[first], labels[second]), (edges[first], edges[second])
-        finding = unless_at_edge(finding, names, at_edge)
-        waiting = [labels[m] for m in pair if is_near_start(runs, part.optimum, m)]
+        found = undecided_at_edge(found, names, (edges[pair[0]], edges[pair[1]]))
+        waiting = [labels[m] for m in pair if is_near_start(runs, result.optimum, m)]
         if waiting:
-            text = f"{finding.text} A seed of {' and one of '.join(waiting)} is near its start."
-            finding = Finding(text, finding.agrees)
-            finding = too_early(finding, part.study.iterations, authors_iterations)
-        found.append(finding)
-    return tuple(found)
+            text = f"{found.text} A seed of {' and one of '.join(waiting)} is near its start."
+            found = Evidence(text, found.agrees)
+            found = too_early(found, result.study.iterations, authors_iterations)
+        compared.append(found)
+    return tuple(compared)
 
 
 def _halves(runs: pl.DataFrame, pair: tuple[str, str]) -> list[pl.DataFrame]:
-    """The runs at every other learning rate that both methods have, twice; of one rate, once."""
+    """The runs at the first, third, ... lr that both methods have; at the second, fourth, ..."""
     first, second = (set(runs.filter(pl.col("method") == name)["rate"]) for name in pair)
     rates = sorted(first & second)
     return [at_rates(runs, half) for half in (rates[::2], rates[1::2]) if half]
 
 
 def _order(
-    part: PartResult, pair: tuple[str, str], what: str, labels: Mapping[str, str]
-) -> Finding:
-    distances = tuned_distances(part.curves, part.optimum)
-    (better, first), (worse, second) = ((labels[name], distances[name]) for name in pair)
-    return order(better, first, worse, second, what)
+    curves: pl.DataFrame, optimum: float, pair: tuple[str, str], names: tuple[str, str], what: str
+) -> Evidence:
+    better, worse = (tuned_distances(curves, optimum)[method] for method in pair)
+    return order(names[0], better, names[1], worse, what)

@@ -1,4 +1,4 @@
-"""Where does depth help once everything is tuned? A map over data, powers, optimizers, depths."""
+"""Where does depth help if everything is tuned? A map over data, powers, optimizers and depths."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import finish
+from overparam.lab.charts.study import styled
 from overparam.lab.methods import OPTIMIZERS, parse_method
-from overparam.lab.paper.chapter import Chapter, PartResult
-from overparam.lab.paper.measurements import Interval, is_near_start, speed_up
+from overparam.lab.paper.claims import Claim, Evidence
+from overparam.lab.paper.distances import Interval, is_near_start, speed_up
+from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.studies import MAP_OPTIMIZERS, MAP_POWERS
-from overparam.lab.paper.verdict import Claim, Finding
 from overparam.lab.report.page import Section, html_table
 from overparam.lab.study import Study
 from overparam.lab.summary import tuned
@@ -22,78 +22,80 @@ _FASTER, _SLOWER, _OPEN = "faster", "slower", "not decided"
 _COLOUR_BOUND = 8.0
 
 
-def chapter(results: Mapping[str, PartResult]) -> Chapter:
-    """The claims and sections of the map, from every part whose name begins with ``map-``."""
-    parts = [part for name, part in results.items() if name.startswith("map-")]
-    table = depth_table(parts)
-    iterations = parts[0].study.iterations
-    return Chapter(
+def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
+    """The claims and the sections of the map, from every study whose name begins with ``map-``."""
+    cells = [result for name, result in results.items() if name.startswith("map-")]
+    table = depth_table(cells)
+    study = cells[0].study
+    iterations, seeds = study.iterations, len(study.seeds)
+    return ExperimentReport(
         "Beyond the paper: where depth helps",
         tuple(_claim(table, optimizer) for optimizer in MAP_OPTIMIZERS),
         (
             Section(
                 "The map",
-                f"<p>How many times fewer iterations each depth needs than the same optimizer on "
-                f"the plain weight, both at their best rate of {_grids(parts)}; "
-                f"{iterations:,} iterations, {len(parts[0].study.seeds)} seeds. "
-                "Where depth ends lower: the whole run over the iterations that depth takes to the "
-                "final loss of the plain weight; where it ends higher, the inverse, which is below "
-                f"1, down to 1/{iterations:,} for a depth that does not leave its start. Where the "
-                "two end within a tenth of each other, iterations to a tenth above; where "
-                "both come to a millionth of the first distance, iterations to that. Every cell is "
-                "shown. A cell without a dot is decided: every seed is faster, or every seed "
-                f"slower, by more than {_grid_step(parts[0].study):.3g} times, the step of the "
-                "grid: by so much a best rate between two that were tried can move a cell; and the "
-                "best rate of the slower one is neither the smallest nor the largest. The seeds "
-                "alone would all fall on one side of 1 by chance in "
-                f"{2 ** (1 - len(parts[0].study.seeds)):.0%} of the cells.</p>",
+                "<p>How many times fewer iterations each depth needs than the same optimizer on "
+                f"the plain weight: {iterations:,} iterations, {seeds} seeds, both at the best of "
+                f"their learning rates, {_grids(cells)}. "
+                "If depth ends lower, this is the length of the run divided by the iterations that "
+                "depth takes to reach the final loss of the plain weight. If depth ends higher, it "
+                f"is the inverse for the plain weight: below 1, and 1/{iterations:,} for a depth "
+                "that does not leave its start. If the two end within 10 % of each other, "
+                "iterations are counted to 10 % above the higher end; if both reach a millionth of "
+                "the first distance, to that distance.</p>"
+                "<p>Every cell is shown. A cell without a dot is decided: every seed is faster, or "
+                f"every seed is slower, by a factor of more than {_grid_step(study):.3g}, the step "
+                "of the grid (a best learning rate between two that were tried can change a cell "
+                "by this much), and the best learning rate of the slower one is neither the "
+                "smallest nor the largest tried. By chance, the seeds alone would all fall on the "
+                f"same side of 1 in {2 ** (1 - seeds):.0%} of the cells.</p>",
                 map_chart(table),
-                "Blue: depth is faster. Orange: slower. A dot: not decided. Hover for intervals."
-                " Rule: the end-to-end rule. Factors: an explicit product, which is what the "
-                "optimizer Factored does.",
+                "Blue: depth is faster. Orange: depth is slower. Dot: not decided. Hover for "
+                "intervals. Rule: the end-to-end rule. Factors: an explicit product, as in the "
+                "optimizer Factored.",
             ),
             Section("The map in numbers", _numbers(table)),
         ),
     )
 
 
-def depth_table(parts: list[PartResult]) -> pl.DataFrame:
+def depth_table(results: list[StudyResult]) -> pl.DataFrame:
     """One row per data set, power, optimizer and depth.
 
     Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``,
-    ``waits``: a seed of the depth has not left its start; and ``edge``: the best rate of the one or
-    the other is the smallest or the largest that was tried.
+    ``waits`` (whether a seed of the depth has not left its start) and ``edge`` (whether the best lr
+    of one of the two is the smallest or the largest tried).
     """
     rows = []
-    for part in parts:
-        edges = {row["method"]: row["edge"] for row in tuned(part.curves).to_dicts()}
-        for name in part.study.methods:
+    for result in results:
+        edges = {row["method"]: row["edge"] for row in tuned(result.curves).to_dicts()}
+        for name in result.study.methods:
             method = parse_method(name)
-            if method.engine == "plain":
+            if method.depth_kind == "plain":
                 continue
-            found = speed_up(part.curves, part.optimum, name, method.optimizer)
+            found = speed_up(result.curves, result.optimum, name, method.optimizer)
             rows.append(
                 {
-                    "data": part.study.data,
-                    "power": part.study.power,
+                    "data": result.study.data,
+                    "power": result.study.power,
                     "optimizer": OPTIMIZERS[method.optimizer].label,
-                    "depth": f"{method.engine} {method.depth:g}",
+                    "depth": f"{method.depth_kind} {method.depth:g}",
                     "speed_up": found.median,
                     "low": found.low,
                     "high": found.high,
                     "outcome": _outcome(
-                        found, _grid_step(part.study), edges[name], edges[method.optimizer]
+                        found, _grid_step(result.study), edges[name], edges[method.optimizer]
                     ),
-                    "waits": is_near_start(part.curves, part.optimum, name),
+                    "waits": is_near_start(result.curves, result.optimum, name),
                     "edge": edges[name] or edges[method.optimizer],
                 }
             )
     return pl.DataFrame(rows)
 
 
-def _grids(parts: list[PartResult]) -> str:
-    """The learning rates of each power; all data sets have the same."""
-    studies = {part.study.power: part.study for part in parts}
+def _grids(results: list[StudyResult]) -> str:
+    """The learning rates for each power, which are the same for all data sets."""
+    studies = {result.study.power: result.study for result in results}
     return ", ".join(
         f"{len(study.rates)} from {study.rates[0]:.2g} to {study.rates[-1]:.2g} at p = {power:g}"
         for power, study in sorted(studies.items())
@@ -106,7 +108,7 @@ def _grid_step(study: Study) -> float:
 
 
 def _outcome(found: Interval, least: float, depth_at_edge: bool, plain_at_edge: bool) -> str:
-    """Beyond ``least``, and not where a wider grid might help the slower one."""
+    """Decided if the factor exceeds ``least`` and a wider grid cannot help the slower one."""
     if found.low > least and not plain_at_edge:
         return _FASTER
     return _SLOWER if found.high < 1 / least and not depth_at_edge else _OPEN
@@ -115,7 +117,7 @@ def _outcome(found: Interval, least: float, depth_at_edge: bool, plain_at_edge: 
 def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
     name = OPTIMIZERS[optimizer].label
     cells = table.filter(pl.col("optimizer") == name)
-    findings = []
+    evidence = []
     for outcome, agrees in ((_FASTER, True), (_SLOWER, False), (_OPEN, None)):
         found = cells.filter(pl.col("outcome") == outcome)
         if len(found):
@@ -124,22 +126,22 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
             )
             text = f"{outcome.capitalize()} in {len(found)} of {len(cells)} cells ({powers})"
             if found["waits"].any():
-                text += f", in {found['waits'].sum()} of which a seed of depth waits at its start"
-            findings.append(Finding(f"{text}.", agrees))
+                text += f"; in {found['waits'].sum()} of them a seed of depth is near its start"
+            evidence.append(Evidence(f"{text}.", agrees))
     return Claim(
-        f"With both tuned, depth makes {name} faster.",
+        f"{name} is faster with depth than without, if both are tuned.",
         "Not asked; a question of ours.",
-        tuple(findings),
-        "Holds where every cell is faster, and fails where none is and some are slower, at this "
-        "horizon: a depth that waits at its start is slower. Which cells are: the map.",
+        tuple(evidence),
+        "The claim holds if every cell is faster, and does not hold if no cell is faster and some "
+        "are slower. This is at one horizon: a depth that is still near its start is slower. The "
+        "map shows which cells are faster.",
     )
 
 
 def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """A tile per cell, data sets side by side, optimizers below each other."""
-    bound = _COLOUR_BOUND
+    """A tile per cell; data sets side by side, optimizers one below the other."""
     shown = table.with_columns(
-        pl.col("speed_up").clip(1 / bound, bound).log(2).alias("colour"),
+        pl.col("speed_up").clip(1 / _COLOUR_BOUND, _COLOUR_BOUND).log(2).alias("colour"),
         pl.format("p = {}", pl.col("power").cast(pl.Int64)).alias("p"),
         pl.col("speed_up", "low", "high").clip(0, 1e6).round_sig_figs(3),
     )
@@ -155,7 +157,7 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             alt.Tooltip("low:Q", title="Lowest seed"),
             alt.Tooltip("high:Q", title="Highest seed"),
             alt.Tooltip("waits:N", title="Still near its start"),
-            alt.Tooltip("edge:N", title="A best rate at the edge"),
+            alt.Tooltip("edge:N", title="Best lr at the edge"),
         ],
     )
     ticks = [-3, -2, -1, 0, 1, 2, 3]
@@ -164,7 +166,7 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             "colour:Q",
             title="Speed-up",
             scale=alt.Scale(domain=[-3, 0, 3], range=["#d55e00", "#f7f7f7", "#0072b2"]),
-            # Squares and not a gradient, whose name in the SVG depends on what was drawn before.
+            # Squares, not a gradient: its name in the SVG depends on what was drawn before.
             legend=alt.Legend(
                 type="symbol",
                 symbolType="square",
@@ -183,7 +185,7 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
         column=alt.Column("data:N", title=None, sort=list(dict.fromkeys(table["data"]))),
         row=alt.Row("optimizer:N", title=None, sort=list(dict.fromkeys(table["optimizer"]))),
     )
-    return finish(chart, "Speed-up by depth over data sets, powers and optimizers, as tiles.")
+    return styled(chart, "Speed-up by depth over data sets, powers and optimizers, as tiles.")
 
 
 def _numbers(table: pl.DataFrame) -> str:
@@ -199,14 +201,14 @@ def _numbers(table: pl.DataFrame) -> str:
         values = [_factor(found[depth]) for depth in depths]
         rows.append([str(data), str(optimizer), f"{power:g}", *values])
     note = (
-        "<p class='note'>Median and range over seeds. Bold: faster, decided. In "
-        f"{table['edge'].sum()} of {len(table)} cells a best rate lies at the edge of the grid.</p>"
+        "<p class='note'>Median and range over seeds. Bold: decided, faster. In "
+        f"{table['edge'].sum()} of {len(table)} cells a best lr lies at the edge of the grid.</p>"
     )
     return note + html_table(["Data", "Optimizer", "p", *depths], rows, classes)
 
 
 def _factor(cell: dict[str, object]) -> str:
-    """A speed-up for people; 0 and infinity mean that one side diverges at every rate."""
+    """A speed-up for people; 0 and infinity mean that one side diverges at every lr."""
     if cell["speed_up"] == 0:
         return "depth diverges"
     if cell["speed_up"] == math.inf:

@@ -1,4 +1,4 @@
-"""Does the end-to-end rule train as explicit layers do, whatever their width?"""
+"""Does the end-to-end rule train like explicit layers, whatever their width?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import polars as pl
 
-from overparam.lab.paper.chapter import Chapter, PartResult
-from overparam.lab.paper.measurements import (
+from overparam.lab.paper.claims import Claim, Evidence, order, within
+from overparam.lab.paper.distances import (
     above_round_off,
     curve_gap,
     has_left_start,
@@ -18,24 +18,24 @@ from overparam.lab.paper.measurements import (
     seed_distances,
     tuned_distances,
 )
+from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.studies import FIXED_RATES, WIDE
 from overparam.lab.paper.tables import distances_against_authors, series, series_chart
-from overparam.lab.paper.verdict import Claim, Finding, order, within
 from overparam.lab.report.page import Section
 
-PARTS = ("l2-fixed", "l2-fixed-wide", "l4-fixed", "l4-fixed-wide")
+STUDIES = ("l2-fixed", "l2-fixed-wide", "l4-fixed", "l4-fixed-wide")
 
 _AUTHORS_ITERATIONS = 250_000
 _AUTHORS = {
     "l2": {"gd": "not shown", "factors:2": "1.2e-2", "factors:3": "9e-3"},
     "l4": {"gd": "not shown", "factors:2": "0.21", "factors:3": "0.145"},
 }
-# Two curves within 10 % of each other are one curve to the eye, on the paper's axes too.
+# Two curves within 10 % of each other look the same, on the paper's axes too.
 _SAME = 1.1
 
 
-def chapter(results: Mapping[str, PartResult]) -> Chapter:
-    """The claims and sections of the experiment at one learning rate."""
+def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
+    """The claims and the sections on the runs at one learning rate."""
     rule, width, faster = [], [], []
     sections = []
     for loss in ("l2", "l4"):
@@ -45,32 +45,32 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
         faster += _faster(loss, narrow)
         sections.append(_section(loss, narrow, wide))
     step = "at one learning rate"
-    return Chapter(
+    return ExperimentReport(
         "The rule, explicit layers and their width, at one learning rate",
         (
             Claim(
-                f"The end-to-end rule trains as explicit layers of width 1 do, {step}.",
-                "The curves of rule and layers lie on each other, for L2 and L4.",
+                f"The end-to-end rule trains like explicit layers of width 1 {step}.",
+                "For L2 and L4, the curves of rule and layers coincide.",
                 tuple(rule),
-                "Rule and layers start at the same product of near-zero layers. Theorem 1 asks "
-                "for balanced layers and a small rate; near-zero layers are balanced only nearly, "
-                "which moves the moment at which the loss starts to fall.",
+                "Rule and layers start at the same product of near-zero layers. Theorem 1 assumes "
+                "balanced layers and a small learning rate; near-zero layers are only nearly "
+                "balanced, which shifts the moment at which the loss starts to fall.",
             ),
             Claim(
-                f"Hidden width makes no difference: {WIDE} trains as 1, {step}.",
-                "The curves of width 1 and 100 lie on each other.",
+                f"Hidden width makes no difference: {WIDE} trains like 1 {step}.",
+                "The curves of width 1 and 100 coincide.",
                 tuple(width),
-                f"Layers of width {WIDE} with the same entries start at a larger product, "
-                "so that they leave the start earlier.",
+                f"Layers of width {WIDE} whose entries have the same distribution start at a "
+                "larger product, so they leave the start earlier.",
             ),
             Claim(
                 f"Deeper is faster {step}, for L2 and L4.",
                 "L2: 2 layers 1.2e-2, 3 layers 9e-3; L4: 0.21 and 0.145, after 250,000 iterations.",
                 tuple(faster),
-                "One rate for all says little: a rate that suits depth 3 suits 1 layer less. L2 is "
-                "run at the paper's 1e-3. On L4 every depth diverges there; L4 is run at "
-                f"{FIXED_RATES['l4']:g}, a rate fitted to the authors' two values after "
-                f"{_AUTHORS_ITERATIONS:,} iterations (docs/reproduction.md).",
+                "One learning rate for all says little: one that suits depth 3 suits 1 layer less. "
+                "L2 is run at the paper's 1e-3. On L4 every depth diverges at 1e-3, so L4 is run "
+                f"at {FIXED_RATES['l4']:g}, which was chosen to match the authors' two values "
+                f"after {_AUTHORS_ITERATIONS:,} iterations (docs/reproduction.md).",
             ),
         ),
         tuple(sections),
@@ -78,14 +78,14 @@ def chapter(results: Mapping[str, PartResult]) -> Chapter:
 
 
 def _same(
-    loss: str, first: PartResult, engine: str, second: PartResult, other: str, *names: str
-) -> list[Finding]:
-    """How far apart two engines are at depths 2 and 3: at the end, and at worst."""
+    loss: str, first: StudyResult, kind: str, second: StudyResult, other_kind: str, *names: str
+) -> list[Evidence]:
+    """How far apart two kinds of depth are at depth 2 and 3: at the end, and at most."""
     found = []
     for depth in (2, 3):
         ours, theirs = (
-            above_round_off(seed_distances(part.curves, part.optimum, f"{kind}:{depth}"))
-            for part, kind in ((first, engine), (second, other))
+            above_round_off(seed_distances(result.curves, result.optimum, f"{name}:{depth}"))
+            for result, name in ((first, kind), (second, other_kind))
         )
         where = f"{loss.upper()}, depth {depth}, {names[0]} over {names[1]}"
         last = first.study.iterations
@@ -93,51 +93,51 @@ def _same(
         if any(lost):
             counts = ", ".join(f"{n} of {name}" for n, name in zip(lost, names, strict=True))
             text = f"{where}: of {len(ours)} seeds each, {counts} diverge."
-            found.append(Finding(text, False if sorted(lost) == [0, len(ours)] else None))
+            found.append(Evidence(text, False if sorted(lost) == [0, len(ours)] else None))
             continue
         if not all(map(has_left_start, (*ours.values(), *theirs.values()))):
-            # Equal because nothing has happened yet, or one a little before the other.
-            found.append(Finding(f"{where}: a seed is still near its start.", None))
+            # The curves may agree only because nothing has happened yet.
+            found.append(Evidence(f"{where}: a seed is still near its start.", None))
             continue
         ends, largest = curve_gap(ours, theirs)
         found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
-        way = within(f"{where}, largest factor on the way", largest, 1, _SAME)
-        found.append(Finding(f"{way.text}{_lag(ours, theirs, last)}", way.agrees))
+        way = within(f"{where}, largest ratio along the way", largest, 1, _SAME)
+        found.append(Evidence(f"{way.text}{_lag(ours, theirs, last)}", way.agrees))
     return found
 
 
 def _lag(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int) -> str:
-    """Where two curves part, by how much of the run: on a linear axis too little to see?"""
+    """How long the slower of two curves takes to catch up, as part of the run."""
     lags = largest_lags(ours, theirs, _SAME)
     finite = [lag for lag in lags if lag < math.inf]
     if not any(lags):
         return ""
-    text = " Where they are further apart, the higher one is as far down "
+    clauses = []
     if finite:
         ends = dict.fromkeys(f"{lag:,.0f}" for lag in (min(finite), max(finite)))
-        text += f"{' to '.join(ends)} of {iterations:,} iterations later"
+        clauses.append(f"catches up {' to '.join(ends)} of {iterations:,} iterations later")
     if len(finite) < len(lags):
-        text += f"{', ' * bool(finite)}in {len(lags) - len(finite)} of {len(lags)} seeds not at all"
-    return f"{text}."
+        clauses.append(f"never catches up in {len(lags) - len(finite)} of {len(lags)} seeds")
+    return f" Where they are further apart, the higher one {' and '.join(clauses)}."
 
 
-def _faster(loss: str, part: PartResult) -> list[Finding]:
-    """Whether each depth is below the next smaller one, once all of its seeds have moved."""
+def _faster(loss: str, result: StudyResult) -> list[Evidence]:
+    """Whether each depth is below the next smaller one, once all its seeds have moved."""
     names = {"factors:3": "3 layers", "factors:2": "2 layers", "gd": "1 layer"}
-    distances = tuned_distances(part.curves, part.optimum)
-    what = f"{loss.upper()}, distance after {part.study.iterations:,} iterations"
+    distances = tuned_distances(result.curves, result.optimum)
+    what = f"{loss.upper()}, distance after {result.study.iterations:,} iterations"
     found = []
     for deeper, shallower in pairwise(names):
-        pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
-        if is_near_start(part.curves, part.optimum, deeper):
+        if is_near_start(result.curves, result.optimum, deeper):
             text = f"{what}: a seed of {names[deeper]} is still near its start."
-            found.append(Finding(text, None))
+            found.append(Evidence(text, None))
         else:
+            pair = (names[deeper], distances[deeper], names[shallower], distances[shallower])
             found.append(order(*pair, what))
     return found
 
 
-def _section(loss: str, narrow: PartResult, wide: PartResult) -> Section:
+def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
     lines = [series(narrow, "gd", "1 layer")]
     for depth in (2, 3):
         lines += [
@@ -152,13 +152,13 @@ def _section(loss: str, narrow: PartResult, wide: PartResult) -> Section:
     ]
     chart = series_chart(
         lines,
-        f"At the rate {FIXED_RATES[loss]:g}",
-        f"{loss.upper()} distance from the optimum against iterations at one rate.",
+        f"lr = {FIXED_RATES[loss]:g}",
+        f"{loss.upper()} distance from the optimum against iterations at one learning rate.",
         dashed=[str(line["label"][0]) for line in lines if "Rule" in line["label"][0]],
     )
     return Section(
-        f"{loss.upper()} at the rate {FIXED_RATES[loss]:g}",
+        f"{loss.upper()} at lr = {FIXED_RATES[loss]:g}",
         distances_against_authors(rows, narrow.study.iterations, _AUTHORS_ITERATIONS),
         chart,
-        "Line = median over seeds, band = smallest to largest. Both axes are logarithmic.",
+        "Line: median over seeds. Band: smallest to largest. Both axes are logarithmic.",
     )

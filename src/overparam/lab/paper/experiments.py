@@ -1,4 +1,4 @@
-"""The experiments by name: what each needs, and what it makes of it."""
+"""The experiments by name: which studies each needs, and the report it makes of them."""
 
 from __future__ import annotations
 
@@ -17,101 +17,97 @@ from overparam.lab.paper import (
     network,
     tuned,
 )
-from overparam.lab.paper.chapter import Chapter, PartResult
+from overparam.lab.paper.results import ExperimentReport, StudyResult
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Everything that was measured.
+class StoredResults:
+    """Everything that is finished.
 
     Attributes:
-        results: finished studies by part.
-        floors: curves of second-order methods by loss, l2 and l4.
-        seconds: per iteration by loss and method.
-        network: the convolutional network, where it is finished.
+        results: finished studies by name.
+        baselines: curves of the second-order baselines by loss, l2 and l4.
+        seconds: seconds per iteration by loss and method.
+        network: the convolutional network, or None if it is not finished.
     """
 
-    results: Mapping[str, PartResult]
-    floors: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    results: Mapping[str, StudyResult]
+    baselines: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     network: network.CnnResult | None = None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of the paper, or one that it lacks.
+    """An experiment of the paper, or one of ours.
 
     Attributes:
-        title: for people, where it is not finished.
-        needs: whether a part of this name belongs to it.
-        chapter: its claims and sections, from finished parts.
+        title: what the page calls it while it is not finished.
+        needs: whether it needs the study of a given name.
+        report: makes its claims and sections from finished studies.
     """
 
     title: str
     needs: Callable[[str], bool]
-    chapter: Callable[[Stored], Chapter]
+    report: Callable[[StoredResults], ExperimentReport]
 
-    def finished(self, stored: Stored, parts: Collection[str]) -> bool:
-        """Whether everything that the experiment needs was measured.
+    def finished(self, stored: StoredResults, studies: Collection[str]) -> bool:
+        """Whether every study that the experiment needs is finished.
 
         Args:
-            stored: what was measured.
-            parts: the names of all parts at this scale.
+            stored: what is finished.
+            studies: the names of all studies at this scale.
         """
-        needed = [part for part in parts if self.needs(part)]
-        return bool(needed) and all(part in stored.results for part in needed)
+        needed = [name for name in studies if self.needs(name)]
+        return bool(needed) and all(name in stored.results for name in needed)
 
 
 @dataclass(frozen=True)
 class NetworkExperiment(Experiment):
-    """The one experiment that is made of no studies."""
+    """The experiment on the convolutional network, which has a study of its own kind."""
 
-    def finished(self, stored: Stored, parts: Collection[str]) -> bool:
+    def finished(self, stored: StoredResults, studies: Collection[str]) -> bool:
         """Whether every run of the network is stored."""
         return stored.network is not None
 
 
 def _of_studies(
     title: str,
-    parts: Collection[str],
-    chapter: Callable[[Mapping[str, PartResult]], Chapter],
+    studies: Collection[str],
+    report: Callable[[Mapping[str, StudyResult]], ExperimentReport],
 ) -> Experiment:
     """An experiment that needs finished studies and nothing else."""
-    return Experiment(title, lambda part: part in parts, lambda stored: chapter(stored.results))
+    return Experiment(title, lambda name: name in studies, lambda stored: report(stored.results))
 
 
-def _known(result: network.CnnResult | None) -> network.CnnResult:
-    if result is None:
+def _network_report(stored: StoredResults) -> ExperimentReport:
+    if stored.network is None:
         raise ValueError("the network is not finished; train it first.")
-    return result
+    return network.report(stored.network)
 
 
 NETWORK, MAP = "network", "map"
 EXPERIMENTS: dict[str, Experiment] = {
-    "emulation": _of_studies(
-        "The rule against explicit layers, at one learning rate", emulation.PARTS, emulation.chapter
-    ),
-    "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.PARTS, tuned.chapter),
-    "adaptive": _of_studies("Depth against AdaGrad and AdaDelta", adaptive.PARTS, adaptive.chapter),
+    "emulation": _of_studies("The rule against layers", emulation.STUDIES, emulation.report),
+    "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.STUDIES, tuned.report),
+    "adaptive": _of_studies("AdaGrad and AdaDelta", adaptive.STUDIES, adaptive.report),
     "controls": Experiment(
         "Controls that the paper lacks",
-        lambda part: part in controls.PARTS,
-        lambda stored: controls.chapter(stored.results, stored.floors, stored.seconds),
+        lambda name: name in controls.STUDIES,
+        lambda stored: controls.report(stored.results, stored.baselines, stored.seconds),
     ),
-    "adam": _of_studies("Adam on deeper weights", adam.PARTS, adam.chapter),
+    "adam": _of_studies("Adam on deeper weights", adam.STUDIES, adam.report),
     "initialization": _of_studies(
         "Four and eight layers by initialization",
-        initialization.PARTS + initialization.OPTIONAL_PARTS,
-        initialization.chapter,
+        initialization.STUDIES + initialization.OPTIONAL_STUDIES,
+        initialization.report,
     ),
     NETWORK: NetworkExperiment(
-        "The convolutional network on MNIST",
-        lambda part: False,
-        lambda stored: network.chapter(_known(stored.network)),
+        "The convolutional network on MNIST", lambda name: False, _network_report
     ),
     MAP: Experiment(
         "Where depth helps",
-        lambda part: part.startswith("map-"),
-        lambda stored: depth_map.chapter(stored.results),
+        lambda name: name.startswith("map-"),
+        lambda stored: depth_map.report(stored.results),
     ),
 }

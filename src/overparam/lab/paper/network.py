@@ -1,4 +1,4 @@
-"""Does depth accelerate the paper's convolutional network, or its penalty?"""
+"""Does depth accelerate the paper's convolutional network, or only its penalty?"""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from overparam.lab.paper.chapter import Chapter
-from overparam.lab.paper.measurements import Interval, interval
-from overparam.lab.paper.verdict import (
+from overparam.lab.paper.claims import (
     Claim,
-    Finding,
+    Evidence,
     order,
     order_of_shares,
-    unless_at_edge,
+    undecided_at_edge,
     within,
 )
+from overparam.lab.paper.distances import Interval, interval
+from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.problems.mnist_cnn.figures import (
     error_chart,
     penalty_chart,
@@ -34,7 +34,7 @@ from overparam.lab.problems.mnist_cnn.study import (
 )
 from overparam.lab.problems.mnist_cnn.summary import (
     against_alone,
-    gap,
+    differences,
     penalty_majority,
     seed_values,
     steps_to,
@@ -42,7 +42,7 @@ from overparam.lab.problems.mnist_cnn.summary import (
 )
 from overparam.lab.report.page import Section, html_table
 
-# Within a tenth two numbers are the same to the eye on the paper's axis.
+# Two numbers within 10 % of each other look the same on the paper's axis.
 _SAME = 0.1
 _LEVELS = (1.0, 0.5, 0.2, 0.1, 0.05)
 _PAIR = {"product": "product", "plain": "original"}
@@ -51,14 +51,14 @@ _TEST_ERROR = "test error at the end"
 
 @dataclass(frozen=True)
 class CnnResult:
-    """What was measured on the network.
+    """The stored curves of the network.
 
     Attributes:
-        study: the settings; the first learning rate is the one that the claims are about.
-        curves: of training.
-        alone: the penalty integrated alone, at the size of the study.
+        study: the settings; the claims are about its first learning rate.
+        curves: the training curves.
+        alone: the penalty descended alone, without data, at the size of the study.
         paper_alone: the same at the paper's size.
-        tested: images that test errors were counted on.
+        tested: number of images behind each test error.
     """
 
     study: CnnStudy
@@ -69,12 +69,12 @@ class CnnResult:
 
 
 def load_result(study: CnnStudy, jobs: Sequence[CnnJob], test_images: int) -> CnnResult | None:
-    """What the jobs of a study have stored, or None where one of them is not finished.
+    """The curves that the jobs of a study have stored, or None if a job is not finished.
 
     Args:
         study: the settings.
-        jobs: as :func:`overparam.lab.problems.mnist_cnn.jobs.cnn_jobs` gives them.
-        test_images: how many the data have.
+        jobs: the jobs, from :func:`overparam.lab.problems.mnist_cnn.jobs.cnn_jobs`.
+        test_images: number of test images in the data.
 
     Raises:
         ValueError: a file is damaged.
@@ -91,8 +91,8 @@ def load_result(study: CnnStudy, jobs: Sequence[CnnJob], test_images: int) -> Cn
     )
 
 
-def chapter(result: CnnResult) -> Chapter:
-    """The claims and sections of the network."""
+def report(result: CnnResult) -> ExperimentReport:
+    """The claims and the sections on the network."""
     at_rate = pl.col("rate") == result.study.rates[0]
     curves, alone = result.curves.filter(at_rate), result.alone.filter(at_rate)
     one = dataclasses.replace(result, curves=curves, alone=alone)
@@ -101,17 +101,17 @@ def chapter(result: CnnResult) -> Chapter:
         Section(
             "Batch loss, and the penalty alone",
             chart=penalty_chart(curves, alone, result.paper_alone),
-            caption="Full: cross-entropy plus penalty while training. Dashed: the penalty "
-            "descended by itself, without data, from the same weights. Diamonds: the batch loss "
-            "in the paper's figure after 8,600 steps, read by eye. Line = median over seeds that "
-            "have not diverged, band = smallest to largest.",
+            caption="Solid: cross-entropy plus penalty during training. Dashed: the penalty "
+            "descended alone, without data, from the same weights. Diamonds: the batch loss in the "
+            "paper's figure after 8,600 steps, read by eye. Line: median over the seeds that have "
+            "not diverged. Band: smallest to largest.",
         ),
         Section(
             "Cross-entropy and penalty apart",
             _last_table(one) + _steps_table(one),
             split_chart(curves),
-            "Cross-entropy with dropout, each batch before its own step, mean since the point "
-            "before. Line = median over seeds that have not diverged.",
+            "Cross-entropy with dropout, of each batch before its own step, averaged since the "
+            "previous point. Line: median over the seeds that have not diverged.",
         ),
         Section("Test error", chart=error_chart(curves)),
     ]
@@ -121,73 +121,75 @@ def chapter(result: CnnResult) -> Chapter:
             Section(
                 "The network at several learning rates",
                 chart=rate_chart(result.curves),
-                caption="Median over seeds, smallest to largest. No range where a seed diverged, "
-                "no point where half of them or more did.",
+                caption="Median over seeds, with the range. There is no range if a seed diverged, "
+                "and no point if half of the seeds or more did.",
             )
         )
-    return Chapter("The convolutional network on MNIST", tuple(claims), tuple(sections))
+    return ExperimentReport("The convolutional network on MNIST", tuple(claims), tuple(sections))
 
 
 def _acceleration(result: CnnResult) -> Claim:
-    findings = []
-    for quantity, what in (
-        ("loss", "batch loss at the end (cross-entropy plus penalty, as the authors plot)"),
-        ("mean_cross_entropy", "cross-entropy, mean over the run"),
-        ("cross_entropy", "cross-entropy at the end"),
-    ):
-        first, second = (_value(result, name, quantity) for name in _PAIR)
-        findings.append(order("product", first, "original", second, what))
+    def compare(quantity: str, what: str, product: str, plain: str) -> Evidence:
+        first, second = (_value(result, name, quantity) for name in (product, plain))
+        return order("product", first, "original", second, what)
+
+    evidence = [
+        compare(quantity, what, "product", "plain")
+        for quantity, what in (
+            ("loss", "batch loss at the end (cross-entropy plus penalty, as the authors plot)"),
+            ("mean_cross_entropy", "cross-entropy, mean over the run"),
+            ("cross_entropy", "cross-entropy at the end"),
+        )
+    ]
     first, second = (_value(result, name, "test_error") for name in _PAIR)
-    findings.append(
+    evidence.append(
         order_of_shares("product", first, "original", second, _TEST_ERROR, result.tested)
     )
     pair = ("product_unpenalized", "plain_unpenalized")
     if set(pair) <= set(result.study.variants):
-        first, second = (_value(result, name, "mean_cross_entropy") for name in pair)
         what = "cross-entropy without penalty, mean over the run"
-        findings.append(order("product", first, "original", second, what))
+        evidence.append(compare("mean_cross_entropy", what, *pair))
     return Claim(
         "Replacing each dense weight by a product of two makes the MNIST network train faster.",
         f"Batch loss after {AUTHORS_STEPS:,} steps: original {AUTHORS_LOSS['plain']:g}, "
         f"overparameterized {AUTHORS_LOSS['product']:g}.",
-        tuple(findings),
-        "The batch loss holds the L2 penalty, which says nothing of how well the network fits. "
-        + _rate_remark(result.study)
-        + _size_remark(result.study),
+        tuple(evidence),
+        "The batch loss contains the L2 penalty, which says nothing about how well the network "
+        "fits. " + _rate_remark(result.study) + _size_remark(result.study),
     )
 
 
 def _is_penalty(result: CnnResult) -> Claim:
-    findings = []
+    evidence = []
     ratios = against_alone(result.curves, result.alone)
     majorities = penalty_majority(result.curves)
     for name in AUTHORS_LOSS:
         label = VARIANTS[name].label
         last = interval(ratios.filter(pl.col("variant") == name)["last"].to_list())
         text = f"{label}: penalty after training over penalty without data"
-        findings.append(within(text, last, 1 - _SAME, 1 + _SAME))
+        evidence.append(within(text, last, 1 - _SAME, 1 + _SAME))
         share = _value(result, name, "penalty_share")
-        findings.append(within(f"{label}: share of the penalty in the last loss", share, 0.5, 1))
+        evidence.append(within(f"{label}: share of the penalty in the last loss", share, 0.5, 1))
         steps = majorities.filter(pl.col("variant") == name)["share"].to_list()
         text = f"{label}: share of the steps at which the penalty is most of the loss"
-        findings.append(within(text, interval(steps), 0.5, 1))
-    gaps = gap(result.curves, "product", "plain")
+        evidence.append(within(text, interval(steps), 0.5, 1))
+    gaps = differences(result.curves, "product", "plain")
     ends = gaps.filter(pl.col("step") == gaps["step"].max())
     share = interval((ends["penalty"] / ends["loss"]).to_list())
-    text = "Share of the penalty in the difference of the last losses"
-    findings.append(within(text, share, 1 - _SAME, 1 + _SAME))
-    findings += _against_authors(result)
+    text = "Share of the penalty in the difference between the last losses"
+    evidence.append(within(text, share, 1 - _SAME, 1 + _SAME))
+    evidence += _against_authors(result)
     return Claim(
         "The two curves of the paper's figure are the L2 penalty, not the fit.",
         "Not considered; a question of ours.",
-        tuple(findings),
-        "Where the penalty has fallen far, the cross-entropy is what is left. "
+        tuple(evidence),
+        "Once the penalty has become small, what is left is the cross-entropy. "
         + _size_remark(result.study),
     )
 
 
-def _against_authors(result: CnnResult) -> list[Finding]:
-    """The penalty alone at the paper's size, and what trained there, against their two values."""
+def _against_authors(result: CnnResult) -> list[Evidence]:
+    """The penalty alone and the trained loss at the paper's size, against the authors' values."""
     found = []
     table = result.paper_alone
     last = table.filter(pl.col("step") == table["step"].max())
@@ -215,14 +217,17 @@ def _tuned(result: CnnResult) -> Claim:
         order_of_shares(product, errors[0], plain, errors[1], _TEST_ERROR, result.tested),
     )
     at_edge = (best["product"]["edge"], best["plain"]["edge"])
-    findings = tuple(unless_at_edge(found, (product, plain), at_edge) for found in orders)
-    remark = "The rate of each is the one with the lowest validation error, over the same rates."
+    evidence = tuple(undecided_at_edge(found, (product, plain), at_edge) for found in orders)
+    remark = (
+        "Each network is at the learning rate with its lowest validation error, out of the same "
+        "learning rates."
+    )
     if edges := [VARIANTS[key].label for key, row in best.items() if row["edge"]]:
-        remark += f" It lies at the edge of the rates tried for: {', '.join(edges)}."
+        remark += f" The best one is the smallest or the largest tried for: {', '.join(edges)}."
     return Claim(
-        "The product trains faster with the learning rate tuned for each network too.",
+        "The product also trains faster with the learning rate tuned for each network.",
         "Not shown: one learning rate for both.",
-        findings,
+        evidence,
         remark,
     )
 
@@ -242,8 +247,8 @@ def _last_table(result: CnnResult) -> str:
         rows.append([VARIANTS[name].label, *cells, str(errors)])
     note = (
         f"<p class='note'>After {result.study.steps:,} steps; median over seeds and range. The "
-        "sum on the last batch alone is what the tutorial prints: after the step on that batch."
-        "</p>"
+        "sum on the last batch alone is what the tutorial prints; it is computed after the step on "
+        "that batch.</p>"
     )
     return note + html_table(("Network", *quantities.values()), rows)
 
@@ -260,8 +265,8 @@ def _steps_table(result: CnnResult) -> str:
         rows.append([VARIANTS[name].label, *cells])
     header = ("Network", *(f"cross-entropy ≤ {level:g}" for level in _LEVELS))
     return (
-        "<p class='note'>Steps until the mean cross-entropy between two records is first at or "
-        "below a level, range over seeds.</p>" + html_table(header, rows)
+        "<p class='note'>Steps until the mean cross-entropy since the previous record first "
+        "reaches a level, range over seeds.</p>" + html_table(header, rows)
     )
 
 
@@ -288,7 +293,7 @@ def _is_papers(study: CnnStudy) -> bool:
 
 def _rate_remark(study: CnnStudy) -> str:
     if len(study.rates) == 1:
-        return f"At the authors' learning rate, {study.rates[0]:g}, alone: not tuned. "
+        return f"Only at the authors' learning rate, {study.rates[0]:g}: not tuned. "
     return ""
 
 
@@ -301,5 +306,5 @@ def _size_remark(study: CnnStudy) -> str:
         f"{study.channels[0]} and {study.channels[1]} channels, {study.hidden} hidden units, "
         f"{study.steps:,} steps; the authors' has {paper.side} x {paper.side}, "
         f"{paper.channels[0]} and {paper.channels[1]}, {paper.hidden}, {paper.steps:,}. The "
-        "penalty alone at their size needs no data and is not cut."
+        "penalty alone needs no data and is run at their full size."
     )

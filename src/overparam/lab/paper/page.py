@@ -12,8 +12,8 @@ from pathlib import Path
 import vl_convert
 
 from overparam._files import write_whole
-from overparam.lab.paper.chapter import Chapter
-from overparam.lab.paper.verdict import Claim
+from overparam.lab.paper.claims import Claim
+from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.report.page import Section, write_page
 from overparam.lab.theory.check import FAILS, HOLDS
 
@@ -23,7 +23,7 @@ _CLASSES = {HOLDS: "holds", FAILS: "fails"}
 def write_reproduction(
     folder: Path,
     *,
-    chapters: Mapping[str, Chapter],
+    reports: Mapping[str, ExperimentReport],
     missing: Mapping[str, str],
     lead: str,
     remarks: Sequence[str],
@@ -33,21 +33,21 @@ def write_reproduction(
     The same stored curves give the same bytes.
 
     Args:
-        folder: where to.
-        chapters: of the finished experiments, by name.
-        missing: titles of the experiments that are not finished, by name.
+        folder: where to write.
+        reports: the finished experiments, by name.
+        missing: titles of the unfinished experiments, by name.
         lead: the paragraph below the title.
-        remarks: sentences about this run as a whole, such as data that were not to be had.
+        remarks: sentences about this run as a whole, for example on data that could not be found.
     """
     figures = folder / "figures"
     for stale in figures.glob("*.svg"):
         stale.unlink()
-    sections = [Section("Claims and verdicts", _overview(chapters, missing, remarks))]
-    for name, chapter in chapters.items():
-        details = "".join(map(_claim_html, chapter.claims))
-        sections.append(Section(chapter.title, details, anchor=name))
-        sections += [dataclasses.replace(section, level=3) for section in chapter.sections]
-        for section in chapter.sections:
+    sections = [Section("Claims and verdicts", _overview(reports, missing, remarks))]
+    for name, report in reports.items():
+        details = "".join(map(_claim_html, report.claims))
+        sections.append(Section(report.title, details, anchor=name))
+        sections += [dataclasses.replace(section, level=3) for section in report.sections]
+        for section in report.sections:
             if section.chart is not None:
                 svg = vl_convert.vegalite_to_svg(section.chart.to_dict())
                 file = figures / f"{name}-{_slug(section.heading)}.svg"
@@ -58,29 +58,29 @@ def write_reproduction(
         lead=lead,
         sections=sections,
     )
-    write_whole(folder / "verdicts.json", _verdicts(chapters, missing).encode("utf-8"))
+    write_whole(folder / "verdicts.json", _verdicts(reports, missing).encode("utf-8"))
 
 
 def _overview(
-    chapters: Mapping[str, Chapter], missing: Mapping[str, str], remarks: Sequence[str]
+    reports: Mapping[str, ExperimentReport], missing: Mapping[str, str], remarks: Sequence[str]
 ) -> str:
     rows = "".join(
         f"<tr><td><a href='#{name}'>{escape(claim.statement)}</a></td>"
         f"<td>{escape(claim.authors)}</td>"
-        f"<td>{escape(claim.measured)}</td>"
+        f"<td>{escape(claim.evidence_in_short)}</td>"
         f"<td class='{_CLASSES.get(claim.verdict, 'part')}'>{escape(claim.verdict)}</td>"
         f"<td>{escape(claim.why)}</td></tr>"
-        for name, chapter in chapters.items()
-        for claim in chapter.claims
+        for name, report in reports.items()
+        for claim in report.claims
     )
     rows += "".join(
         f"<tr><td>{escape(title)}</td><td></td><td></td><td class='part'>not finished</td>"
-        f"<td>overparam reproduce --only {escape(name)} completes it.</td></tr>"
+        f"<td>To complete it: overparam reproduce --only {escape(name)}</td></tr>"
         for name, title in missing.items()
     )
     head = "".join(
         f"<th scope='col'>{name}</th>"
-        for name in ("Claim", "What the authors showed", "What we measured", "Verdict", "Why")
+        for name in ("Claim", "What the authors showed", "Our evidence", "Verdict", "Remarks")
     )
     notes = "".join(f"<p class='note'>{escape(remark)}</p>" for remark in remarks)
     table = f"<table class='claims'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -90,8 +90,8 @@ def _overview(
 def _claim_html(claim: Claim) -> str:
     marks = {True: "agrees", False: "disagrees", None: "decides nothing"}
     items = "".join(
-        f"<li>{escape(finding.text)} <span class='note'>({marks[finding.agrees]})</span></li>"
-        for finding in claim.findings
+        f"<li>{escape(item.text)} <span class='note'>({marks[item.agrees]})</span></li>"
+        for item in claim.evidence
     )
     return (
         f"<h3>{escape(claim.statement)} "
@@ -101,11 +101,11 @@ def _claim_html(claim: Claim) -> str:
     )
 
 
-def _verdicts(chapters: Mapping[str, Chapter], missing: Mapping[str, str]) -> str:
+def _verdicts(reports: Mapping[str, ExperimentReport], missing: Mapping[str, str]) -> str:
     claims = [
         {"experiment": name, "verdict": claim.verdict} | dataclasses.asdict(claim)
-        for name, chapter in chapters.items()
-        for claim in chapter.claims
+        for name, report in reports.items()
+        for claim in report.claims
     ]
     return json.dumps({"claims": claims, "not finished": sorted(missing)}, indent=2) + "\n"
 

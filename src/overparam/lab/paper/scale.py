@@ -1,10 +1,10 @@
-"""How much work a rerun of the paper's experiments is."""
+"""Horizons and grids of a rerun of the paper's experiments, in three sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The grid of the paper: half decades by eye, {1e-5, 5e-5, ..., 1e-1, 5e-1}.
+# The paper's grid of learning rates: rough half decades, {1e-5, 5e-5, ..., 1e-1, 5e-1}.
 PAPER_RATES = (1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1)
 
 
@@ -14,22 +14,23 @@ class Scale:
 
     Attributes:
         name: quick, standard or paper.
-        fixed: iterations at one rate; the paper's are 250,000.
-        tuned: iterations of the tuned runs; 1,000,000.
-        adam: iterations of Adam on deeper weights; 200,000.
-        deep: iterations of 4 and 8 layers; 100,000.
-        rates_per_decade: of the grid that joins the paper's own, for L4.
+        fixed: iterations of the runs at one learning rate (250,000 in the paper).
+        tuned: iterations of the tuned runs (1,000,000 in the paper).
+        adam: iterations of Adam with depth (200,000 in the paper).
+        deep: iterations of 4 and 8 layers (100,000 in the paper).
+        rates_per_decade: learning rates per decade that are tried for L4 beside the paper's.
         l2_rates_per_decade: the same for L2, which is cheap.
-        lowest_rate: of that grid.
-        highest_rate: of that grid.
+        lowest_rate: smallest learning rate of that grid.
+        highest_rate: largest learning rate of that grid.
         seeds: one initialization each.
-        full_identity: whether hidden layers as wide as the features are run too.
-        network: scale of the convolutional network, by the network's ``SCALES``.
+        full_identity: whether to run hidden layers as wide as the features too.
+        network: scale of the convolutional network, a key of the network's ``SCALES``.
         map_data: data sets of the map.
         map_iterations: iterations of every run of the map.
-        map_rates_per_decade: grid of the map.
-        map_lowest_rate: of that grid at p = 4; ten times as high at 2, a tenth of it at 6.
-        map_highest_rate: of that grid.
+        map_rates_per_decade: learning rates per decade of the map.
+        map_lowest_rate: smallest learning rate of the map at p = 4; ten times that at p = 2, a
+            tenth of it at p = 6.
+        map_highest_rate: largest learning rate of the map.
     """
 
     name: str

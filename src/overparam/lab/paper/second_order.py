@@ -1,4 +1,4 @@
-"""The floor: second-order methods on the same loss, by iterations and by seconds."""
+"""The second-order baseline: Newton and BFGS on the same loss, by iterations and by seconds."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from overparam.lab.training.optimum import find_optimum
 
 NEWTON, BFGS = "Newton", "BFGS"
 _BFGS_ITERATIONS = 2000
-# Raised whenever the clock changes, so that old seconds are not shown.
+# Raised whenever timing changes, so that old seconds are not shown.
 _CLOCK = "clock 2"
 
 
-def load_or_measure_floor(
-    path: Path, parts: Sequence[PreparedStudy]
+def load_or_compute_baseline(
+    path: Path, studies: Sequence[PreparedStudy]
 ) -> tuple[pl.DataFrame, dict[str, float]]:
-    """What is stored of the floor and of the seconds, or both measured anew and stored.
+    """The curves of the baseline and the seconds of all methods, from the disk if they are there.
+
+    Otherwise both are computed and stored.
 
     Args:
-        path: of the files ``.parquet`` and ``.json``, without a suffix.
-        parts: studies on one loss whose methods are timed.
+        path: path of the ``.parquet`` and ``.json`` files, without the suffix.
+        studies: studies on one loss, whose methods are timed too.
 
     Returns:
-        The curves of :func:`second_order_curves`, and seconds per iteration by method.
+        The curves from :func:`second_order_curves`, and seconds per iteration by method.
     """
     curves_file, seconds_file = path.with_suffix(".parquet"), path.with_suffix(".json")
-    identities = [_CLOCK, *(part.identity for part in parts)]
+    identities = [_CLOCK, *(study.identity for study in studies)]
     if curves_file.exists() and seconds_file.exists():
         stored = json.loads(seconds_file.read_text(encoding="utf-8"))
         if stored["identities"] == identities:
             return read_table(curves_file), stored["seconds"]
-    study, data = parts[0].study, parts[0].data
+    study, data = studies[0].study, studies[0].data
     curves, seconds = second_order_curves(data, study.power)
-    methods = [name for part in parts for name in part.study.methods]
+    methods = [name for prepared in studies for name in prepared.study.methods]
     seconds |= seconds_per_iteration(study, data, methods)
     write_table(curves_file, curves)
     stored = {"identities": identities, "seconds": seconds}
@@ -59,12 +61,13 @@ def second_order_curves(
 ) -> tuple[pl.DataFrame, dict[str, float]]:
     """Losses of Newton's method and of BFGS after every iteration.
 
-    Newton is :func:`~overparam.lab.training.optimum.find_optimum`, each step least squares; it
-    starts at the least-squares solution. BFGS is SciPy's, with its line search, in float64, and
-    starts at zero. Newton is left out where there are several outputs, which it solves in turn.
+    Newton is :func:`~overparam.lab.training.optimum.find_optimum`: each step is a least-squares
+    problem, and it starts at the least-squares solution. BFGS is SciPy's, in float64, with its own
+    line search, and starts at zero. With several outputs Newton is left out, because it solves
+    them one after another.
 
     Args:
-        data: standardized.
+        data: standardized data.
         power: ``p >= 2`` of the loss mean |error|^p.
 
     Returns:
@@ -74,11 +77,11 @@ def second_order_curves(
     start = torch.zeros(objective.outputs, objective.inputs, dtype=torch.float64)
     rows: list[tuple[str, int, float]] = []
     seconds: dict[str, float] = {}
-    methods: dict[str, Callable[[Callable[[Tensor], None]], None]] = {
+    methods: dict[str, Callable[[Callable[[Tensor], None]], object]] = {
         BFGS: lambda add: _bfgs(objective, add)
     }
     if objective.outputs == 1:
-        methods[NEWTON] = lambda add: _newton(data, power, add)
+        methods[NEWTON] = lambda add: find_optimum(data.features, data.targets, power, add)
     for method, minimize in methods.items():
         weights = [start]
         started = time.perf_counter()
@@ -91,12 +94,8 @@ def second_order_curves(
     return pl.DataFrame(rows, schema=schema, orient="row"), seconds
 
 
-def _newton(data: RegressionData, power: float, add: Callable[[Tensor], None]) -> None:
-    find_optimum(data.features, data.targets, power, add)
-
-
 def _bfgs(objective: PowerLoss, add: Callable[[Tensor], None]) -> None:
-    import scipy.optimize  # here, not above: it takes a third of a second of every command
+    import scipy.optimize  # here, because it would slow down every command by a third of a second
 
     shape = (1, objective.outputs, objective.inputs)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from overparam.lab.paper.scale import PAPER_RATES, Scale
 from overparam.lab.study import Study
 
-# The paper's rate is 1e-3. On L2 it gives the values of the authors' figure; on L4 every depth
-# diverges there, and 1e-4 gives them (docs/reproduction.md).
+# The paper's learning rate is 1e-3. On L2 it gives the values of the authors' figure. On L4 every
+# depth diverges at 1e-3, and 1e-4 gives their values (docs/reproduction.md).
 FIXED_RATES = {"l2": 1e-3, "l4": 1e-4}
 WIDE = 100
 DEPTHS = ("gd", "factors:2", "factors:3", "rule:2", "rule:3")
@@ -20,20 +20,20 @@ MAP_FACTORS_DEPTHS = (2, 3, 4)
 _SHARD_RUNS = 96
 
 
-def regression_parts(scale: Scale, data: str, features: int, device: str) -> dict[str, Study]:
-    """Every study of one data set that reruns an experiment of the paper or controls it.
+def regression_studies(scale: Scale, data: str, features: int, device: str) -> dict[str, Study]:
+    """The studies on one data set that rerun an experiment of the paper or add a control to it.
 
-    The paper's settings: standardized data, no bias, every factor entry N(0, 0.01^2), hidden
-    width 1 (100 in one experiment), the loss mean |error|^p.
+    The settings are the paper's: standardized data, no bias, every factor entry N(0, 0.01^2),
+    hidden width 1 (100 in one experiment), loss mean |error|^p.
 
     Args:
         scale: horizons and grids.
         data: name of the data set, Ethanol in the paper.
-        features: how many it has, the hidden width of the full identity.
+        features: number of features, which is the hidden width of the full identity.
         device: where to train.
 
     Returns:
-        Studies by the name of the part.
+        The studies by name.
     """
 
     def study(power: float, methods: tuple[str, ...], iterations: int, **others: object) -> Study:
@@ -45,7 +45,7 @@ def regression_parts(scale: Scale, data: str, features: int, device: str) -> dic
             ),
             "more_rates": PAPER_RATES,
             "width": 1,
-            # Least squares is cheap by Gram matrices, and its late progress slow.
+            # Least squares is cheap with Gram matrices, and its late progress is slow.
             "dtype": "float64" if power == 2 else "float32",
         }
         return Study(
@@ -59,45 +59,45 @@ def regression_parts(scale: Scale, data: str, features: int, device: str) -> dic
             **(common | others),  # pyright: ignore[reportArgumentType]
         )
 
-    parts = {}
+    studies = {}
     for name, power in (("l2", 2.0), ("l4", 4.0)):
         rate = FIXED_RATES[name]
         one_rate = {"lowest_rate": rate, "highest_rate": rate, "more_rates": ()}
-        parts[f"{name}-fixed"] = study(power, DEPTHS, scale.fixed, **one_rate)
+        studies[f"{name}-fixed"] = study(power, DEPTHS, scale.fixed, **one_rate)
         wide = ("factors:2", "factors:3")
-        parts[f"{name}-fixed-wide"] = study(power, wide, scale.fixed, width=WIDE, **one_rate)
-        parts[f"{name}-tuned"] = study(power, DEPTHS, scale.tuned)
-        parts[f"{name}-adaptive"] = study(power, ADAPTIVE, scale.tuned)
-        # On least squares the step scaled by the loss is gradient descent.
+        studies[f"{name}-fixed-wide"] = study(power, wide, scale.fixed, width=WIDE, **one_rate)
+        studies[f"{name}-tuned"] = study(power, DEPTHS, scale.tuned)
+        studies[f"{name}-adaptive"] = study(power, ADAPTIVE, scale.tuned)
+        # For least squares, the step scaled by the loss is gradient descent.
         controls = tuple(name for name in CONTROLS if power > 2 or name != "loss_scaled")
-        parts[f"{name}-controls"] = study(power, controls, scale.tuned)
-    parts["l4-adam"] = study(4.0, ("adam", "adam+factors:2", "adam+factors:3"), scale.adam)
+        studies[f"{name}-controls"] = study(power, controls, scale.tuned)
+    studies["l4-adam"] = study(4.0, ("adam", "adam+factors:2", "adam+factors:3"), scale.adam)
     deep = ("factors:4", "factors:8")
-    parts["l4-near-zero"] = study(4.0, ("gd", *deep), scale.deep)
-    parts["l4-residual"] = study(4.0, deep, scale.deep, init="residual")
+    studies["l4-near-zero"] = study(4.0, ("gd", *deep), scale.deep)
+    studies["l4-residual"] = study(4.0, deep, scale.deep, init="residual")
     if scale.full_identity:
-        # Dear: eight square factors a run. The paper's own rates alone.
+        # Expensive (eight square factors per run), so only at the paper's own learning rates.
         paper_rates = {"lowest_rate": 1e-5, "highest_rate": 1e-5, "more_rates": PAPER_RATES}
-        parts["l4-identity"] = study(
+        studies["l4-identity"] = study(
             4.0, deep, scale.deep, init="identity", width=features, **paper_rates
         )
-    return parts
+    return studies
 
 
-def map_parts(scale: Scale, device: str) -> dict[str, Study]:
-    """The studies of the map: optimizers on every depth, on several data sets and powers."""
+def map_studies(scale: Scale, device: str) -> dict[str, Study]:
+    """The studies of the map by name: optimizers with every depth, for several data and powers."""
     methods = []
     for optimizer in MAP_OPTIMIZERS:
         methods.append(optimizer)
         methods += [f"{optimizer}+rule:{depth}" for depth in MAP_RULE_DEPTHS]
         methods += [f"{optimizer}+factors:{depth}" for depth in MAP_FACTORS_DEPTHS]
     return {
-        map_part(data, power): Study(
+        f"map-{data}-p{power:g}": Study(
             data=data,
             power=power,
             methods=tuple(methods),
             iterations=scale.map_iterations,
-            # The steeper the loss, the smaller the largest stable rate.
+            # The steeper the loss, the smaller the largest stable learning rate.
             lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
             highest_rate=scale.map_highest_rate,
             rates_per_decade=scale.map_rates_per_decade,
@@ -109,8 +109,3 @@ def map_parts(scale: Scale, device: str) -> dict[str, Study]:
         for data in scale.map_data
         for power in MAP_POWERS
     }
-
-
-def map_part(data: str, power: float) -> str:
-    """The name of a part of the map."""
-    return f"map-{data}-p{power:g}"

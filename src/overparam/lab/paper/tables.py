@@ -7,38 +7,33 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import distance_chart, labelled_colour, labelled_dash
-from overparam.lab.methods import parse_method
-from overparam.lab.paper.chapter import PartResult
-from overparam.lab.paper.measurements import Interval, at_horizon, at_rates, tuned_distances
+from overparam.lab.charts.study import distance_chart, labelled_colour, labelled_dash, rate_chart
+from overparam.lab.methods import label_of
+from overparam.lab.paper.distances import Interval, at_horizon, at_rates, tuned_distances
+from overparam.lab.paper.results import StudyResult
 from overparam.lab.paper.scale import PAPER_RATES
-from overparam.lab.report.page import html_table
+from overparam.lab.report.page import Section, html_table
 from overparam.lab.summary import tuned, tuned_curves
 
 
-def label_of(method: str) -> str:
-    """The name of a method for people."""
-    return parse_method(method).label
+def joined(*results: StudyResult) -> StudyResult:
+    """Studies of different methods on the same loss, as one result."""
+    curves = pl.concat([result.curves for result in results])
+    return StudyResult(results[0].study, curves, results[0].optimum)
 
 
-def joined(*parts: PartResult) -> PartResult:
-    """Parts on the same loss that hold different methods, as one set of curves."""
-    curves = pl.concat([part.curves for part in parts])
-    return PartResult(parts[0].study, curves, parts[0].optimum)
-
-
-def series(part: PartResult, method: str, label: str) -> pl.DataFrame:
-    """The distances of a method at its best rate, over seeds, as one line of a chart.
+def series(result: StudyResult, method: str, label: str) -> pl.DataFrame:
+    """The distances of a method at its best lr, over seeds, as one line of a chart.
 
     Columns: ``label, rate, step, median, low, high``.
     """
-    one = tuned_curves(part.curves.filter(pl.col("method") == method))
+    one = tuned_curves(result.curves.filter(pl.col("method") == method))
     columns = ("median", "low", "high")
     return one.select(
         pl.lit(label).alias("label"),
         "rate",
         "step",
-        *((pl.col(name) - part.optimum).alias(name) for name in columns),
+        *((pl.col(name) - result.optimum).alias(name) for name in columns),
     )
 
 
@@ -48,9 +43,9 @@ def series_chart(
     """A chart of lines made by :func:`series`, in this order.
 
     Args:
-        lines: one table each.
-        title: of the legend.
-        description: one sentence for who cannot see the chart.
+        lines: one table for each line.
+        title: title of the legend.
+        description: one sentence for readers who cannot see the chart.
         dashed: labels of dashed lines.
     """
     labels = [str(line["label"][0]) for line in lines]
@@ -62,21 +57,32 @@ def series_chart(
     )
 
 
+def lr_section(title: str, result: StudyResult, body_html: str = "") -> Section:
+    """A section with the final distance of every method at every learning rate."""
+    return Section(
+        f"{title}, every learning rate",
+        body_html,
+        rate_chart(result.curves, result.optimum),
+        "Final distance at every learning rate, median over seeds. A cross below marks a learning "
+        "rate at which some seed diverged or ended above its initial loss.",
+    )
+
+
 def distances_against_authors(
     rows: Sequence[tuple[str, Interval, str]], iterations: int, authors_iterations: int
 ) -> str:
-    """A table of distances beside the authors' values, read by eye from their figures.
+    """A table of distances beside the authors' values, which are read by eye from their figures.
 
     Args:
-        rows: name, distance here, the authors' value as text.
-        iterations: of the distances here.
-        authors_iterations: of theirs.
+        rows: name, our distance, the authors' value as text.
+        iterations: length of our runs.
+        authors_iterations: length of the authors' runs.
     """
     note = (
         ""
         if iterations == authors_iterations
-        else f"<p class='note'>Not to be compared: the runs here have {iterations:,} iterations, "
-        f"those of the authors {authors_iterations:,}.</p>"
+        else f"<p class='note'>Not comparable: our runs have {iterations:,} iterations, "
+        f"the authors' {authors_iterations:,}.</p>"
     )
     header = (
         "Method",
@@ -86,33 +92,33 @@ def distances_against_authors(
     return note + html_table(header, [(name, str(value), theirs) for name, value, theirs in rows])
 
 
-def tuned_by_horizon(part: PartResult) -> dict[int, dict[str, Interval]]:
+def tuned_by_horizon(result: StudyResult) -> dict[int, dict[str, Interval]]:
     """Distances at a hundredth, a tenth, a fifth, a half and the whole of the iterations."""
-    last = part.study.iterations
+    last = result.study.iterations
     return {
-        horizon: tuned_distances(at_horizon(part.curves, horizon), part.optimum)
+        horizon: tuned_distances(at_horizon(result.curves, horizon), result.optimum)
         for horizon in (last // 100, last // 10, last // 5, last // 2, last)
     }
 
 
-def horizon_table(part: PartResult, methods: Sequence[str]) -> str:
-    """Distances of tuned methods at several horizons, each tuned anew for its horizon."""
-    found = tuned_by_horizon(part)
+def horizon_table(result: StudyResult, methods: Sequence[str]) -> str:
+    """Distances of tuned methods at several horizons, tuned separately for each horizon."""
+    found = tuned_by_horizon(result)
     horizons, columns = list(found), list(found.values())
     rows = [[label_of(method), *(str(column[method]) for column in columns)] for method in methods]
     header = ["Method", *(f"{horizon:,} iterations" for horizon in horizons)]
     return (
-        "<p class='note'>Distance from the optimum, median over seeds and range, at the last "
-        "step recorded up to each horizon; every method is tuned anew for it, over the same rates."
-        "</p>" + html_table(header, rows)
+        "<p class='note'>Distance from the optimum (median over seeds, with the range) at the last "
+        "recorded step up to each horizon. Every method is tuned separately for each horizon, over "
+        "the same learning rates.</p>" + html_table(header, rows)
     )
 
 
-def grid_table(part: PartResult, methods: Sequence[str]) -> str:
-    """What the grid does to the result: all rates against the paper's half decades alone."""
-    whole = tuned_distances(part.curves, part.optimum)
-    coarse = tuned_distances(at_rates(part.curves, PAPER_RATES), part.optimum)
-    best = {row["method"]: row for row in tuned(part.curves).to_dicts()}
+def grid_table(result: StudyResult, methods: Sequence[str]) -> str:
+    """How the result depends on the grid: all learning rates against the paper's half decades."""
+    whole = tuned_distances(result.curves, result.optimum)
+    coarse = tuned_distances(at_rates(result.curves, PAPER_RATES), result.optimum)
+    best = {row["method"]: row for row in tuned(result.curves).to_dicts()}
     rows = []
     for method in methods:
         fine = whole[method].median
@@ -127,6 +133,9 @@ def grid_table(part: PartResult, methods: Sequence[str]) -> str:
                 factor,
             ]
         )
-    count = len(part.study.rates)
-    header = ["Method", "Best rate", f"Distance, all {count} rates", "The paper's 10", "Factor"]
-    return html_table(header, rows)
+    count = len(result.study.rates)
+    header = ["Method", "Best lr", f"Distance, all {count} lrs", "Paper's 10 lrs", "Factor"]
+    return (
+        "<p class='note'>What each method loses if it is tuned over the paper's half decades only."
+        "</p>" + html_table(header, rows)
+    )

@@ -1,4 +1,4 @@
-"""Seconds per iteration of each method alone, on this machine: the one thing not reproducible."""
+"""Seconds per iteration of each method on this machine: the only numbers that vary per machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _WARM_UP, _STEPS, _ROUNDS = 5, 100, 5
 def seconds_per_iteration(
     study: Study, data: RegressionData, methods: Sequence[str]
 ) -> dict[str, float]:
-    """Median seconds of one step of one run, one method at a time, methods in turn.
+    """Median seconds of one step of one run; the methods take turns.
 
     Args:
         study: power, dtype and device.
-        data: standardized.
-        methods: their names.
+        data: standardized data.
+        methods: names of the methods to time.
     """
-    # Long, and recorded at its first two steps and its last: the clock sees training alone.
+    # So long, and recorded so rarely, that no loss is computed while the clock runs.
     study = dataclasses.replace(study, iterations=10**6, points=1)
     dtype = DTYPES[study.dtype]
     objective = PowerLoss(data.features, data.targets, study.power, dtype, study.device)
-    # At so small a rate nothing diverges while the clock runs.
+    # At such a small learning rate nothing diverges while the clock runs.
     runs = {method: [Run(parse_method(method), 1e-9, 0)] for method in methods}
     times: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(_ROUNDS):
@@ -39,6 +39,6 @@ def seconds_per_iteration(
             sweep.advance(_WARM_UP)
             started = time.perf_counter()
             sweep.advance(_STEPS)
-            sweep.weights().sum().item()  # waits for a device that works on its own
+            sweep.weights().sum().item()  # wait for a device that works asynchronously
             times[method].append((time.perf_counter() - started) / _STEPS)
     return {method: statistics.median(values) for method, values in times.items()}

@@ -5,84 +5,82 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from overparam.lab.charts.study import loss_chart, rate_chart
-from overparam.lab.paper.chapter import Chapter, PartResult
-from overparam.lab.paper.comparison import tuned_orders
-from overparam.lab.paper.measurements import tuned_distances
+from overparam.lab.charts.study import loss_chart
+from overparam.lab.methods import label_of
+from overparam.lab.paper.claims import Claim, Evidence
+from overparam.lab.paper.comparison import compare_tuned
+from overparam.lab.paper.distances import tuned_distances
+from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.studies import DEPTHS
 from overparam.lab.paper.tables import (
     distances_against_authors,
     grid_table,
     horizon_table,
-    label_of,
+    lr_section,
     tuned_by_horizon,
 )
-from overparam.lab.paper.verdict import Claim, Finding
 from overparam.lab.report.page import Section
 
-PARTS = ("l2-tuned", "l4-tuned")
+STUDIES = ("l2-tuned", "l4-tuned")
 
 AUTHORS_ITERATIONS = 1_000_000
 _AUTHORS = {
     "l2": {"gd": "2.7e-3", "factors:2": "3.6e-3", "factors:3": "4.1e-3"},
-    "l4": {
-        "gd": "3.7e-2",
-        "factors:2": "1.7e-2",
-        "factors:3": "6e-3",
-    },
+    "l4": {"gd": "3.7e-2", "factors:2": "1.7e-2", "factors:3": "6e-3"},
 }
 _LAYERS = {"gd": "1 layer", "factors:2": "2 layers", "factors:3": "3 layers"}
 
 
-def chapter(results: Mapping[str, PartResult]) -> Chapter:
-    """The claims and sections of the tuned runs on L2 and L4."""
-    parts = {loss: results[f"{loss}-tuned"] for loss in ("l2", "l4")}
-    iterations = parts["l4"].study.iterations
+def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
+    """The claims and the sections on the tuned runs for L2 and L4."""
+    by_loss = {loss: results[f"{loss}-tuned"] for loss in ("l2", "l4")}
+    iterations = by_loss["l4"].study.iterations
     what = f"distance after {iterations:,} iterations, tuned"
     layers = tuple(_LAYERS)
     deeper = layers[::-1]
 
-    def orders(loss: str, methods: Sequence[str]) -> tuple[Finding, ...]:
-        return tuned_orders(parts[loss], pairwise(methods), what, _LAYERS, AUTHORS_ITERATIONS)
+    def evidence(loss: str, methods: Sequence[str]) -> tuple[Evidence, ...]:
+        return compare_tuned(by_loss[loss], pairwise(methods), what, _LAYERS, AUTHORS_ITERATIONS)
 
-    return Chapter(
+    return ExperimentReport(
         "Every method at its best learning rate",
         (
             Claim(
                 "On L2 depth makes gradient descent slower.",
                 "1, 2, 3 layers after 1,000,000 iterations: 2.7e-3, 3.6e-3, 4.1e-3.",
-                orders("l2", layers),
-                _order_earlier(parts["l2"], layers) + horizon_remark(iterations),
+                evidence("l2", layers),
+                _order_earlier(by_loss["l2"], layers) + horizon_remark(iterations),
             ),
             Claim(
-                "On L4 depth makes gradient descent faster, the more the deeper.",
+                "On L4 depth makes gradient descent faster, and more depth makes it faster still.",
                 "1, 2, 3 layers after 1,000,000 iterations: 3.7e-2, 1.7e-2, 6e-3; depth leads "
                 "after 200,000.",
-                orders("l4", deeper),
-                _order_earlier(parts["l4"], deeper) + horizon_remark(iterations),
+                evidence("l4", deeper),
+                _order_earlier(by_loss["l4"], deeper) + horizon_remark(iterations),
             ),
         ),
-        tuple(section for loss, part in parts.items() for section in _sections(loss, part)),
+        tuple(section for loss, result in by_loss.items() for section in _sections(loss, result)),
     )
 
 
-def _order_earlier(part: PartResult, methods: Sequence[str]) -> str:
-    """At which shorter horizons the medians have the order that is claimed for the last one."""
-    found = tuned_by_horizon(part)
-    found.pop(part.study.iterations)
+def _order_earlier(result: StudyResult, methods: Sequence[str]) -> str:
+    """At which shorter horizons the medians have the claimed order."""
+    found = tuned_by_horizon(result)
+    found.pop(result.study.iterations)
     kept = [
         f"{horizon:,}"
         for horizon, distances in found.items()
         if all(distances[a].median < distances[b].median for a, b in pairwise(methods))
     ]
+    which = f" ({'; '.join(kept)} iterations)" if kept else ""
     return (
-        f"Of {len(found)} shorter horizons, tuned anew, the medians have this order at "
-        f"{len(kept)}{': ' * bool(kept)}{'; '.join(kept)}. "
+        f"The medians have this order at {len(kept)} of {len(found)} shorter horizons{which}, each "
+        "tuned separately. "
     )
 
 
 def horizon_remark(iterations: int) -> str:
-    """Says how far the runs go beside those of the authors."""
+    """How long the runs are, compared with the authors'."""
     if iterations == AUTHORS_ITERATIONS:
         return "At the authors' horizon."
     return (
@@ -91,25 +89,19 @@ def horizon_remark(iterations: int) -> str:
     )
 
 
-def _sections(loss: str, part: PartResult) -> tuple[Section, ...]:
+def _sections(loss: str, result: StudyResult) -> tuple[Section, ...]:
     name, methods = loss.upper(), DEPTHS
-    distances = tuned_distances(part.curves, part.optimum)
+    distances = tuned_distances(result.curves, result.optimum)
     rows = [(label_of(m), distances[m], _AUTHORS[loss].get(m, "not shown")) for m in methods]
     return (
         Section(
             f"{name}, tuned",
-            distances_against_authors(rows, part.study.iterations, AUTHORS_ITERATIONS),
-            loss_chart(part.curves, part.optimum),
-            "Each method at the rate with the lowest median final loss among those at which no "
-            "seed failed. Line = median, band = smallest to largest over seeds.",
+            distances_against_authors(rows, result.study.iterations, AUTHORS_ITERATIONS),
+            loss_chart(result.curves, result.optimum),
+            "Each method at its best learning rate: the one with the lowest median final loss "
+            "among those at which no seed failed. Line: median. Band: smallest to largest over "
+            "seeds.",
         ),
-        Section(
-            f"{name}, the whole learning-rate curve",
-            grid_table(part, methods),
-            rate_chart(part.curves, part.optimum),
-            "Final distance at every rate. A cross below marks a rate at which some seed diverged "
-            "or ended above its initial loss. The table: what tuning over the paper's half decades "
-            "alone does to each method.",
-        ),
-        Section(f"{name}, at shorter horizons", horizon_table(part, methods)),
+        lr_section(name, result, grid_table(result, methods)),
+        Section(f"{name}, at shorter horizons", horizon_table(result, methods)),
     )

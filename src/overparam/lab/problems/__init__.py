@@ -1,1 +1,1 @@
-"""Problems to train: data, model and loss."""
+"""Problems to train: data, a model and a loss."""

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables and interactive charts, with no external request."""
+"""A self-contained HTML page of text, tables and interactive charts, without external requests."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Section:
         body_html: HTML, already escaped.
         chart: an Altair chart.
         caption: plain text below the chart.
-        anchor: what a link of the page to this section is called.
-        level: of the heading: 2, or 3 for a part of the section of level 2 before it.
+        anchor: target name for links on the page to this section.
+        level: level of the heading: 2, or 3 for a subsection.
     """
 
     heading: str
@@ -40,9 +40,9 @@ def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]
     """Write a page that opens in a browser without a network.
 
     Args:
-        path: where to; replaced as a whole.
+        path: the file to write; an old one is replaced as a whole.
         title: heading of the page, plain text.
-        lead: the paragraph below it, plain text.
+        lead: the paragraph below the heading, plain text.
         sections: the content.
     """
     loader = jinja2.PackageLoader("overparam.lab.report")
@@ -55,7 +55,7 @@ def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]
         for number, section in enumerate(sections, start=1)
         if section.chart is not None
     ]
-    # Without a snippet: vega, vega-lite and vega-embed as globals. The stub calls it required.
+    # Without a snippet: vega, vega-lite and vega-embed as globals. The stub wrongly requires one.
     bundle = vl_convert.javascript_bundle() if charts else ""  # pyright: ignore[reportCallIssue]
     html = environment.get_template("page.html").render(
         title=title, lead=lead, sections=sections, charts=charts, bundle=bundle
@@ -78,7 +78,7 @@ def html_table(
     Args:
         header: column names.
         rows: cells, one sequence per row.
-        classes: CSS classes of cells by (row, column): "best" or "none".
+        classes: CSS classes of cells, "best" or "none", by (row, column).
     """
     classes = classes or {}
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in header)

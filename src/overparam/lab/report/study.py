@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sized
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -13,10 +14,11 @@ import vl_convert
 
 from overparam._files import write_whole
 from overparam.lab.charts.study import loss_chart, rate_chart
-from overparam.lab.findings import findings, label
+from overparam.lab.conclusions import conclusions
 from overparam.lab.jobs import load_curves
+from overparam.lab.methods import label_of
 from overparam.lab.report.page import Section, html_list, html_table, write_page
-from overparam.lab.store import RunDirectory, write_table
+from overparam.lab.store import StudyDirectory, write_table
 from overparam.lab.study import Study, study_from_settings
 from overparam.lab.summary import iterations_by_target, targets, tuned
 
@@ -29,8 +31,8 @@ class Results:
 
     Attributes:
         curves: all curves.
-        optimum: loss of the optimum.
-        finished: whether every run was trained to its end.
+        optimum: the optimal loss.
+        finished: whether every run has been trained to its end.
     """
 
     curves: pl.DataFrame
@@ -38,26 +40,26 @@ class Results:
     finished: bool
 
 
-def write_report(directory: RunDirectory) -> Results:
+def write_report(directory: StudyDirectory) -> Results:
     """Write ``report.html``, ``figures/*.svg`` and ``curves.parquet`` from what is stored.
 
-    Works on an unfinished run too, and says on the page that it is unfinished.
+    An unfinished study gets a report too, which says that the study is unfinished.
 
     Args:
-        directory: the run.
+        directory: where the study is stored.
 
     Returns:
         What the page shows, for the terminal.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: there is no study.
         ValueError: nothing has been trained yet, or the manifest is damaged.
     """
     manifest = directory.read_manifest()
     study = study_from_settings(manifest["study"], str(directory.manifest))
     curves = load_curves(study, directory)
     if curves.is_empty():
-        raise ValueError(f"{directory.path} holds no curves yet; let the run go on for a while.")
+        raise ValueError(f"{directory.path} holds no curves yet; let it train for a while.")
     data, optimum = manifest["data"], manifest["optimum"]["loss"]
     write_table(directory.path / "curves.parquet", curves)
     charts = {"loss": loss_chart(curves, optimum), "rates": rate_chart(curves, optimum)}
@@ -67,25 +69,26 @@ def write_report(directory: RunDirectory) -> Results:
     sections = [
         Section(
             "What it shows",
-            _unfinished(manifest) + html_list(findings(curves, optimum, manifest["finished"])),
+            _unfinished(manifest) + html_list(conclusions(curves, optimum, manifest["finished"])),
         ),
         Section(
             "Loss against iteration",
             chart=charts["loss"],
-            caption="Each method at its best learning rate: the lowest median final loss among the "
-            "rates at which no seed failed. With several seeds: line = median, band = smallest to "
-            "largest. Both axes are logarithmic. Click the legend to single out a method, hover "
-            "for values.",
+            caption="Each method at its best learning rate: the one with the lowest median final "
+            "loss among those at which no seed failed. With several seeds, the line is the median "
+            "and the band goes from the smallest to the largest. Both axes are logarithmic. Click "
+            "the legend to single out a method; hover for values.",
         ),
         Section("Iterations to each loss", _target_table(curves, optimum)),
         Section(
-            "The whole learning-rate curve",
+            "Every learning rate",
             chart=charts["rates"],
-            caption="Final loss of every rate that was tried, median over seeds. A cross below "
-            "marks a rate at which some seed diverged or ended above its initial loss.",
+            caption="Final loss at every learning rate that was tried, median over seeds. A cross "
+            "below marks a learning rate at which some seed diverged or ended above its initial "
+            "loss.",
         ),
-        Section("Every method at its best rate", _tuned_table(curves, optimum)),
-        Section("How far the optimum can be trusted", _certificate(manifest["optimum"], study)),
+        Section("Every method at its best learning rate", _tuned_table(curves, optimum)),
+        Section("How accurate the optimum is", _certificate(manifest["optimum"], study)),
         Section("Settings", _settings(study, manifest)),
     ]
     write_page(
@@ -93,15 +96,15 @@ def write_report(directory: RunDirectory) -> Results:
         title=f"Does depth accelerate training? The {study.data} data, p = {study.power:g}",
         lead=f"Linear regression with loss mean |error|^{study.power:g} on {data['rows']:,} rows "
         f"of {data['features']} features, full batch, {study.iterations:,} iterations. "
-        f"{len(study.methods)} methods, each tuned over the same {len(study.rates)} learning "
-        f"rates, {len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}.",
+        f"{_count(study.methods, 'method')}, tuned over the same "
+        f"{_count(study.rates, 'learning rate')}, {_count(study.seeds, 'seed')}.",
         sections=sections,
     )
     return Results(curves, optimum, manifest["finished"])
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what produces the numbers, for the record."""
+    """Versions of the packages that produce the numbers."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -114,7 +117,7 @@ def package_versions() -> dict[str, str]:
 def _target_table(curves: pl.DataFrame, optimum: float) -> str:
     levels = targets(curves, optimum)
     if not levels:
-        return "<p>No method came half of the way from its initial loss to the optimum.</p>"
+        return "<p>No method got halfway from its initial loss to the optimum.</p>"
     order = tuned(curves)["method"].to_list()
     found = iterations_by_target(curves, levels)
     best = {
@@ -123,7 +126,7 @@ def _target_table(curves: pl.DataFrame, optimum: float) -> str:
     }
     rows, classes = [], {}
     for i, method in enumerate(order):
-        row = [label({"method": method})]
+        row = [label_of(method)]
         for j, level in enumerate(levels, start=1):
             iterations = found[method, level]
             row.append("not reached" if iterations is None else f"{iterations:,.0f}")
@@ -134,9 +137,9 @@ def _target_table(curves: pl.DataFrame, optimum: float) -> str:
         rows.append(row)
     header = ["Method", *(f"loss ≤ {level:g}" for level in levels)]
     return (
-        "<p class='note'>For each loss, the method at the rate that gets there first (median over "
-        "seeds). Losses are recorded at log-spaced iterations, so a figure may be late by one "
-        "recording step.</p>" + html_table(header, rows, classes)
+        "<p class='note'>For each loss, every method at the learning rate that gets there first "
+        "(median over seeds). Losses are recorded at log-spaced iterations, so a number may be too "
+        "large by one recording step.</p>" + html_table(header, rows, classes)
     )
 
 
@@ -146,7 +149,7 @@ def _tuned_table(curves: pl.DataFrame, optimum: float) -> str:
         spread = f"{row['low']:.4g} to {row['high']:.4g}" if row["seeds"] > 1 else "one seed"
         rows.append(
             [
-                label(row),
+                label_of(row["method"]),
                 f"{row['median']:.4g}",
                 f"{row['median'] - optimum:.3g}",
                 spread,
@@ -154,16 +157,24 @@ def _tuned_table(curves: pl.DataFrame, optimum: float) -> str:
                 f"{row['all_failed']} of {row['rates']}",
             ]
         )
-    header = ["Method", "Final loss", "Above optimum", "Over seeds", "Best rate", "Rates that fail"]
+    header = [
+        "Method",
+        "Final loss",
+        "Above optimum",
+        "Range over seeds",
+        "Best lr",
+        "lrs that fail",
+    ]
     return html_table(header, rows)
 
 
 def _certificate(optimum: dict[str, Any], study: Study) -> str:
     how = "least squares" if study.power == 2 else f"{optimum['iterations']} damped Newton steps"
     return (
-        f"<p>Optimal loss {optimum['loss']:.10g}, by {how} in float64. Certificate: there the norm "
-        f"of the gradient is {optimum['gradient_norm']:.2g}, against "
-        f"{optimum['gradient_scale']:.3g} at zero weights. The loss is convex.</p>"
+        f"<p>The optimal loss is {optimum['loss']:.10g}, found by {how} in float64. There the norm "
+        f"of the gradient is {optimum['gradient_norm']:.2g}, compared with "
+        f"{optimum['gradient_scale']:.3g} at zero weights. The loss is convex, so a gradient of "
+        "zero would prove the optimum.</p>"
     )
 
 
@@ -179,13 +190,13 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
             "Learning rates",
             f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}, "
             f"{study.rates_per_decade} per decade, the same for every method"
-            + (f"; reached linearly in {study.warm_up:,} steps" if study.warm_up else ""),
+            + (f"; linear warm-up over {study.warm_up:,} steps" if study.warm_up else ""),
         ],
         [
             "Initialization",
             f"every factor entry N(0, {study.init_std:g}²), hidden width "
             f"{study.width or 'min(outputs, features)'}; "
-            "the rule starts at the product of such factors",
+            "the rule starts at the product of these factors",
         ],
         ["Seeds", ", ".join(map(str, study.seeds))],
         ["Arithmetic", f"{study.dtype} on {study.device}"],
@@ -206,6 +217,10 @@ def _unfinished(manifest: dict[str, Any]) -> str:
     if manifest["finished"]:
         return ""
     return (
-        "<p><strong>Unfinished:</strong> the run was interrupted; what follows is what was done. "
-        "Run the same command again to complete it.</p>"
+        "<p><strong>Unfinished:</strong> training was interrupted; this page shows the curves so "
+        "far. Run the same command again to complete the study.</p>"
     )
+
+
+def _count(items: Sized, noun: str) -> str:
+    return f"{len(items)} {noun}{'s' if len(items) > 1 else ''}"

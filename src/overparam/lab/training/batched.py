@@ -1,4 +1,4 @@
-"""Many training runs as one batched tensor program: the runs are the leading dimension."""
+"""Trains many runs at once as one batch of tensors, whose leading dimension is the runs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from overparam.rule.reference import end_to_end_update
 
 
 class Sweep:
-    """Trains the runs of one shard side by side and records their losses.
+    """Trains the runs of one shard together and records their losses.
 
-    All runs share each evaluation of the gradient, whatever their method. A run whose weight
-    stops being finite has diverged: its step is recorded and it leaves the batch. The state can
-    be saved and restored between any two steps, and training goes on bit for bit.
+    All runs share each evaluation of the gradient, whatever their method. A run whose weight is no
+    longer finite has diverged: its step is recorded and it leaves the batch. The state can be saved
+    and restored between any two steps, and training continues bit for bit.
 
     Args:
         objective: the loss, in the dtype of the study.
         study: the settings.
-        runs: the runs of the shard; those of one method stand together.
+        runs: the runs of the shard, ordered so that runs of the same method are adjacent.
 
     Attributes:
-        step: gradient steps done.
-        losses: ``(runs, record points)``, float64; NaN where not reached or diverged.
-        diverged_at: ``(runs,)``, the step at which a weight was no longer finite, or -1.
+        step: number of gradient steps done.
+        losses: ``(runs, record points)``, float64; NaN if not reached or diverged.
+        diverged_at: ``(runs,)``, the step at which the weight was no longer finite, or -1.
     """
 
     def __init__(self, objective: PowerLoss, study: Study, runs: Sequence[Run]) -> None:
@@ -72,10 +72,10 @@ class Sweep:
             gradients = self.objective.gradient(weights)
             active = self._active
             sizes = [len(group.members) for group in active]
-            parts = zip(active, weights.split(sizes), gradients.split(sizes), strict=True)
-            share = self.study.share_of_rate(self.step)
-            for group, weight, gradient in parts:
-                group.descend(weight, gradient, share)
+            by_group = zip(active, weights.split(sizes), gradients.split(sizes), strict=True)
+            factor = self.study.warm_up_factor(self.step)
+            for group, weight, gradient in by_group:
+                group.descend(weight, gradient, factor)
             self.step += 1
 
     def weights(self) -> Tensor:
@@ -87,7 +87,7 @@ class Sweep:
         return torch.cat([group.weight() for group in self._active])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from."""
+        """Everything needed to continue training."""
         return {
             "step": self.step,
             "recorded": self._recorded,
@@ -97,21 +97,21 @@ class Sweep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state saved by a sweep over the same runs."""
+        """Continue from a state saved by a sweep over the same runs."""
         self.step, self._recorded = state["step"], state["recorded"]
         self.losses, self.diverged_at = state["losses"], state["diverged_at"]
         for group, saved in zip(self._groups, state["groups"], strict=True):
             group.load_state_dict(saved)
 
     def _finite_weights(self) -> Tensor:
-        """All weights ``(runs, m, n)``, after runs that have diverged were taken out."""
+        """All weights ``(runs, m, n)``, after removing the runs that have diverged."""
         weights = self.weights()
-        # One reduction and one look at the result: this is done at every step.
+        # A single reduction, because this is done at every step.
         if math.isfinite(weights.sum().item()):
             return weights
         finite = weights.isfinite().all(dim=2).all(dim=1)
-        parts = finite.split([len(group.members) for group in self._active])
-        for group, flags in zip(self._active, parts, strict=True):
+        by_group = finite.split([len(group.members) for group in self._active])
+        for group, flags in zip(self._active, by_group, strict=True):
             lost = [group.members[i] for i in (~flags).nonzero().flatten().tolist()]
             self.diverged_at[lost] = self.step
             group.keep(flags)
@@ -125,7 +125,7 @@ class Sweep:
 
 
 class _Group:
-    """The runs of one method: parameters ``(runs, ...)``, rates, and one optimizer for all."""
+    """The runs of one method: parameters ``(runs, ...)``, their lrs, and one optimizer for all."""
 
     def __init__(
         self, method: Method, members: list[tuple[int, Run]], objective: PowerLoss, study: Study
@@ -133,12 +133,12 @@ class _Group:
         self.method = method
         self.objective = objective
         self.members = [index for index, _ in members]
-        place: dict[str, Any] = {"dtype": DTYPES[study.dtype], "device": objective.device}
+        kind: dict[str, Any] = {"dtype": DTYPES[study.dtype], "device": objective.device}
         starts = [_start(method, run.seed, objective, study) for _, run in members]
-        self.parameters = [torch.stack(parts).to(**place) for parts in zip(*starts, strict=True)]
-        self.rates = torch.tensor([run.rate for _, run in members], **place)[:, None, None]
-        # The base optimizer moves shadows that start at zero with rate 1: after its step they
-        # hold minus the direction, which each run scales by its own rate.
+        self.parameters = [torch.stack(tensors).to(**kind) for tensors in zip(*starts, strict=True)]
+        self.rates = torch.tensor([run.rate for _, run in members], **kind)[:, None, None]
+        # The optimizer steps with lr 1 on shadow parameters that are zero before each step. After
+        # the step they hold minus the direction, which each run scales by its own lr.
         self.shadows = [torch.zeros_like(parameter) for parameter in self.parameters]
         _, build, self.scaling = OPTIMIZERS[method.optimizer]
         self.optimizer = build(self.shadows) if build else None
@@ -147,40 +147,40 @@ class _Group:
         """The end-to-end weights, ``(runs, m, n)``."""
         return factor_product(self.parameters) if len(self.parameters) > 1 else self.parameters[0]
 
-    def descend(self, weight: Tensor, gradient: Tensor, share: float) -> None:
-        """Take one step, with a share of the rates, from end-to-end weights and gradients there."""
+    def descend(self, weight: Tensor, gradient: Tensor, factor: float) -> None:
+        """Take one step with ``factor`` times the lrs, given the end-to-end weight and gradient."""
         if self.scaling is not None:
             objective = self.objective
             gradient = self.scaling(
                 gradient, lambda: objective.loss(weight, exact=False), objective.power
             )
-        if self.method.engine == "factors":
+        if self.method.depth_kind == "factors":
             directions = factor_product_vjp(self.parameters, gradient)
-        elif self.method.engine == "rule":
+        elif self.method.depth_kind == "rule":
             directions = (self._rule(gradient),)
         else:
             directions = (gradient,)
         if self.optimizer is None:
             for parameter, direction in zip(self.parameters, directions, strict=True):
-                parameter.addcmul_(self.rates, direction, value=-share)
+                parameter.addcmul_(self.rates, direction, value=-factor)
             return
         for shadow, direction in zip(self.shadows, directions, strict=True):
             shadow.grad = direction
         self.optimizer.step()
         for parameter, shadow in zip(self.parameters, self.shadows, strict=True):
-            parameter.addcmul_(self.rates, shadow, value=share)
+            parameter.addcmul_(self.rates, shadow, value=factor)
             shadow.zero_()
 
     def _rule(self, gradient: Tensor) -> Tensor:
         """The end-to-end update of every run."""
         weights, depth = self.parameters[0], self.method.depth
         if weights.shape[1] == 1:
-            # The closed form in the dtype of the runs: a fifth of the reference's time.
+            # The closed form, in the dtype of the runs, takes a fifth of the time.
             return update_of_rows(weights, gradient, depth)
         return end_to_end_update(weights, gradient, depth)
 
     def keep(self, flags: Tensor) -> None:
-        """Drop the runs whose flag is false, with their optimizer state."""
+        """Drop the runs whose flag is false, and their optimizer state."""
         if bool(flags.all()):
             return
         size = len(self.members)
@@ -205,7 +205,7 @@ class _Group:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         device = self.objective.device
         self.members, self.rates = state["members"], state["rates"].to(device)
         self.parameters = [parameter.to(device) for parameter in state["parameters"]]
@@ -218,13 +218,14 @@ class _Group:
 def _start(method: Method, seed: int, objective: PowerLoss, study: Study) -> tuple[Tensor, ...]:
     """Initial parameters of one run, in float64.
 
-    Every method starts from draws of one generator: W_1 first, so the plain weight of a seed is
-    the first factor of its deeper networks where the width is the number of outputs. The rule
-    starts at the product of the factors of its depth; between two whole depths, in the direction
-    of the shallower product with a size interpolated geometrically.
+    All methods draw their factors from a generator with the same seed, W_1 first. So, if the width
+    is the number of outputs, the plain weight of a seed is the first factor of its deeper networks.
+    The rule starts at the product of the factors of its depth. At a depth between two whole
+    numbers, it starts in the direction of the shallower product, with a geometrically interpolated
+    norm.
     """
     shallow = _factors(math.floor(method.depth), seed, objective, study)
-    if method.engine == "factors":
+    if method.depth_kind == "factors":
         return shallow
     product = factor_product(shallow)
     fraction = method.depth - math.floor(method.depth)

@@ -22,9 +22,9 @@ class Optimum:
     Attributes:
         weight: ``W*``, ``(m, n)``, float64.
         loss: ``L(W*)``.
-        gradient_norm: Frobenius norm of ``dL/dW`` at ``W*``: the certificate. The loss is convex,
-            so ``L(W*) - min L <= gradient_norm * |W* - argmin L|``.
-        gradient_scale: the same norm at ``W = 0``, to compare with.
+        gradient_norm: Frobenius norm of ``dL/dW`` at ``W*``, which is the certificate: the loss is
+            convex, so ``L(W*) - min L <= gradient_norm * |W* - argmin L|``.
+        gradient_scale: the same norm at ``W = 0``, for comparison.
         iterations: Newton steps taken (1 for least squares).
     """
 
@@ -44,10 +44,10 @@ def find_optimum(
     """Minimize ``(1/B) sum |X w - y|^p`` by damped Newton steps, each a least-squares problem.
 
     With residuals ``e``, the Newton step ``d`` solves
-    ``min_d sum_b |e_b|^(p-2) (x_b d + e_b / (p-1))^2``: never the normal equations, whose
-    condition number is squared. For p = 2 one step from zero is the solution. Each output is a
-    problem of its own. Source: Newton's method on the p-th power loss of Arora, Cohen, Hazan
-    (2018), section 3, with backtracking until the loss falls by a tenth of its linear prediction.
+    ``min_d sum_b |e_b|^(p-2) (x_b d + e_b / (p-1))^2``, without the normal equations, which would
+    square the condition number. For p = 2 one step from zero is the solution. Each output is solved
+    separately. Source: Newton's method on the p-th power loss of Arora, Cohen, Hazan (2018),
+    section 3, with backtracking until the loss falls by a tenth of its linear prediction.
 
     Args:
         features: ``X``, ``(B, n)``.
@@ -59,7 +59,7 @@ def find_optimum(
         The optimum with its certificate.
 
     Raises:
-        ValueError: ``power`` below 2, where the loss has no second derivative.
+        ValueError: ``power`` is below 2, so the loss has no second derivative.
 
     Example:
         >>> x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
@@ -130,5 +130,5 @@ def _round_off(loss: Tensor) -> Tensor:
 
 
 def _least_squares(a: Tensor, b: Tensor) -> Tensor:
-    """Minimum-norm least squares by the singular value decomposition: any rank."""
+    """Minimum-norm least squares by the singular value decomposition, for any rank."""
     return torch.linalg.lstsq(a, b[:, None], driver="gelsd").solution[:, 0]

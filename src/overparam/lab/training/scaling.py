@@ -1,4 +1,4 @@
-"""Gradients scaled by a number per run: simple methods to compare depth with."""
+"""Gradients scaled by one number per run, for simple methods to compare depth with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GradientScaling = Callable[[Tensor, Callable[[], Tensor], float], Tensor]
 
 
 def by_norm(gradient: Tensor, loss: Callable[[], Tensor], power: float) -> Tensor:
-    """``G / |G|_F`` for each run: a step as long as the learning rate, whatever the slope.
+    """``G / |G|_F`` for each run, so that the length of each step is the learning rate.
 
     Source: the normalized gradient method, Shor (1985), section 2.1. A zero gradient stays zero.
 
@@ -33,16 +33,16 @@ def by_norm(gradient: Tensor, loss: Callable[[], Tensor], power: float) -> Tenso
 
 
 def by_loss(gradient: Tensor, loss: Callable[[], Tensor], power: float) -> Tensor:
-    """``G / L^((p-2)/p)`` for each run: gradient descent whose step grows as the loss falls.
+    """``G / L^((p-2)/p)`` for each run: gradient descent with a step that grows as the loss falls.
 
-    Residuals that are c times as large make the loss ``L`` of power p ``c^p`` times as large and
-    its second derivative ``c^(p-2)`` times: the largest stable step of gradient descent goes as
-    ``L^(-(p-2)/p)``. This step takes that one dependence out, and nothing else that depth does.
-    At p = 2 it is gradient descent. A loss of zero leaves the gradient, which is zero, alone.
+    If the residuals are c times as large, the loss ``L`` is ``c^p`` times as large and its second
+    derivative ``c^(p-2)`` times, so the largest stable step of gradient descent is proportional to
+    ``L^(-(p-2)/p)``. This method removes that dependence and does nothing else that depth does. At
+    p = 2 it is gradient descent. At a loss of zero the gradient is zero and is left unchanged.
 
     Args:
         gradient: ``G``, ``(runs, m, n)``.
-        loss: gives ``L``, ``(runs,)``.
+        loss: returns ``L``, ``(runs,)``.
         power: ``p >= 2``.
 
     Returns:

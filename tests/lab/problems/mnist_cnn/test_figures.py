@@ -35,7 +35,7 @@ def one_rate(table):
 
 
 def spec_of(chart):
-    """The specification, after it was drawn; numbers alone, no NaN."""
+    """The specification of a chart, after drawing it; it must not contain NaN."""
     spec = chart.to_dict()
     assert "<svg" in vl_convert.vegalite_to_svg(spec)
     json.dumps(spec, allow_nan=False)
@@ -49,7 +49,7 @@ def rows_of(spec):
 
 def test_split_chart_has_a_panel_for_every_variant(tables):
     rows = rows_of(spec_of(split_chart(one_rate(tables[0]))))
-    parts = {(row["label"], row["part"]) for row in rows}
+    parts = {(row["label"], row["term"]) for row in rows}
     assert {label for label, _ in parts} == LABELS
     without = VARIANTS["plain_unpenalized"].label
     assert {part for label, part in parts if label == without} == {"Cross-entropy"}

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from overparam.data import DataError, load_images
+from overparam.lab import resume
 from overparam.lab.executor import Job, run_jobs
-from overparam.lab.problems.mnist_cnn import jobs as module
 from overparam.lab.problems.mnist_cnn.jobs import (
     CURVES_SCHEMA,
     PENALTY_SCHEMA,
@@ -27,12 +27,12 @@ DIGITS = load_images("digits")
 
 
 def own_jobs(study, path):
-    """All jobs but the penalty at the paper's size, which takes minutes."""
+    """All jobs except the penalty at the paper's size, which takes minutes."""
     return [job for job in cnn_jobs(study, DIGITS, path) if job.study == study]
 
 
 def complete(study, path):
-    """Do what is missing, and the stored bytes of every run."""
+    """Run the unfinished jobs; returns the stored bytes of every run."""
     jobs = own_jobs(study, path)
     assert run_jobs(jobs, workers=0)
     assert all(job.finished() for job in jobs)
@@ -62,7 +62,7 @@ def test_curves_have_every_run_and_step(expected, tmp_path):
 
 
 def test_the_penalty_at_the_start_is_that_of_the_networks(expected, tmp_path):
-    """Training and integration alone begin at the same weights."""
+    """Training and the penalty alone start from the same weights."""
     complete(TINY, tmp_path)
     trained = load_curves(training_jobs(TINY, DIGITS.fingerprint, tmp_path))
     alone = load_curves([job for job in penalty_jobs(TINY, tmp_path) if job.study == TINY])
@@ -90,13 +90,13 @@ def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
 
 def test_costs_add_up_also_over_interruptions(tmp_path):
     job = own_jobs(TINY, tmp_path)[0]
-    told = []
+    costs = []
     answers = itertools.chain([False], itertools.repeat(True))
-    assert not job.train(answers.__next__, told.append)
-    assert 0 < sum(told) < job.cost
-    told.clear()
-    assert job.train(lambda: False, told.append)
-    assert sum(told) == pytest.approx(job.cost)
+    assert not job.train(answers.__next__, costs.append)
+    assert 0 < sum(costs) < job.cost
+    costs.clear()
+    assert job.train(lambda: False, costs.append)
+    assert sum(costs) == pytest.approx(job.cost)
 
 
 def test_costs_have_the_right_order():
@@ -188,15 +188,15 @@ def test_images_that_have_changed_are_not_trained_on(tmp_path):
 def test_a_diverged_run_is_a_result(tmp_path):
     study = dataclasses.replace(TINY, rates=(1e8,), seeds=(0,), variants=("product",))
     [job] = training_jobs(study, DIGITS.fingerprint, tmp_path)
-    told = []
-    assert job.train(lambda: False, told.append)
-    assert sum(told) == pytest.approx(job.cost)
+    costs = []
+    assert job.train(lambda: False, costs.append)
+    assert sum(costs) == pytest.approx(job.cost)
     assert job.finished()
     assert job.curves()["diverged_at"].unique().item() < study.steps
 
 
 def test_a_checkpoint_is_kept_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "_CHECKPOINT_SECONDS", 0.0)
     job = own_jobs(TINY, tmp_path)[0]
     seen = []
 

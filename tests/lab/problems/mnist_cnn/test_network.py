@@ -25,7 +25,7 @@ def start(shape, depth, seed=0):
 
 
 def as_modules(network):
-    """The same function by PyTorch's modules, the dense weights multiplied out in float64."""
+    """The same function with PyTorch's modules, with dense weights multiplied out in float64."""
 
     def loaded(module, layer):
         weight = layer.factors[0].double()
@@ -72,7 +72,7 @@ def test_logits_are_those_of_modules(depth, side):
 
 
 def test_pooling_of_an_odd_image_is_that_of_same_padding():
-    """TensorFlow's SAME pads at the end what the last window lacks."""
+    """TensorFlow's SAME fills up the last window with padding at the end."""
     image = torch.rand(1, 1, 5, 5)
     padded = nn.functional.pad(image, (0, 1, 0, 1), value=-math.inf)
     torch.testing.assert_close(

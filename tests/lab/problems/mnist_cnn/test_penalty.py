@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from overparam.lab.problems.mnist_cnn.network import Layer, initial_network
 from overparam.lab.problems.mnist_cnn.penalty import FORMS, PenaltyAlone, penalty, reduced_factors
-from overparam.lab.problems.mnist_cnn.study import SCALES, draws
+from overparam.lab.problems.mnist_cnn.study import SCALES, random_source
 
 TINY = dataclasses.replace(SCALES["tiny"], steps=60, record_every=7, penalty=0.3, init_std=0.5)
 
 
 def explicit(layers, on, coefficient):
-    """The penalty in the words of the tutorial, for autograd."""
+    """The penalty as the tutorial defines it, for autograd."""
     total = 0
     for factors, bias in layers:
         if on == "weights":
@@ -104,13 +104,13 @@ def test_reduced_factors_follow_the_full_ones_exactly(height, width, depth, mome
     small_norms, small = descend(reduced, rates, momentum, 0.5)
     torch.testing.assert_close(small_norms, full_norms, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(small[1:], full[1:], rtol=1e-9, atol=1e-12)
-    # W_1 stays in the row space that it began in, and L is its coordinates there.
+    # W_1 stays in its initial row space, and L holds its coordinates there.
     torch.testing.assert_close(small[0] @ small[0].mT, full[0] @ full[0].mT, rtol=1e-9, atol=1e-12)
 
 
 def whole_network(variant_depth, on, study, rate, seed):
     """All dense tensors at full size, float64, by autograd: the penalty at each step."""
-    start = initial_network(study.shape, 2, study.init_std, draws(seed, "weights")).dense
+    start = initial_network(study.shape, 2, study.init_std, random_source(seed, "weights")).dense
     layers = [
         Layer(
             tuple(f.double().requires_grad_() for f in factors[:variant_depth]),
@@ -154,7 +154,7 @@ def test_float32_is_enough():
         assert other == pytest.approx(one, rel=1e-5)
 
 
-def test_the_descent_goes_on_bit_for_bit():
+def test_the_descent_continues_bit_for_bit():
     whole = PenaltyAlone(TINY, 0.3, 1)
     whole.advance(1000)
     parts = PenaltyAlone(TINY, 0.3, 1)

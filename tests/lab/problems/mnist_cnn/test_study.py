@@ -3,7 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS, CnnStudy, draws, stand_in
+from overparam.lab.problems.mnist_cnn.study import (
+    SCALES,
+    VARIANTS,
+    CnnStudy,
+    on_digits,
+    random_source,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,9 +17,9 @@ from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS, CnnStudy, d
     [
         ({"variants": ("plain", "deep")}, r"variants is \('plain', 'deep'\); use some of plain, "),
         ({"variants": ()}, "give at least one"),
-        ({"variants": ("plain", "plain")}, "none twice"),
-        ({"rates": (0.1, -1.0)}, "use finite rates above 0"),
-        ({"rates": (0.1, 0.1)}, "none twice"),
+        ({"variants": ("plain", "plain")}, "each only once"),
+        ({"rates": (0.1, -1.0)}, "use finite numbers above 0"),
+        ({"rates": (0.1, 0.1)}, "each only once"),
         ({"seeds": (1, 1)}, r"seeds is \(1, 1\)"),
         ({"channels": (3,)}, "give two numbers"),
         ({"channels": (0, 4)}, "give two numbers"),
@@ -46,7 +52,7 @@ def test_whole_numbers_and_lists_give_the_same_study():
 
 
 def test_the_schedule_is_the_tutorials():
-    """0.01 * 0.95^epoch, by the epoch of the batch's first image among 55,000."""
+    """0.01 * 0.95^epoch, where the first image of the batch decides the epoch of 55,000 images."""
     study = SCALES["paper"]
     for step in (0, 1, 858, 859, 860, 1718, 1719, 5000, 8592):
         epoch = step * 64 // 55_000
@@ -73,15 +79,15 @@ def test_scales_have_every_variant_and_several_seeds():
     assert (paper.side, paper.channels, paper.hidden, paper.steps) == (28, (32, 64), 512, 8593)
 
 
-def test_the_stand_in_changes_data_alone():
-    replaced = stand_in(SCALES["quick"])
+def test_on_digits_changes_the_data_alone():
+    replaced = on_digits(SCALES["quick"])
     assert (replaced.data, replaced.held_out) == ("digits", 200)
     assert dataclasses.replace(replaced, data="mnist", held_out=5000) == SCALES["quick"]
 
 
-def test_draws_of_purposes_and_seeds_differ_and_repeat():
+def test_random_sources_differ_by_purpose_and_seed_and_repeat():
     def first(seed, purpose):
-        return torch.rand(3, generator=draws(seed, purpose)).tolist()
+        return torch.rand(3, generator=random_source(seed, purpose)).tolist()
 
     assert first(0, "weights") == first(0, "weights")
     others = [

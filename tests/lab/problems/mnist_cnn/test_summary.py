@@ -112,15 +112,15 @@ def test_penalty_majority_counts_steps():
         for r in summary.penalty_majority(CURVES).to_dicts()
     }
     assert found["plain", 0.1, 0] == 1.0
-    # A tie is no majority: only the last 20 of 30 steps count.
+    # A tie is not a majority: only the last 20 of 30 steps count.
     assert found["product", 0.1, 0] == pytest.approx(20 / 30)
     # A half at 10, a half at 30.
     assert found["product", 0.1, 1] == 0.0
     assert found["plain_unpenalized", 0.1, 0] == 0.0
 
 
-def test_gap_is_seed_by_seed():
-    table = summary.gap(CURVES, "product", "plain")
+def test_differences_are_seed_by_seed():
+    table = summary.differences(CURVES, "product", "plain")
     assert set(table["rate"]) == {0.1}
     row = table.row(by_predicate=(pl.col("seed") == 1) & (pl.col("step") == 30), named=True)
     assert row["penalty"] == pytest.approx(0.3 - 1.6)

@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from overparam.data import ImageData
 from overparam.lab.problems.mnist_cnn.network import initial_network, network_inputs
-from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, draws
+from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, random_source
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
 
 STUDY = CnnStudy(
@@ -17,7 +17,7 @@ STUDY = CnnStudy(
 
 
 def made(images=83, seed=0):
-    """Images whose class is where the light is: easy enough to learn in a few steps."""
+    """Images whose class is the place of a bright spot: easy to learn in a few steps."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 10, (images + 30,), generator=generator)
     pixels = torch.randint(0, 60, (images + 30, 8, 8), generator=generator, dtype=torch.uint8)
@@ -41,9 +41,9 @@ def run_to_the_end(study=STUDY, variant="product", rate=0.05, seed=0, data=DATA)
 
 
 def reference(study, variant, rate, seed, data):
-    """The same training in float64, written out: autograd of the whole loss, TensorFlow's step."""
+    """The same training in float64, with autograd of the whole loss and TensorFlow's step."""
     _, depth, on = VARIANTS[variant]
-    start = initial_network(study.shape, depth, study.init_std, draws(seed, "weights"))
+    start = initial_network(study.shape, depth, study.init_std, random_source(seed, "weights"))
     parameters = [tensor.double().requires_grad_() for tensor in start.tensors()]
     velocities = [torch.zeros_like(parameter) for parameter in parameters]
     count = len(data.images) - study.held_out
@@ -85,7 +85,7 @@ def test_training_is_the_written_out_one(variant):
     study = dataclasses.replace(STUDY, dropout=0.0, record_every=1)
     losses, parameters = reference(study, variant, 0.05, 1, DATA)
     run = run_to_the_end(study, variant, 0.05, 1)
-    # The mean since the record before is here that of one batch, before its own step.
+    # Here the mean since the previous record is that of a single batch, before its own step.
     for step, (cross_entropy, penalty) in enumerate(losses):
         assert run.records[step + 1][2] == pytest.approx(cross_entropy, rel=2e-3, abs=1e-4)
         assert run.records[step][3] == pytest.approx(penalty, rel=1e-4)
@@ -102,7 +102,7 @@ def test_variants_differ_by_depth_and_penalty_as_they_say():
 
 
 def test_the_batch_recorded_is_the_one_trained_last_after_its_step():
-    """As the tutorial prints it; with no dropout it can be computed again from the end."""
+    """As the tutorial prints it; without dropout it can be recomputed from the final weights."""
     study = dataclasses.replace(STUDY, dropout=0.0, steps=9)
     run = run_to_the_end(study, "plain")
     step, batch_cross_entropy, *_ = run.records[-1]
@@ -190,7 +190,7 @@ def test_the_mean_is_over_the_batches_since_the_last_record():
         assert after[2] == pytest.approx(sum(between) / len(between), rel=1e-12)
 
 
-def test_it_goes_on_bit_for_bit_from_any_step():
+def test_it_continues_bit_for_bit_from_any_step():
     whole = run_to_the_end()
     run = CnnTraining(STUDY, "product", 0.05, 0, DATA)
     for steps in (1, 0, 7, 1, 1, 13, 100):

@@ -1,1 +1,1 @@
-"""The paper's convolutional network on MNIST, with cross-entropy and penalty measured apart."""
+"""The paper's convolutional network on MNIST, with cross-entropy and penalty recorded apart."""

@@ -1,21 +1,15 @@
-"""The charts of the network: cross-entropy and penalty apart, the penalty alone, errors."""
+"""Charts of the network: cross-entropy and penalty apart, the penalty alone, errors."""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import (
-    finish,
-    labelled_colour,
-    log_axis,
-    log_y,
-    trimmed,
-)
+from overparam.lab.charts.study import labelled_colour, log_axis, log_y, rounded, styled
 from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, AUTHORS_STEPS, VARIANTS
 from overparam.lab.problems.mnist_cnn.summary import last_over_seeds, over_seeds, with_losses
 
-# Okabe and Ito's palette. The original networks are dark, the products bright.
+# Okabe and Ito's palette: dark for the original networks, bright for the products.
 _COLOURS = {
     "plain": "#000000",
     "plain_unpenalized": "#999999",
@@ -23,8 +17,8 @@ _COLOURS = {
     "product_factors": "#0072b2",
     "product_unpenalized": "#009e73",
 }
-_PARTS = {"loss": "Sum: the batch loss", "penalty": "Penalty", "cross_entropy": "Cross-entropy"}
-_PART_COLOURS = ("#000000", "#d55e00", "#0072b2")
+_TERMS = {"loss": "Sum: the batch loss", "penalty": "Penalty", "cross_entropy": "Cross-entropy"}
+_TERM_COLOURS = ("#000000", "#d55e00", "#0072b2")
 _TRAINED, _ALONE = "trained: batch loss", "penalty alone, without data"
 _VARIANT_TITLE = "Network"
 _STEPS = "Step"
@@ -34,23 +28,23 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     """Cross-entropy, penalty and their sum against steps, one panel for each variant.
 
     Args:
-        curves: of training, at one learning rate.
+        curves: training curves at one learning rate.
     """
-    parts = [
-        over_seeds(with_losses(curves), name).with_columns(part=pl.lit(label))
-        for name, label in _PARTS.items()
+    terms = [
+        over_seeds(with_losses(curves), name).with_columns(term=pl.lit(label))
+        for name, label in _TERMS.items()
     ]
-    # A penalty of zero has no place on a logarithmic axis, and the sum then is the cross-entropy.
+    # A logarithmic axis cannot show a penalty of zero, and then the sum is the cross-entropy.
     none = [name for name, variant in VARIANTS.items() if variant.penalty == "none"]
-    repeated = pl.col("variant").is_in(none) & (pl.col("part") == _PARTS["loss"])
-    table = _labelled(pl.concat(parts)).filter((pl.col("low") > 0) & ~repeated)
+    repeated = pl.col("variant").is_in(none) & (pl.col("term") == _TERMS["loss"])
+    table = _labelled(pl.concat(terms)).filter((pl.col("low") > 0) & ~repeated)
     names = [name for name in VARIANTS if name in table["variant"].unique()]
     order = [VARIANTS[name].label for name in names]
-    scale = alt.Scale(domain=list(_PARTS.values()), range=list(_PART_COLOURS))
-    base = alt.Chart(trimmed(table)).encode(
+    scale = alt.Scale(domain=list(_TERMS.values()), range=list(_TERM_COLOURS))
+    base = alt.Chart(rounded(table)).encode(
         x=_step_axis(ticks=4),
         color=alt.Color(
-            "part:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=3)
+            "term:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=3)
         ),
     )
     bands = base.mark_area(fillOpacity=0.2, strokeWidth=0).encode(
@@ -60,7 +54,7 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
         y=log_y("median:Q", "Mean over batches"),
         tooltip=[
             alt.Tooltip("label:N", title=_VARIANT_TITLE),
-            alt.Tooltip("part:N", title="Part"),
+            alt.Tooltip("term:N", title="Term"),
             alt.Tooltip("step:Q", title=_STEPS, format=","),
             alt.Tooltip("median:Q", title="Median over seeds", format=".4g"),
         ],
@@ -70,21 +64,21 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
         .properties(width=205, height=200)
         .facet(alt.Facet("label:N", title=None, sort=order), columns=3)
     )
-    return finish(panels, "Cross-entropy, penalty and their sum against steps, by network.")
+    return styled(panels, "Cross-entropy, penalty and their sum against steps, by network.")
 
 
 def penalty_chart(
     curves: pl.DataFrame, alone: pl.DataFrame, paper_alone: pl.DataFrame
 ) -> alt.TopLevelMixin:
-    """The batch loss of every variant, and the penalty integrated alone, in one figure.
+    """The batch loss of every variant, and the penalty descended alone, in one figure.
 
-    The authors' two values stand where the penalty alone is that of their network. A study of
-    another size has a second panel for them.
+    The authors' two values are shown with the penalty alone at the paper's size. For a study of
+    another size this is a second panel.
 
     Args:
-        curves: of training, at one learning rate.
-        alone: the penalty alone at the size, rate and seeds of the curves.
-        paper_alone: the penalty alone at the paper's size and rate.
+        curves: training curves at one learning rate.
+        alone: the penalty alone, at the size, lr and seeds of the curves.
+        paper_alone: the penalty alone, at the paper's size and lr.
     """
     names = [name for name in VARIANTS if name in curves["variant"].unique()]
     trained = over_seeds(with_losses(curves), "loss").with_columns(kind=pl.lit(_TRAINED))
@@ -95,27 +89,27 @@ def penalty_chart(
     second = _labelled(paper.filter(pl.col("variant").is_in(list(AUTHORS_LOSS))))
     if _same(own, paper):
         panel = alt.layer(*_lines(first, names), *_authors(names)).properties(width=660, height=420)
-        return finish(panel, _PENALTY_DESCRIPTION)
+        return styled(panel, _PENALTY_DESCRIPTION)
     left = alt.layer(*_lines(second, names), *_authors(names)).properties(
         width=230, height=380, title="The paper's network: penalty alone"
     )
     right = alt.layer(*_lines(first, names)).properties(
         width=230, height=380, title="The smaller network of this run"
     )
-    return finish(alt.hconcat(left, right, spacing=30), _PENALTY_DESCRIPTION)
+    return styled(alt.hconcat(left, right, spacing=30), _PENALTY_DESCRIPTION)
 
 
 _PENALTY_DESCRIPTION = (
-    "Batch loss against steps for each network, the penalty integrated alone, and the authors' "
-    "two values."
+    "Batch loss against steps for each network, the penalty descended alone, and the authors' two "
+    "values."
 )
 
 
 def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLevelMixin:
-    """Test (or validation) error against steps, every variant.
+    """Test (or validation) error against steps for every variant.
 
     Args:
-        curves: of training, at one learning rate.
+        curves: training curves at one learning rate.
         quantity: ``test_error`` or ``validation_error``.
     """
     table = _labelled(over_seeds(curves, quantity)).filter(
@@ -123,7 +117,7 @@ def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLe
     )
     names = [name for name in VARIANTS if name in table["variant"].unique()]
     title = quantity.replace("_", " ").capitalize()
-    base = alt.Chart(trimmed(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variant_colour(names))
     y = alt.Y("median:Q", title=title, axis=alt.Axis(format=".1~%"), scale=_log())
     lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True)).encode(
         y=y,
@@ -135,15 +129,16 @@ def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLe
     )
     bands = base.mark_area(fillOpacity=0.12, strokeWidth=0).encode(y="low:Q", y2="high:Q")
     chart = alt.layer(bands, lines).properties(width=660, height=320)
-    return finish(chart, f"{title} against steps, by network.")
+    return styled(chart, f"{title} against steps, by network.")
 
 
 def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     """Mean cross-entropy over the run and last test error against the learning rate.
 
+    There is no point if the median is not finite, and no range if a seed diverged.
+
     Args:
-        curves: of training, at several learning rates; where the median is not finite there is
-            no point, where a seed diverged no range.
+        curves: training curves at several learning rates.
     """
     names = [name for name in VARIANTS if name in curves["variant"].unique()]
     titles = {
@@ -155,7 +150,7 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     table = table.with_columns(pl.when(whole).then(end).alias(end) for end in ("low", "high"))
     panels = []
     for quantity, title in titles.items():
-        base = alt.Chart(trimmed(table.filter(pl.col("quantity") == quantity))).encode(
+        base = alt.Chart(rounded(table.filter(pl.col("quantity") == quantity))).encode(
             x=alt.X("rate:Q", title="Learning rate", scale=_log(), axis=log_axis()),
             color=_variant_colour(names),
         )
@@ -173,12 +168,12 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
         ranges = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
         panels.append(alt.layer(ranges, lines).properties(width=320, height=300))
     description = "Mean cross-entropy and test error against the learning rate, by network."
-    return finish(alt.hconcat(*panels, spacing=30), description)
+    return styled(alt.hconcat(*panels, spacing=30), description)
 
 
 def _lines(table: pl.DataFrame, names: list[str]) -> tuple[alt.Chart, alt.Chart]:
-    """Full lines for training, dashed ones for the penalty alone, with bands over seeds."""
-    base = alt.Chart(trimmed(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    """Solid lines for training, dashed lines for the penalty alone, with bands over seeds."""
+    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variant_colour(names))
     bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(
         y=log_y("low:Q", "Loss"), y2="high:Q", detail="kind:N"
     )
@@ -220,7 +215,7 @@ def _authors(names: list[str]) -> tuple[alt.Chart, alt.Chart]:
 
 
 def _same(own: pl.DataFrame, paper: pl.DataFrame) -> bool:
-    """Whether the penalty alone of a study is the paper's, so that one panel shows both."""
+    """Whether the penalty alone is the same in both tables, so that one panel is enough."""
     keys = ["variant", "rate", "step"]
     both = own.join(paper, on=keys, suffix="_paper")
     return len(both) == len(paper) and bool(

@@ -1,4 +1,4 @@
-"""The runs of a study as jobs for a pool of processes: one file each, found again and resumed."""
+"""The jobs of a study of the network, one for each run, and the curves that they store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,15 @@ from overparam.data import DataError, ImageData, load_images
 from overparam.lab.problems.mnist_cnn.penalty import FORMS, PenaltyAlone
 from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
-from overparam.lab.store import read_state, read_table, write_state, write_table
+from overparam.lab.resume import load_checkpoint, train_resumably
+from overparam.lab.store import read_table, write_table
 
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
 _FORMAT = 1
 
 _CHUNK_STEPS = 5
-_CHECKPOINT_SECONDS = 30.0
 
-# The network whose penalty alone is integrated beside that of every study.
+# Every study also descends the penalty alone of this network.
 PAPER = CnnStudy()
 TRAINING, PENALTY = "training", "penalty"
 
@@ -44,15 +43,15 @@ PENALTY_SCHEMA = {**_KEYS, "penalty": pl.Float64}
 
 @dataclass(frozen=True)
 class CnnJob:
-    """One run, the unit of work, of storage and of resuming.
+    """One run: the unit of work, of storage and of resuming.
 
     Attributes:
         study: the settings.
-        kind: ``training``, or ``penalty`` for the penalty integrated alone, without data.
-        variant: what is trained; empty for the penalty, which is integrated for all variants.
+        kind: ``training``, or ``penalty`` for descending the penalty alone, without data.
+        variant: the network to train; empty for the penalty, which covers all variants.
         rate: initial learning rate.
-        seed: of weights and dropout.
-        fingerprint: of the data; empty for the penalty.
+        seed: seed of weights and dropout.
+        fingerprint: fingerprint of the data; empty for the penalty.
         path: directory of the files.
     """
 
@@ -66,14 +65,14 @@ class CnnJob:
 
     @property
     def cost(self) -> float:
-        """Core-seconds of the whole run, roughly; see :func:`step_cost`."""
+        """Approximate core-seconds of the whole run; see :func:`step_cost`."""
         return self.study.steps * step_cost(self.study, self.variant)
 
     @property
     def identity(self) -> str:
         """Hash of everything that determines the numbers, and of nothing else.
 
-        A study with more variants, rates or seeds so finds the runs of a smaller one.
+        So a study with more variants, learning rates or seeds finds the runs of a smaller one.
         """
         settings = dataclasses.asdict(self.study)
         unused = ["variants", "rates", "seeds"]
@@ -87,13 +86,13 @@ class CnnJob:
 
     @property
     def file(self) -> Path:
-        """Where the curves of the finished run are."""
-        parts = (self.variant or self.kind, f"rate{self.rate:g}", f"seed{self.seed}")
-        return self.path / f"{'-'.join((*parts, self.identity[:16]))}.parquet"
+        """The file with the curves of the finished run."""
+        words = (self.variant or self.kind, f"rate{self.rate:g}", f"seed{self.seed}")
+        return self.path / f"{'-'.join((*words, self.identity[:16]))}.parquet"
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of the unfinished run is."""
+        """The file with the state of the unfinished run."""
         return self.file.with_suffix(".checkpoint")
 
     def finished(self) -> bool:
@@ -101,44 +100,40 @@ class CnnJob:
         return self.file.exists()
 
     def train(self, stop: Callable[[], bool], on_cost: Callable[[float], None]) -> bool:
-        """Go on from the last checkpoint, bit for bit, to the end or until told to stop.
+        """Continue from the last checkpoint, bit for bit, to the end or until asked to stop.
 
         Raises:
-            DataError: the images are not on this machine any more, or other ones.
+            DataError: the images are no longer on this machine, or have changed.
         """
         run = self._start()
-        saved = read_state(self.checkpoint, {"identity", "run"})
-        if saved is not None and saved["identity"] == self.identity:
-            run.load_state_dict(saved["run"])
-        unit = step_cost(self.study, self.variant)
-        on_cost(unit * run.step)
-        last_saved = time.monotonic()
-        while not run.finished:
-            before = run.step
-            run.advance(_CHUNK_STEPS)
-            on_cost(unit * ((self.study.steps if run.finished else run.step) - before))
-            stopping = stop() and not run.finished
-            if stopping or time.monotonic() - last_saved > _CHECKPOINT_SECONDS:
-                write_state(self.checkpoint, {"identity": self.identity, "run": run.state_dict()})
-                last_saved = time.monotonic()
-            if stopping:
-                return False
+        if not train_resumably(
+            run,
+            self.study.steps,
+            self.checkpoint,
+            self.identity,
+            "run",
+            chunk_steps=_CHUNK_STEPS,
+            step_cost=step_cost(self.study, self.variant),
+            stop=stop,
+            on_cost=on_cost,
+        ):
+            return False
         write_table(self.file, self._table(run.state_dict()))
         self.checkpoint.unlink(missing_ok=True)
         return True
 
     def curves(self) -> pl.DataFrame:
-        """What is stored of the run: all of it, or as far as its checkpoint goes.
+        """The stored curves: all of them, or those up to the checkpoint.
 
         Raises:
             ValueError: the file is damaged.
         """
         if self.finished():
             return read_table(self.file)
-        saved = read_state(self.checkpoint, {"identity", "run"})
-        if saved is None or saved["identity"] != self.identity:
+        saved = load_checkpoint(self.checkpoint, self.identity, "run")
+        if saved is None:
             return pl.DataFrame(schema=PENALTY_SCHEMA if self.kind == PENALTY else CURVES_SCHEMA)
-        return self._table(saved["run"])
+        return self._table(saved)
 
     def _start(self) -> CnnTraining | PenaltyAlone:
         if self.kind == PENALTY:
@@ -152,7 +147,7 @@ class CnnJob:
         return CnnTraining(self.study, self.variant, self.rate, self.seed, data)
 
     def _table(self, state: dict) -> pl.DataFrame:
-        """The records in a run's state, one row per step (and form of the penalty)."""
+        """The records in the state of a run, one row per step (and form of the penalty)."""
         if self.kind == PENALTY:
             rows = [
                 (form, self.rate, self.seed, step, value)
@@ -174,14 +169,14 @@ def cnn_jobs(study: CnnStudy, data: ImageData, path: Path) -> list[CnnJob]:
 
     Args:
         study: the settings.
-        data: the images of that name.
+        data: the images that the study names.
         path: directory of the files.
     """
     return training_jobs(study, data.fingerprint, path) + penalty_jobs(study, path)
 
 
 def training_jobs(study: CnnStudy, fingerprint: str, path: Path) -> list[CnnJob]:
-    """One job for each variant, rate and seed; those of the first seed come first."""
+    """One job for each variant, lr and seed; those of the first seed come first."""
     return [
         CnnJob(study, TRAINING, variant, rate, seed, fingerprint, path)
         for seed in study.seeds
@@ -191,7 +186,7 @@ def training_jobs(study: CnnStudy, fingerprint: str, path: Path) -> list[CnnJob]
 
 
 def penalty_jobs(study: CnnStudy, path: Path) -> list[CnnJob]:
-    """The penalty alone at the size of the study, and at the paper's if that is another."""
+    """The penalty alone at the size of the study, and at the paper's size if that is different."""
     own = [
         CnnJob(study, PENALTY, "", rate, seed, "", path)
         for seed in study.seeds
@@ -202,7 +197,7 @@ def penalty_jobs(study: CnnStudy, path: Path) -> list[CnnJob]:
 
 
 def paper_penalty_job(study: CnnStudy, path: Path) -> CnnJob:
-    """The penalty alone at the paper's size, rate and horizon, for the first seed."""
+    """The penalty alone at the paper's size, lr and horizon, for the first seed."""
     return CnnJob(PAPER, PENALTY, "", PAPER.rates[0], study.seeds[0], "", path)
 
 
@@ -210,14 +205,14 @@ def load_curves(jobs: Sequence[CnnJob]) -> pl.DataFrame:
     """The curves of some jobs, finished or not.
 
     Args:
-        jobs: all of one kind; see :func:`training_jobs` and :func:`penalty_jobs`.
+        jobs: jobs of the same kind; see :func:`training_jobs` and :func:`penalty_jobs`.
 
     Returns:
         Columns ``variant, rate, seed, step`` and, for training, ``batch_cross_entropy`` (of the
-        batch trained last, after its step, as the tutorial prints it), ``cross_entropy`` (mean
-        over the batches since the last record, each before its step), ``penalty``,
-        ``validation_error`` and ``test_error`` (shares, null where not measured) and
-        ``diverged_at`` (null unless the run diverged); for the penalty alone, ``penalty``.
+        last batch, after its step, as the tutorial prints it), ``cross_entropy`` (mean over the
+        batches since the previous record, each before its step), ``penalty``,
+        ``validation_error`` and ``test_error`` (shares, null if not evaluated) and ``diverged_at``
+        (null unless the run diverged); for the penalty alone, ``penalty``.
 
     Raises:
         ValueError: a file is damaged.
@@ -226,9 +221,11 @@ def load_curves(jobs: Sequence[CnnJob]) -> pl.DataFrame:
 
 
 def step_cost(study: CnnStudy, variant: str) -> float:
-    """Core-seconds of one step, estimated from its multiplications; empty for the penalty alone.
+    """Core-seconds of one step, estimated from its multiplications; for progress bars.
 
-    The rate, measured on one core, is the right order on others; costs are for progress bars.
+    Args:
+        study: the settings.
+        variant: the network; empty for the penalty alone.
     """
     shape, per_image = study.shape, 0
     hidden, features = shape.hidden, shape.features
@@ -243,10 +240,10 @@ def step_cost(study: CnnStudy, variant: str) -> float:
     return 3 * (study.batch * per_image + product) / _MULTIPLICATIONS
 
 
-_MULTIPLICATIONS = 25e9
+_MULTIPLICATIONS = 25e9  # per second, on the core on which it was measured
 
 
 @functools.cache
 def _images(name: str) -> ImageData:
-    """Read once in each worker."""
+    """Images, which each worker reads once."""
     return load_images(name, download=False)

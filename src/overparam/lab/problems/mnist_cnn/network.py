@@ -1,8 +1,8 @@
-"""The network of the TensorFlow tutorial for MNIST, its dense weights plain or as products.
+"""The network of the TensorFlow tutorial for MNIST, with dense weights plain or as products.
 
 Two convolutions of 5 x 5, each with ReLU and max-pooling by 2; a hidden dense layer with ReLU and
-dropout; a dense layer to the classes. The tutorial (``convolutional.py``) is the network of Arora,
-Cohen, Hazan (2018), section 8.
+dropout; a dense layer to the classes. Arora, Cohen, Hazan (2018), section 8, use the network of
+this tutorial (``convolutional.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NetworkShape(NamedTuple):
 
     Attributes:
         side: height and width of an image.
-        channels: of the two convolutions.
+        channels: output channels of the two convolutions.
         hidden: width of the hidden dense layer.
         classes: number of outputs.
     """
@@ -40,7 +40,7 @@ class NetworkShape(NamedTuple):
         return pooled * pooled * self.channels[1]
 
     def parameters(self, depth: int) -> int:
-        """How many numbers are trained.
+        """The number of trained parameters.
 
         Example:
             >>> paper = NetworkShape(28, (32, 64), 512)
@@ -54,18 +54,18 @@ class NetworkShape(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer's weight as the product of its factors, the first multiplying the input; a bias."""
+    """A bias, and a weight as a product of factors, of which the first multiplies the input."""
 
     factors: tuple[Tensor, ...]
     bias: Tensor
 
 
 class Network(NamedTuple):
-    """Everything that is trained.
+    """All parameters.
 
     Attributes:
-        convolutions: two layers of one factor, ``(out, in, 5, 5)``.
-        dense: two layers of factors, ``(out, in)``.
+        convolutions: two layers with one factor each, ``(out, in, 5, 5)``.
+        dense: two layers with factors ``(out, in)``.
     """
 
     convolutions: tuple[Layer, Layer]
@@ -79,9 +79,9 @@ class Network(NamedTuple):
 
 
 def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
-    """Entries from ``N(0, std^2)``, drawn again where they are beyond ``2 std``.
+    """Entries from ``N(0, std^2)``, redrawn if they are beyond ``2 std``.
 
-    As TensorFlow's ``truncated_normal``; the variance is ``0.7737 std^2``.
+    Like TensorFlow's ``truncated_normal``; the variance is ``0.7737 std^2``.
     """
     empty = torch.empty(shape)
     return torch.nn.init.trunc_normal_(
@@ -92,19 +92,19 @@ def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Genera
 def initial_network(
     shape: NetworkShape, depth: int, std: float, generator: torch.Generator
 ) -> Network:
-    """The network at the start: weights truncated normal, biases 0 in the first layer, then 0.1.
+    """The initial network: truncated normal weights, biases 0 in the first layer and 0.1 elsewhere.
 
-    The factors that multiply a layer's input are drawn first: networks of one generator have them,
-    and the convolutions, in common, whatever their depth. A further factor is square.
+    The convolutions and the first factor of each dense layer are drawn first, so networks of
+    different depths share them if they use the same seed. All further factors are square.
 
     Args:
         shape: sizes.
-        depth: factors of each dense weight.
-        std: standard deviation of the weights before they are cut.
-        generator: of the draws.
+        depth: number of factors of each dense weight.
+        std: standard deviation of the weights before truncation.
+        generator: source of random numbers.
 
     Returns:
-        Tensors of float32.
+        The parameters, float32.
     """
     first, second = shape.channels
     shapes = [
@@ -126,12 +126,12 @@ def initial_network(
 
 
 def network_inputs(images: Tensor, side: int) -> Tensor:
-    """Images as the network takes them: ``(B, 1, side, side)``, float32, in [-0.5, 0.5].
+    """Images as inputs of the network: ``(B, 1, side, side)``, float32, in [-0.5, 0.5].
 
     Args:
-        images: ``(B, height, width)``, uint8; other sizes than ``side`` are interpolated linearly,
-            averaging where they shrink.
-        side: height and width.
+        images: ``(B, height, width)``, uint8; resized by linear interpolation if their size is
+            not ``side``, with antialiasing.
+        side: height and width of the inputs.
     """
     pixels = (images.unsqueeze(1).float() - 127.5) / 255
     if pixels.shape[2:] == (side, side):
@@ -145,8 +145,8 @@ def logits(network: Network, inputs: Tensor, kept: Tensor | None = None) -> Tens
     Args:
         network: the parameters.
         inputs: ``(B, 1, side, side)``, see :func:`network_inputs`.
-        kept: ``(B, hidden)``, what the hidden units are multiplied by: 0 for those that dropout
-            leaves out, else the reciprocal of the share that is kept. None outside training.
+        kept: ``(B, hidden)``, factors on the hidden units: 0 for units that dropout leaves out,
+            otherwise 1 / (share that is kept). None outside training.
 
     Returns:
         ``(B, classes)``.
@@ -161,7 +161,7 @@ def logits(network: Network, inputs: Tensor, kept: Tensor | None = None) -> Tens
 
 
 def _dense(inputs: Tensor, layer: Layer) -> Tensor:
-    """Factor by factor: the product of large matrices is never formed."""
+    """Apply the factors one by one, without forming their product."""
     for factor in layer.factors[:-1]:
         inputs = inputs @ factor.mT
     return F.linear(inputs, layer.factors[-1], layer.bias)

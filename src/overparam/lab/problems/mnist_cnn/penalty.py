@@ -1,8 +1,8 @@
-"""The L2 penalty on dense layers, and how it falls when it is all that is descended.
+"""The L2 penalty on dense layers, and how it falls if it is descended alone.
 
 The tutorial adds ``coefficient * sum |v|^2 / 2`` over dense weights and biases to the
-cross-entropy. The network of Arora, Cohen, Hazan (2018), section 8, has products ``W_2 W_1`` in
-place of those weights, and the penalty may be on the product or on each factor.
+cross-entropy. The network of Arora, Cohen, Hazan (2018), section 8, replaces these weights by
+products ``W_2 W_1``, and the penalty may be on the product or on each factor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from overparam.factors.product import factor_product, factor_product_vjp
 from overparam.lab.problems.mnist_cnn.network import Layer, initial_network
-from overparam.lab.problems.mnist_cnn.study import CnnStudy, draws
+from overparam.lab.problems.mnist_cnn.study import CnnStudy, random_source
 
 # The variants with a penalty, by their names in a study.
 FORMS = ("plain", "product", "product_factors")
@@ -68,19 +68,20 @@ def penalty(
 
 
 def reduced_factors(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Factors with a square first one, whose product keeps its norm through all of the descent.
+    """Smaller factors, the first one square, that give the same penalty throughout the descent.
 
-    With the thin QR decomposition ``W_1^T = Q R`` is ``W_1 = R^T Q^T``. The gradients of
-    ``|W_N ... W_1|^2 / 2`` are ``(...) W_1`` for ``W_1`` and contain ``W_1 W_1^T = R^T R`` for the
-    others: every ``W_1`` of the descent is ``L Q^T`` with ``L_0 = R^T``, and ``L`` in its place
-    has the same product norms and the same trajectory, exactly. Momentum keeps it: it sums
-    gradients.
+    The thin QR decomposition ``W_1^T = Q R`` gives ``W_1 = R^T Q^T``. The gradient of
+    ``|W_N ... W_1|^2 / 2`` is ``(...) W_1`` for ``W_1``, and depends on ``W_1`` only through
+    ``W_1 W_1^T = R^T R`` for the other factors. So throughout the descent ``W_1 = L Q^T``, with
+    ``L = R^T`` at the start, and descending ``L`` instead of ``W_1`` gives exactly the same norm of
+    the product at every step. Momentum does not change this, because it is a sum of gradients.
 
     Args:
         factors: ``(W_1, ..., W_N)``.
 
     Returns:
-        ``(L, W_2, ..., W_N)``; the factors themselves where ``W_1`` is not wider than high.
+        ``(L, W_2, ..., W_N)``; the factors themselves if ``W_1`` has at least as many rows as
+        columns.
     """
     first, *others = factors
     if first.shape[1] <= first.shape[0]:
@@ -92,20 +93,19 @@ def reduced_factors(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 class PenaltyAlone:
     """Descends the penalty alone, from the initial weights of a study, without data.
 
-    The plain weights, all biases, and factors that are penalized themselves are scaled by one
-    number: ``w_t = c_t w_0`` with ``c_0 = 1``, ``v <- m v + coefficient * c``,
-    ``c <- c - rate_t v``. The product is integrated on its reduced factors.
+    Plain weights, biases and factors with a penalty of their own are all scaled by the same number:
+    ``w_t = c_t w_0`` with ``c_0 = 1``, ``v <- m v + coefficient * c``, ``c <- c - lr_t v``. A
+    penalty on the product is descended on reduced factors.
 
     Args:
         study: the settings.
         rate: initial learning rate.
-        seed: of the weights.
-        dtype: of the product's integration.
+        seed: seed of the weights.
+        dtype: dtype of the reduced factors.
 
     Attributes:
-        step: steps done.
-        records: for each recorded step that was reached: the step, then the penalty of each of
-            :data:`FORMS`.
+        step: number of steps done.
+        records: for each recorded step so far, the step and the penalty of each of :data:`FORMS`.
     """
 
     def __init__(
@@ -113,12 +113,14 @@ class PenaltyAlone:
     ) -> None:
         self.study, self.rate = study, rate
         self.step = 0
-        dense = initial_network(study.shape, 2, study.init_std, draws(seed, "weights")).dense
+        dense = initial_network(
+            study.shape, 2, study.init_std, random_source(seed, "weights")
+        ).dense
         exact = [Layer(tuple(f.double() for f in fs), bias.double()) for fs, bias in dense]
         plain = [Layer(factors[:1], bias) for factors, bias in exact]
         biases = [Layer((), bias) for _, bias in exact]
         coefficient = study.penalty
-        # What each form is at the start, as far as it is scaled by c squared.
+        # The initial value of that share of each form that is proportional to c squared.
         self._scaled = {
             "plain": penalty(plain, "weights", coefficient)[0].item(),
             "product": penalty(biases, "factors", coefficient)[0].item(),
@@ -162,7 +164,7 @@ class PenaltyAlone:
             self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the descent goes on from."""
+        """Everything needed to continue the descent."""
         return {
             "step": self.step,
             "scale": self._scale,
@@ -173,7 +175,7 @@ class PenaltyAlone:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state saved for the same settings."""
+        """Continue from a state saved with the same settings."""
         self.step = state["step"]
         self._scale, self._velocity = state["scale"], state["velocity"]
         self._factors, self._momenta = state["factors"], state["momenta"]

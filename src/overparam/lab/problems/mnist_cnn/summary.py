@@ -1,8 +1,8 @@
-"""What the curves of the network say. Pure functions on tables.
+"""Tables computed from the curves of the network. Pure functions.
 
-Curves have the columns of ``jobs.load_curves``. The *loss* is cross-entropy
-plus penalty, what the authors plot; *batch* quantities are those of one batch, the others are
-means over the batches since the record before. A diverged run has infinite last values.
+Curves have the columns of ``jobs.load_curves``. The *loss* is cross-entropy plus penalty, as the
+authors plot it. *Batch* quantities are those of one batch; the others are means over the batches
+since the previous record. The last values of a diverged run are infinite.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 
 import polars as pl
+
+from overparam.lab.summary import median_and_range
 
 _RUN = ["variant", "rate", "seed"]
 LOSSES = ("loss", "cross_entropy", "penalty")
@@ -24,7 +26,7 @@ _LAST = (
 
 
 def with_losses(curves: pl.DataFrame) -> pl.DataFrame:
-    """The curves with ``loss``, ``batch_loss`` and ``penalty_share``, penalty over loss."""
+    """The curves with ``loss``, ``batch_loss`` and ``penalty_share`` (penalty over loss)."""
     loss = pl.col("cross_entropy") + pl.col("penalty")
     return curves.with_columns(
         loss.alias("loss"),
@@ -34,10 +36,11 @@ def with_losses(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def last_values(curves: pl.DataFrame) -> pl.DataFrame:
-    """One row per run: the last value of every quantity, infinite where the run diverged.
+    """One row per run: the last value of every quantity, infinite if the run diverged.
 
     Columns: ``variant, rate, seed, step, diverged_at``, the losses of :func:`with_losses`, the
-    errors, and ``mean_cross_entropy``: over all steps of the run, the lower the faster it learned.
+    errors, and ``mean_cross_entropy``, the mean over all steps of the run: a lower mean means
+    faster training.
     """
     weighted = pl.col("cross_entropy") * pl.col("step").diff()
     last = (
@@ -62,7 +65,7 @@ def seed_values(curves: pl.DataFrame, variant: str, quantity: str, rate: float) 
     """The last value of a quantity for each seed, in the order of the seeds.
 
     Args:
-        curves: of training.
+        curves: training curves.
         variant: which network.
         quantity: a column of :func:`last_values`.
         rate: learning rate.
@@ -75,8 +78,8 @@ def over_seeds(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     """A quantity by step, over seeds.
 
     Args:
-        curves: of training, with the column, or of the penalty alone.
-        quantity: the column; rows where it is null, or no finite number, are left out.
+        curves: training curves, or curves of the penalty alone.
+        quantity: a column of the curves; rows in which it is null or not finite are left out.
 
     Returns:
         Columns ``variant, rate, step, median, low, high``.
@@ -84,18 +87,15 @@ def over_seeds(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     return (
         curves.filter(pl.col(quantity).is_finite())
         .group_by(["variant", "rate", "step"], maintain_order=True)
-        .agg(
-            pl.col(quantity).median().alias("median"),
-            pl.col(quantity).min().alias("low"),
-            pl.col(quantity).max().alias("high"),
-        )
+        .agg(median_and_range(quantity))
     )
 
 
 def last_over_seeds(curves: pl.DataFrame) -> pl.DataFrame:
     """The last value of every quantity over seeds, in long form.
 
-    Columns: ``variant, rate, quantity, median, low, high, seeds, diverged`` (of the seeds).
+    Columns: ``variant, rate, quantity, median, low, high, seeds`` and ``diverged`` (the number of
+    seeds that did).
     """
     names = [*_LAST, "mean_cross_entropy"]
     return (
@@ -103,9 +103,7 @@ def last_over_seeds(curves: pl.DataFrame) -> pl.DataFrame:
         .unpivot(names, index=[*_RUN, "diverged_at"], variable_name="quantity")
         .group_by(["variant", "rate", "quantity"], maintain_order=True)
         .agg(
-            pl.col("value").median().alias("median"),
-            pl.col("value").min().alias("low"),
-            pl.col("value").max().alias("high"),
+            *median_and_range("value"),
             pl.len().cast(pl.Int64).alias("seeds"),
             pl.col("diverged_at").is_not_null().sum().cast(pl.Int64).alias("diverged"),
         )
@@ -113,13 +111,13 @@ def last_over_seeds(curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def against_alone(curves: pl.DataFrame, alone: pl.DataFrame) -> pl.DataFrame:
-    """The penalty measured in training against the penalty integrated without data.
+    """The penalty during training divided by the penalty that is descended alone, without data.
 
-    Only variants with a penalty, rates and seeds that both have.
+    Only for variants with a penalty, and for learning rates and seeds that both tables have.
 
     Returns:
         One row per run: ``variant, rate, seed``; ``last``, the ratio at the last common step;
-        ``low`` and ``high``, the smallest and the largest ratio on the way.
+        ``low`` and ``high``, the smallest and the largest ratio along the way.
     """
     keys = [*_RUN, "step"]
     both = curves.join(alone, on=keys, suffix="_alone", maintain_order="left").filter(
@@ -134,9 +132,9 @@ def against_alone(curves: pl.DataFrame, alone: pl.DataFrame) -> pl.DataFrame:
 
 
 def penalty_majority(curves: pl.DataFrame) -> pl.DataFrame:
-    """For how much of its steps a run's penalty is more than half of its loss.
+    """The share of the steps of a run at which the penalty is more than half of the loss.
 
-    A record stands for the steps since the record before.
+    A record stands for all steps since the previous record.
 
     Returns:
         One row per run: ``variant, rate, seed, share``.
@@ -150,17 +148,19 @@ def penalty_majority(curves: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def gap(curves: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
-    """How much of the difference in loss between two variants is difference in penalty.
+def differences(curves: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
+    """The differences in loss, cross-entropy and penalty between two variants.
 
-    Seed by seed, at the steps and rates that both have.
+    Seed by seed, at the steps and learning rates that both have.
 
     Returns:
         Columns ``rate, seed, step, loss, cross_entropy, penalty``: first minus second.
     """
     keys = ["rate", "seed", "step"]
-    parts = [with_losses(curves.filter(pl.col("variant") == name)) for name in (first, second)]
-    both = parts[0].join(parts[1], on=keys, suffix="_second", maintain_order="left")
+    ours, theirs = (
+        with_losses(curves.filter(pl.col("variant") == name)) for name in (first, second)
+    )
+    both = ours.join(theirs, on=keys, suffix="_second", maintain_order="left")
     return both.select(*keys, *(pl.col(n) - pl.col(f"{n}_second") for n in LOSSES))
 
 
@@ -168,12 +168,12 @@ def steps_to(curves: pl.DataFrame, quantity: str, level: float) -> pl.DataFrame:
     """Steps until a quantity is first recorded at or below a level.
 
     Args:
-        curves: of training.
+        curves: training curves.
         quantity: a column of :func:`with_losses`.
-        level: to reach.
+        level: the level to reach.
 
     Returns:
-        One row per run: ``variant, rate, seed, steps``, null where it is not reached.
+        One row per run: ``variant, rate, seed, steps``; null if the level is not reached.
     """
     runs = curves.select(_RUN).unique(maintain_order=True)
     reached = (
@@ -186,10 +186,10 @@ def steps_to(curves: pl.DataFrame, quantity: str, level: float) -> pl.DataFrame:
 
 
 def tuned(curves: pl.DataFrame) -> pl.DataFrame:
-    """Each variant at the rate with the lowest median validation error at the end.
+    """Each variant at the lr with the lowest median validation error at the end.
 
-    Columns: ``variant, rate``, and ``edge``: the rate is the smallest or the largest of several
-    that were tried.
+    Columns: ``variant, rate`` and ``edge``, whether the lr is the smallest or the largest of
+    several that were tried.
     """
     errors = last_over_seeds(curves).filter(pl.col("quantity") == "validation_error")
     return (

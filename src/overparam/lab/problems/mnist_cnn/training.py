@@ -1,7 +1,7 @@
-"""Trains the network and records cross-entropy and penalty apart; stops and resumes anywhere.
+"""Trains the network and records cross-entropy and penalty apart; can stop and resume at any step.
 
-Weights are float32. The same settings give the same bytes where the same operations run on the
-same device in the same number of threads; workers use one thread each.
+Weights are float32. The same settings give the same bytes on the same device with the same number
+of threads; workers use one thread each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from overparam.lab.problems.mnist_cnn.network import (
     network_inputs,
 )
 from overparam.lab.problems.mnist_cnn.penalty import penalty
-from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, draws
+from overparam.lab.problems.mnist_cnn.study import VARIANTS, CnnStudy, random_source
 
 _EVALUATION_BATCH = 500
 
@@ -30,24 +30,24 @@ _EVALUATION_BATCH = 500
 class CnnTraining:
     """Stochastic gradient descent with momentum on cross-entropy plus penalty.
 
-    As in the tutorial: batches in the order of the data, without shuffling; step ``t`` takes the
-    images from ``t * batch`` modulo their number less one batch. A run whose loss is not finite
-    has diverged and ends.
+    As in the tutorial, batches are taken in the order of the data, without shuffling: the batch of
+    step ``t`` starts at image ``t * batch`` modulo (number of images - ``batch``). A run whose loss
+    is not finite has diverged and ends.
 
     Args:
         study: the settings.
         variant: a key of :data:`overparam.lab.problems.mnist_cnn.study.VARIANTS`.
         rate: initial learning rate.
-        seed: of weights and dropout.
+        seed: seed of weights and dropout.
         data: the images.
 
     Attributes:
-        step: steps done.
-        records: for each recorded step that was reached: the step; the cross-entropy of the batch
-            trained last, after that step and with a new dropout mask, as the tutorial prints it;
-            the mean cross-entropy of all batches since the last record, each before its own step;
-            the penalty; validation and test error (shares; NaN where they are not measured).
-        diverged_at: the step with a loss that is not finite, or None.
+        step: number of steps done.
+        records: for each recorded step so far: the step; the cross-entropy of the last batch after
+            its step and with a new dropout mask, as the tutorial prints it; the mean cross-entropy
+            of all batches since the previous record, each before its own step; the penalty;
+            validation and test error (shares; NaN if they are not evaluated at this step).
+        diverged_at: the step at which the loss was not finite, or None.
 
     Raises:
         ValueError: the data has too few images for the study.
@@ -58,9 +58,9 @@ class CnnTraining:
     ) -> None:
         if len(data.images) <= study.held_out + study.batch:
             raise ValueError(
-                f"{data.name} has {len(data.images)} images to train on, and the study holds "
-                f"{study.held_out} out and needs more than a batch of {study.batch}; use a "
-                "smaller held_out or batch."
+                f"{data.name} has {len(data.images)} images to train on, but the study holds out "
+                f"{study.held_out} and needs more than one batch of {study.batch} beside them; use "
+                "a smaller held_out or batch."
             )
         self.study, self.rate, self.data = study, rate, data
         self.penalty_on = VARIANTS[variant].penalty
@@ -68,11 +68,12 @@ class CnnTraining:
         self.records: list[tuple[float, ...]] = []
         self.diverged_at: int | None = None
         depth = VARIANTS[variant].depth
-        start = initial_network(study.shape, depth, study.init_std, draws(seed, "weights"))
+        start = initial_network(study.shape, depth, study.init_std, random_source(seed, "weights"))
         self.network = _trainable(start, torch.device(study.device))
         self._optimizer = torch.optim.SGD(self.network.tensors(), lr=rate, momentum=study.momentum)
         # Two sources, so that recording more often does not change the training.
-        self._dropout, self._recorded_dropout = draws(seed, "dropout"), draws(seed, "recorded")
+        self._dropout = random_source(seed, "dropout")
+        self._recorded_dropout = random_source(seed, "recorded")
         self._since: list[float] = []
 
     @property
@@ -83,7 +84,7 @@ class CnnTraining:
 
     def advance(self, steps: int) -> None:
         """Train for at most ``steps`` steps."""
-        # On a GPU the fast convolutions are neither exact nor the same every time.
+        # On a GPU the fast convolutions are neither exact nor deterministic.
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         ):
@@ -97,7 +98,7 @@ class CnnTraining:
                 self._descend()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from."""
+        """Everything needed to continue training."""
         return {
             "step": self.step,
             "records": self.records,
@@ -110,7 +111,7 @@ class CnnTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state saved by the same run."""
+        """Continue from a state saved by the same run."""
         self.step, self.records = state["step"], state["records"]
         self.diverged_at, self._since = state["diverged_at"], state["since"]
         with torch.no_grad():
@@ -139,7 +140,7 @@ class CnnTraining:
         self.step += 1
 
     def _cross_entropy(self, step: int, dropout: torch.Generator) -> Tensor:
-        """Mean cross-entropy of the batch of a step, with a new dropout mask."""
+        """Mean cross-entropy of the batch of one step, with a new dropout mask."""
         study = self.study
         count = len(self.data.images) - study.held_out
         start = study.held_out + step * study.batch % (count - study.batch)
@@ -170,7 +171,7 @@ class CnnTraining:
 
     @torch.no_grad()
     def _error(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images that are put into a wrong class."""
+        """Share of images that are classified wrongly."""
         count = min(len(images), self.study.evaluated or len(images))
         wrong = 0
         for start in range(0, count, _EVALUATION_BATCH):

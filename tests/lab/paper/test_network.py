@@ -1,4 +1,4 @@
-"""The network's claims on the reproduction page, on made-up curves with a known answer."""
+"""The claims on the network, on made-up curves for which the answer is known."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from overparam.data import load_images
-from overparam.lab.paper.network import CnnResult, chapter, load_result
+from overparam.lab.paper.network import CnnResult, load_result, report
 from overparam.lab.problems.mnist_cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
 from overparam.lab.problems.mnist_cnn.penalty import FORMS
 from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS
@@ -66,20 +66,20 @@ def result_of(
 
 
 def claims_of(result):
-    return {claim.statement.split()[0]: claim for claim in chapter(result).claims}
+    return {claim.statement.split()[0]: claim for claim in report(result).claims}
 
 
-def test_a_lower_penalty_alone_is_no_acceleration():
+def test_a_lower_penalty_alone_is_not_acceleration():
     claims = claims_of(result_of())
     accelerated = claims["Replacing"]
-    assert [finding.agrees for finding in accelerated.findings] == [True, None, None, None, None]
+    assert [item.agrees for item in accelerated.evidence] == [True, None, None, None, None]
     assert accelerated.verdict == IN_PART
-    agrees = [finding.agrees for finding in claims["The"].findings]
+    agrees = [item.agrees for item in claims["The"].evidence]
     # All but the last: at the paper's size the product's penalty ends at a quarter of 0.04.
     assert agrees == [True] * 8 + [False]
 
 
-def test_a_lower_cross_entropy_is_one():
+def test_a_lower_cross_entropy_is_acceleration():
     claims = claims_of(result_of(product=FAST, errors=(0.1, 0.05)))
     assert claims["Replacing"].verdict == HOLDS
     slower = claims_of(result_of(plain=FAST, product=SLOW, errors=(0.05, 0.1),
@@ -90,7 +90,7 @@ def test_a_lower_cross_entropy_is_one():
 def test_a_test_error_counted_on_few_images_decides_nothing():
     for tested, agrees in ((300, None), (1000, True)):
         result = result_of(product=FAST, errors=(0.1, 0.06), tested=tested)
-        found = claims_of(result)["Replacing"].findings[3]
+        found = claims_of(result)["Replacing"].evidence[3]
         assert found.agrees is agrees
         assert found.text.startswith("Test error at the end: product")
     assert "On a sample of 300" not in found.text
@@ -98,14 +98,14 @@ def test_a_test_error_counted_on_few_images_decides_nothing():
 
 def test_a_penalty_that_data_holds_up_is_not_the_one_alone():
     held = {**PENALTIES, "product": (9.0, 3.0, 1.5)}
-    agrees = [f.agrees for f in claims_of(result_of(penalties=held))["The"].findings]
+    agrees = [e.agrees for e in claims_of(result_of(penalties=held))["The"].evidence]
     assert agrees[3] is False  # 1.5 against 0.5 without data
     assert agrees[0] is True
 
 
-def test_a_fit_that_outweighs_the_penalty_is_said():
+def test_a_fit_that_outweighs_the_penalty_is_reported():
     far = (5.0, 4.0, 4.0)
-    agrees = [f.agrees for f in claims_of(result_of(plain=far))["The"].findings]
+    agrees = [e.agrees for e in claims_of(result_of(plain=far))["The"].evidence]
     assert agrees[1] is False  # 2 of 6
     assert agrees[2] is False  # never more than half
     assert agrees[6] is False  # a difference of 1.5 of 5.4
@@ -114,16 +114,16 @@ def test_a_fit_that_outweighs_the_penalty_is_said():
 def test_the_papers_size_is_compared_with_the_papers_values():
     paper = dataclasses.replace(SCALES["paper"], seeds=(0, 1))
     claims = claims_of(result_of(paper))
-    texts = [finding.text for finding in claims["The"].findings]
+    texts = [item.text for item in claims["The"].evidence]
     assert sum("trained batch loss over the paper's" in text for text in texts) == 2
     assert claims["The"].why.endswith("At the authors' size and horizon.")
     smaller = claims_of(result_of(SCALES["quick"]))["The"]
-    assert not any("trained batch loss" in finding.text for finding in smaller.findings)
+    assert not any("trained batch loss" in item.text for item in smaller.evidence)
     assert "images of 14 x 14, 8 and 64 channels, 256 hidden units, 900 steps" in smaller.why
 
 
 def test_sections_have_charts_and_the_numbers():
-    sections = {section.heading: section for section in chapter(result_of()).sections}
+    sections = {section.heading: section for section in report(result_of()).sections}
     assert len(sections) == 3
     assert all(section.chart is not None for section in sections.values())
     html = sections["Cross-entropy and penalty apart"].body_html
@@ -139,28 +139,28 @@ def test_several_rates_are_tuned_for_each_network():
     result = result_of(study, product=FAST, errors=(0.1, 0.05))
 
     def tuned_where(variants):
-        """Variants that are best at the middle rate, the others at the first."""
+        """These variants are best at the middle lr, the others at the first."""
         best = (pl.col("rate") == 0.02) & pl.col("variant").is_in(variants)
         errors = pl.when(best).then(0.01).otherwise("validation_error")
         curves = result.curves.with_columns(validation_error=errors)
-        return chapter(dataclasses.replace(result, curves=curves))
+        return report(dataclasses.replace(result, curves=curves))
 
     made = tuned_where(["plain", "product"])
     assert made.claims[-1].verdict == HOLDS
-    assert "product at 0.02" in made.claims[-1].findings[0].text
-    assert "original at 0.02" in made.claims[-1].findings[0].text
+    assert "product at 0.02" in made.claims[-1].evidence[0].text
+    assert "original at 0.02" in made.claims[-1].evidence[0].text
     assert made.sections[-1].heading == "The network at several learning rates"
-    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the edge is the winner's
-    assert "edge of the rates tried for: Product" in tuned_where(["plain"]).claims[-1].why
-    found = tuned_where(["product"]).claims[-1].findings
-    assert [finding.agrees for finding in found] == [None, None]
-    assert all(f.text.endswith("rate of original at 0.01 is the last of the grid.") for f in found)
+    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the winner is at the edge
+    assert "the smallest or the largest tried for: Product" in tuned_where(["plain"]).claims[-1].why
+    found = tuned_where(["product"]).claims[-1].evidence
+    assert [item.agrees for item in found] == [None, None]
+    assert all(e.text.endswith("lr of original at 0.01 is at the edge of the grid.") for e in found)
     result = result_of(study, plain=FAST, errors=(0.05, 0.1))
     assert tuned_where(["plain", "product"]).claims[-1].verdict == FAILS
-    found = tuned_where(["plain"]).claims[-1].findings
-    assert [finding.agrees for finding in found] == [None, None]
-    assert all(f.text.endswith("rate of product at 0.01 is the last of the grid.") for f in found)
-    assert "not tuned" in chapter(result_of()).claims[0].why
+    found = tuned_where(["plain"]).claims[-1].evidence
+    assert [item.agrees for item in found] == [None, None]
+    assert all(e.text.endswith("lr of product at 0.01 is at the edge of the grid.") for e in found)
+    assert "not tuned" in report(result_of()).claims[0].why
     assert "not tuned" not in made.claims[0].why
 
 
@@ -170,8 +170,8 @@ def test_seeds_that_diverged_are_seen_as_such():
         diverged_at=pl.when(pl.col("variant") == "product").then(33).cast(pl.Int64)
     )
     claims = claims_of(dataclasses.replace(result, curves=lost))
-    assert claims["Replacing"].findings[0].agrees is False
-    assert "diverged" in claims["Replacing"].findings[0].text
+    assert claims["Replacing"].evidence[0].agrees is False
+    assert "diverged" in claims["Replacing"].evidence[0].text
 
 
 def test_results_come_when_every_job_is_finished(tmp_path):
@@ -190,7 +190,7 @@ def test_results_come_when_every_job_is_finished(tmp_path):
     assert set(result.curves["variant"]) == {"plain", "product"}
     assert set(result.alone["variant"]) == set(FORMS)
     assert result.paper_alone.height == result.alone.height
-    made = chapter(result)
+    made = report(result)
     with pytest.raises(ValueError, match="damaged"):
         jobs[0].file.write_bytes(b"x") and load_result(study, jobs, 297)
     assert len(made.claims) == 2

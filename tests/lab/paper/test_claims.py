@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overparam.lab.paper.measurements import Interval, interval
-from overparam.lab.paper.verdict import (
+from overparam.lab.paper.claims import (
     UNDECIDED,
     Claim,
-    Finding,
+    Evidence,
     order,
     order_of_shares,
     within,
 )
+from overparam.lab.paper.distances import Interval, interval
 from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
 
 
 def claim(*answers):
-    return Claim("A", "B", tuple(Finding(f"Number {i}.", a) for i, a in enumerate(answers)))
+    return Claim("A", "B", tuple(Evidence(f"Number {i}.", a) for i, a in enumerate(answers)))
 
 
 @pytest.mark.parametrize(
@@ -35,19 +35,19 @@ def claim(*answers):
         ((True, False, None), IN_PART),
     ],
 )
-def test_verdict_follows_from_the_findings(answers, verdict):
+def test_verdict_follows_from_the_evidence(answers, verdict):
     assert claim(*answers).verdict == verdict
 
 
 @given(st.lists(st.sampled_from([True, False, None]), max_size=6))
-def test_no_claim_holds_with_a_finding_that_does_not_agree(answers):
+def test_no_claim_holds_with_evidence_that_does_not_agree(answers):
     assert (claim(*answers).verdict == HOLDS) == (bool(answers) and all(a is True for a in answers))
 
 
-def test_measured_names_few_findings_and_counts_many():
-    assert claim(True, False).measured == "Number 0. Number 1."
-    many = claim(True, True, False, None).measured
-    assert many == "Of 4 comparisons, listed below, 2 agree, 1 disagree, 1 decide nothing."
+def test_few_sentences_are_listed_and_many_are_counted():
+    assert claim(True, False).evidence_in_short == "Number 0. Number 1."
+    many = claim(True, True, False, None).evidence_in_short
+    assert many == "4 comparisons, listed below: 2 for, 1 against, 1 undecided."
 
 
 def test_order_needs_ranges_that_do_not_overlap():
@@ -73,12 +73,12 @@ def test_within_asks_every_seed(value, agrees):
 
 
 def test_shares_of_equal_methods_are_seldom_told_apart():
-    """Binomial draws of one error: without the sampling error one in four would decide."""
+    """Binomial draws with the same error; ignoring the sampling error, one in four would decide."""
     draws = np.random.default_rng(0).binomial(1000, 0.05, size=(4000, 2)) / 1000
     found = [
         order_of_shares("a", interval([a]), "b", interval([b]), "error", 1000) for a, b in draws
     ]
-    wrong = np.mean([finding.agrees is not None for finding in found])
+    wrong = np.mean([item.agrees is not None for item in found])
     # Two standard errors: 4.6 % of a normal distribution lie beyond.
     assert wrong == pytest.approx(0.046, abs=0.012)
 

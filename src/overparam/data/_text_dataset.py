@@ -1,4 +1,4 @@
-"""Data sets that are one text file: in a named folder, in the cache, or on a server."""
+"""Data sets that are one text file."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from torch import Tensor
 
 from overparam._files import write_whole
 from overparam.data._dataset import RegressionDataset
+from overparam.data._dataset_in_files import DatasetInFiles, Location
 from overparam.data._download import fetch_content
-from overparam.data._files import (
+from overparam.data._local_files import (
     FOLDER_VARIABLE,
     cache_folder,
+    explaining_write_errors,
     file_in_data_folder,
-    keeping,
     read_file,
     sha256_of,
 )
-from overparam.data._located import LocatedDataset, Place
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.regression import RegressionData, fingerprint
 
 
 @dataclass(frozen=True)
-class FileDataset(LocatedDataset[RegressionData], RegressionDataset):
+class TextDataset(DatasetInFiles[RegressionData], RegressionDataset):
     """A data set in one text file.
 
-    It is looked for in the folder ``OVERPARAM_DATA``, then in the cache, then on its server. A
-    file is right if its SHA-256 is, or if it holds exactly the known numbers in another spelling
-    (say, other line ends). A download is right if the archive's SHA-256 is; where that is not
-    known, the file's own.
+    A file is right if its SHA-256 is right, or if it holds exactly the known numbers in another
+    spelling (for example, with other line ends). A download is right if the SHA-256 of the archive
+    is right, or that of the file if the archive's is not known.
 
     Attributes:
-        file: path of the file below ``OVERPARAM_DATA``; its last part is its name in the cache.
-        sha256: of the original file.
+        file: path of the file below ``OVERPARAM_DATA``; in the cache, the name alone.
+        sha256: SHA-256 of the original file.
         numbers: :func:`overparam.data.regression.fingerprint` of the original file's content.
-        url: of the zip archive.
-        archive_sha256: of the zip archive, or None.
+        url: address of the zip archive.
+        archive_sha256: SHA-256 of the zip archive, or None if it is not known.
         extract: makes the file's content from the archive; raises ContentError.
         parse: makes features and targets from the file's content; raises ContentError.
     """
@@ -56,39 +55,39 @@ class FileDataset(LocatedDataset[RegressionData], RegressionDataset):
         """Its file below ``OVERPARAM_DATA``."""
         return self.file
 
-    def _locate(self) -> Place | None:
+    def _locate(self) -> Location | None:
         path = file_in_data_folder(self.file)
         if path is not None:
-            return Place("folder", path)
+            return Location("folder", path)
         path = cache_folder() / Path(self.file).name
-        return Place("cache", path) if path.is_file() else None
+        return Location("cache", path) if path.is_file() else None
 
-    def _read(self, place: Place) -> RegressionData:
-        content, remedy = read_file(place.path), self._remedy(place)
+    def _read(self, location: Location) -> RegressionData:
+        content, remedy = read_file(location.path), self._remedy(location)
         try:
             features, targets = self.parse(content)
         except ContentError as error:
-            raise DataError(f"{place.path}, {error}. {remedy}") from error
+            raise DataError(f"{location.path}, {error}. {remedy}") from error
         found = sha256_of(content)
-        expected = self.sha256 if place.where == "folder" else _kept_checksum(place.path)
+        expected = self.sha256 if location.where == "folder" else _kept_checksum(location.path)
         if found != expected and fingerprint(features, targets) != self.numbers:
             raise DataError(
-                f"{place.path}: every line is well formed, but the numbers are not those of "
+                f"{location.path}: every line is well formed, but the numbers are not those of "
                 f"{self.name}: found SHA-256 {found}, expected {expected}. {remedy}"
             )
-        return self._data(features, targets, place.origin)
+        return self._data(features, targets, location.origin)
 
-    def _download(self, force: bool) -> Place:
+    def _download(self, force: bool) -> Location:
         path = cache_folder() / Path(self.file).name
-        with keeping(self.name, path.parent):
+        with explaining_write_errors(self.name, path.parent):
             content = self._checked_content(self._archive())
-            # The checksum goes first: a kill in between leaves no file without one.
+            # The checksum first, so that a kill in between leaves no file without a checksum.
             line = f"{sha256_of(content)}  {path.name}\n"
             write_whole(_checksum_path(path), line.encode("ascii"))
             write_whole(path, content)
         if not path.is_file():
             raise DataError(f"{path} was removed while {self.name} was fetched; try again.")
-        return Place("cache", path)
+        return Location("cache", path)
 
     def _archive(self) -> bytes:
         try:
@@ -96,13 +95,13 @@ class FileDataset(LocatedDataset[RegressionData], RegressionDataset):
         except ConnectionError as error:
             raise DataUnavailable(
                 f"{self.name} is not on this machine and {error}; check the network, or set "
-                f"{FOLDER_VARIABLE} to a folder that has {self.file}."
+                f"{FOLDER_VARIABLE} to a folder that contains {self.file}."
             ) from error
 
     def _checked_content(self, archive: bytes) -> bytes:
         remedy = (
-            "Try again later; if it stays so, the server's copy has changed: set "
-            f"{FOLDER_VARIABLE} to a folder that has {self.file}."
+            "Try again later. If that does not help, the server's copy has changed: set "
+            f"{FOLDER_VARIABLE} to a folder that contains {self.file}."
         )
         found, expected = sha256_of(archive), self.archive_sha256
         try:
@@ -120,7 +119,7 @@ class FileDataset(LocatedDataset[RegressionData], RegressionDataset):
 
 
 def _kept_checksum(path: Path) -> str:
-    """The checksum that was kept beside a downloaded file, or what is missing."""
+    """The checksum stored beside a downloaded file; if there is none, words for the message."""
     try:
         return _checksum_path(path).read_text(encoding="ascii").split()[0]
     except (OSError, ValueError, IndexError):

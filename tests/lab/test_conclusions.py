@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overparam.lab.findings import findings
+from overparam.lab.conclusions import conclusions
 
 
 def curves_of(**finals):
-    """Final losses per method name (``_`` for ``:``), one per seed, at the middle of three rates.
+    """Final losses per method name (``_`` for ``:``), one per seed, at the middle of three lrs.
 
-    The other two rates end higher by 1; a loss of infinity has diverged.
+    The other two lrs end higher by 1; an infinite loss means that the run diverged.
     """
     rows = []
     for name, losses in finals.items():
@@ -30,14 +30,14 @@ def curves_of(**finals):
 
 
 def text_of(optimum=0.2, **finals):
-    return findings(curves_of(**finals), optimum)
+    return conclusions(curves_of(**finals), optimum)
 
 
 def test_depth_helps():
     sentences = text_of(gd=[0.8, 0.82], rule_2=[0.5, 0.51], rule_3=[0.6, 0.61])
     assert sentences == [
-        "After 20,000 iterations, each method at the best of its learning rates; the optimum of "
-        "the loss is 0.2.",
+        "After 20,000 iterations, with each method at its best learning rate; the optimal loss is "
+        "0.2.",
         "Depth helps gradient descent here. Depth 2 (rule) (0.505) and Depth 3 (rule) (0.605) "
         "end lower than plain gradient descent (0.81).",
     ]
@@ -54,10 +54,10 @@ def test_losses_equal_to_three_digits_are_not_ordered():
     text = text_of(gd=[0.60541, 0.60541], rule_2=[0.60539, 0.60539], adam=[0.60538, 0.60538])
     assert text[1] == (
         "Depth does not help gradient descent here. Depth 2 (rule) (0.605) ends, to three digits, "
-        "at the loss of plain gradient descent (0.605)."
+        "equal to plain gradient descent (0.605)."
     )
     assert text[2] == (
-        "On the plain weight: Adam (0.605) ends, to three digits, at the loss of the best depth, "
+        "On the plain weight: Adam (0.605) ends, to three digits, equal to the best depth, "
         "Depth 2 (rule) (0.605)."
     )
 
@@ -82,8 +82,8 @@ def test_overlapping_seeds_establish_nothing(gd, rule):
 def test_one_seed_has_no_interval():
     sentences = text_of(gd=[0.5], rule_2=[0.4])
     assert "Depth helps gradient descent here" in sentences[1]
-    assert any("One seed: there is no interval" in sentence for sentence in sentences)
-    assert not any("One seed" in s for s in text_of(gd=[0.5, 0.5], rule_2=[0.4, 0.4]))
+    assert any("There is only one seed" in sentence for sentence in sentences)
+    assert not any("one seed" in s for s in text_of(gd=[0.5, 0.5], rule_2=[0.4, 0.4]))
 
 
 def test_plain_optimizers_against_the_best_depth():
@@ -107,7 +107,7 @@ def test_rule_against_factors_of_the_same_depth_only():
     ]
 
 
-def test_methods_that_diverge_at_every_rate_are_said_to():
+def test_methods_that_diverge_at_every_rate_are_named():
     text = text_of(gd=[math.inf], rule_2=[0.5], adam=[math.inf])
     assert "Depth 2 (rule) (0.5) ends lower than plain gradient descent (diverged)." in text[1]
     assert any("Adam (diverged) ends higher than the best depth" in sentence for sentence in text)
@@ -116,7 +116,7 @@ def test_methods_that_diverge_at_every_rate_are_said_to():
     assert "Depth helps" not in " ".join(both)
 
 
-def test_no_claim_without_something_to_compare():
+def test_nothing_is_claimed_without_something_to_compare():
     for only in ({"gd": [0.5]}, {"rule_2": [0.5]}, {"adam": [0.5]}, {"gd": [0.5], "adam": [0.4]}):
         text = " ".join(text_of(**only))
         assert "depth" not in text.lower().replace("depth 2 (rule)", "")
@@ -124,11 +124,12 @@ def test_no_claim_without_something_to_compare():
 
 def test_an_edge_of_the_grid_is_named():
     curves = curves_of(gd=[0.8], rule_2=[0.5], adam=[0.3])
-    assert not any("edge" in sentence for sentence in findings(curves, 0.2))
+    assert not any("edge" in sentence for sentence in conclusions(curves, 0.2))
     cut = curves.filter(~(pl.col("rate") == 10.0))
     assert any(
-        "at the edge of the grid for Adam, Depth 2 (rule) and Gradient descent: a wider" in sentence
-        for sentence in findings(cut, 0.2)
+        "is at the edge of the grid for Adam, Depth 2 (rule) and Gradient descent: a wider"
+        in sentence
+        for sentence in conclusions(cut, 0.2)
     )
 
 
@@ -140,14 +141,14 @@ def test_an_edge_of_the_grid_is_named():
     ],
 )
 def test_an_unfinished_study_compares_nothing(kept):
-    text = findings(curves_of(gd=[0.8], rule_2=[0.5], adam=[0.3]).filter(kept), 0.2)
+    text = conclusions(curves_of(gd=[0.8], rule_2=[0.5], adam=[0.3]).filter(kept), 0.2)
     assert len(text) == 1
     assert text[0].startswith("Unfinished: ")
 
 
 def test_a_study_said_to_be_unfinished_compares_nothing():
     curves = curves_of(gd=[0.8], rule_2=[0.5])
-    assert findings(curves, 0.2, finished=False)[0].startswith("Unfinished: ")
+    assert conclusions(curves, 0.2, finished=False)[0].startswith("Unfinished: ")
 
 
 def test_a_diverged_run_does_not_make_a_study_unfinished():
@@ -161,7 +162,7 @@ losses = st.lists(st.floats(0.21, 5), min_size=3, max_size=3)
 @given(gd=losses, rule=losses, adam=losses, data=st.data())
 def test_every_claim_follows_from_the_numbers_in_any_order_of_rows(gd, rule, adam, data):
     curves = curves_of(gd=gd, rule_2=rule, adam=adam)
-    text = findings(curves, 0.2)
+    text = conclusions(curves, 0.2)
     claim = text[1].split(" gradient descent here")[0]
     middle = {name: sorted(values)[1] for name, values in [("gd", gd), ("2", rule), ("a", adam)]}
     equal = f"{middle['gd']:.3g}" == f"{middle['2']:.3g}"
@@ -176,4 +177,4 @@ def test_every_claim_follows_from_the_numbers_in_any_order_of_rows(gd, rule, ada
     medians = {sorted(values)[1] for values in (gd, rule, adam)}
     if len(medians) == 3:
         order = data.draw(st.permutations(range(len(curves))))
-        assert findings(curves[list(order)], 0.2) == text
+        assert conclusions(curves[list(order)], 0.2) == text

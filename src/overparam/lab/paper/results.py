@@ -1,4 +1,4 @@
-"""What an experiment adds to the page: its claims and its sections."""
+"""What a study gives, and what an experiment puts on the page."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from overparam.lab.paper.verdict import Claim
+from overparam.lab.paper.claims import Claim
 from overparam.lab.report.page import Section
 from overparam.lab.study import Study
 
 
 @dataclass(frozen=True)
-class PartResult:
+class StudyResult:
     """The stored curves of one finished study.
 
     Attributes:
         study: the settings.
-        curves: all of them, as :func:`overparam.lab.jobs.load_curves` gives them.
-        optimum: loss of the optimum.
+        curves: all curves, as :func:`overparam.lab.jobs.load_curves` returns them.
+        optimum: the smallest possible loss.
     """
 
     study: Study
@@ -27,12 +27,12 @@ class PartResult:
 
 
 @dataclass(frozen=True)
-class Chapter:
+class ExperimentReport:
     """One experiment on the page.
 
     Attributes:
         title: heading.
-        claims: what is said of it, with verdicts.
+        claims: the claims that it tests.
         sections: figures and tables.
     """
 

@@ -1,4 +1,4 @@
-"""Files on this machine: the cache folder, checksums, whole-or-nothing writes, text."""
+"""Files on this machine: the folders to look in, checksums, and the lines of a text."""
 
 from __future__ import annotations
 
@@ -14,47 +14,43 @@ from overparam.data.errors import ContentError, DataError, line_error
 CACHE_VARIABLE = "OVERPARAM_CACHE"
 FOLDER_VARIABLE = "OVERPARAM_DATA"
 
-_SIGNATURES = {
-    b"\x1f\x8b": "a gzip file",
-    b"PK\x03\x04": "a zip file",
-    b"<": "a web page",
-}
+_SIGNATURES = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file", b"<": "a web page"}
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``OVERPARAM_CACHE``, or the system's folder for caches."""
+    """Where downloads are kept: ``OVERPARAM_CACHE``, or the system's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else Path(import_extra("pooch").os_cache("overparam"))
 
 
 def data_folder() -> Path | None:
-    """The folder of data named by ``OVERPARAM_DATA``, or None where it is not set."""
+    """The folder named by ``OVERPARAM_DATA``, or None if it is not set."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else None
 
 
 def file_in_data_folder(file: str) -> Path | None:
-    """The path of a file below ``OVERPARAM_DATA``, or None where that is not set.
+    """The path of a file below ``OVERPARAM_DATA``, or None if that is not set.
 
     Raises:
-        DataError: the variable names no folder, or the folder lacks the file.
+        DataError: the folder does not exist or lacks the file.
     """
     folder = data_folder()
     if folder is None:
         return None
     path = folder / file
     if not folder.is_dir():
-        problem = f"{FOLDER_VARIABLE} names {folder}, which is no folder"
+        problem = f"{FOLDER_VARIABLE} is {folder}, which is not a folder"
     elif not path.is_file():
-        problem = f"{FOLDER_VARIABLE} names {folder}, which has no file {file}"
+        problem = f"{FOLDER_VARIABLE} is {folder}, which has no file {file}"
     else:
         return path
     raise DataError(f"{problem}; put the file there, or correct or unset {FOLDER_VARIABLE}.")
 
 
 @contextlib.contextmanager
-def keeping(name: str, folder: Path) -> Iterator[None]:
-    """Say what to do where a download cannot be written.
+def explaining_write_errors(name: str, folder: Path) -> Iterator[None]:
+    """Create the folder of a download; if writing fails, say what to do.
 
     Raises:
         DataError: in place of any OSError inside.
@@ -64,16 +60,16 @@ def keeping(name: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{name} cannot be kept in {folder}: {error.strerror or error}; "
-            f"make room there or set {CACHE_VARIABLE} to a folder that can be written."
+            f"{name} cannot be stored in {folder}: {error.strerror or error}; "
+            f"make room there or set {CACHE_VARIABLE} to a folder that is writable."
         ) from error
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file that is there.
+    """The content of a file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -86,11 +82,11 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def other_kind(content: bytes) -> str | None:
-    """What a file is that was mistaken for another, by its first bytes, or None.
+def kind_of_file(content: bytes) -> str | None:
+    """Whether some content is an archive or a web page, judged by its first bytes; or None.
 
     Example:
-        >>> other_kind(b"<html>404</html>")
+        >>> kind_of_file(b"<html>404</html>")
         'a web page'
     """
     start = content[:64].lstrip()
@@ -99,16 +95,16 @@ def other_kind(content: bytes) -> str | None:
 
 
 def text_lines(content: bytes) -> list[str]:
-    r"""The lines of a plain ASCII text, without their ends and without blank lines at the end.
+    r"""The lines of an ASCII text, without line ends and without blank lines at the end.
 
     Raises:
-        ContentError: the content is empty, no ASCII text, an archive or a web page.
+        ContentError: the content is empty, not ASCII text, an archive or a web page.
 
     Example:
         >>> text_lines(b"1 2\r\n3 4\r\n\r\n")
         ['1 2', '3 4']
     """
-    if (kind := other_kind(content)) is not None:
+    if (kind := kind_of_file(content)) is not None:
         raise line_error(1, kind, "plain text; unpack or download the file itself")
     if not content.isascii():
         try:

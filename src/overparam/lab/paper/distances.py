@@ -1,7 +1,7 @@
-"""Numbers that the verdicts rest on, from stored curves. Pure functions on tables.
+"""Distances from the optimum, and the speed-ups that follow. Pure functions on tables.
 
 Curves have the columns of :func:`overparam.lab.jobs.load_curves`. A *distance* is a loss minus
-the loss of the optimum. Intervals are the smallest and the largest over seeds.
+the optimal loss. Intervals run from the smallest to the largest value over seeds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import polars as pl
 
 from overparam.lab.summary import rate_curve, tuned
 
-# A distance below this share of the first one is called zero: further down, curves in float32 and
+# A distance below this share of the first one counts as zero: further down, curves in float32 and
 # float64 compare round-off.
 _ZERO = 1e-6
-# A last distance above this share of the first one, or as little above the first: a run that has
-# not left its start.
+# A run has not left its start if its last distance is within this factor of the first one.
 NEAR_START = 0.9
-# Curves that end within this factor of each other end on one plateau.
+# Curves that end within this factor of each other end on the same plateau.
 _NEARLY = 1.1
 
 
@@ -48,7 +47,7 @@ class Interval:
         return self.text(3)
 
     def text(self, digits: int) -> str:
-        """Median and range to some digits."""
+        """Median and range to the given number of digits."""
         if not math.isfinite(self.median):
             return "diverged"
         median, low, high = (f"{x:.{digits}g}" for x in (self.median, self.low, self.high))
@@ -59,7 +58,7 @@ def interval(values: Sequence[float]) -> Interval:
     """Median and range of some numbers.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no numbers.
 
     Example:
         >>> interval([3.0, 1.0, 2.0])
@@ -71,10 +70,10 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def at_horizon(curves: pl.DataFrame, iterations: int) -> pl.DataFrame:
-    """The curves as they would be had training ended earlier.
+    """The curves as they would be if training had ended earlier.
 
-    A run that diverges later has not diverged yet. Losses are recorded at log-spaced steps: the
-    last one is the largest recorded step up to ``iterations``.
+    A run that diverges later has not diverged yet. Losses are recorded at log-spaced steps; the
+    last one kept is the largest recorded step up to ``iterations``.
     """
     return curves.filter(pl.col("step") <= iterations).with_columns(
         pl.when(pl.col("diverged_at") <= iterations).then("diverged_at").alias("diverged_at")
@@ -87,10 +86,10 @@ def at_rates(curves: pl.DataFrame, rates: Sequence[float]) -> pl.DataFrame:
 
 
 def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]:
-    """Final distance of every method at its best rate, by :func:`overparam.lab.summary.tuned`.
+    """Final distance of every method at its best lr, by :func:`overparam.lab.summary.tuned`.
 
-    A distance below a millionth of the first one (the median over the runs given) is 0: round-off
-    has no order.
+    A distance below a millionth of the first one (the median over the given runs) counts as 0, so
+    that round-off is not ordered.
     """
     zero = _zero(curves, optimum)
     found = {}
@@ -101,21 +100,21 @@ def tuned_distances(curves: pl.DataFrame, optimum: float) -> dict[str, Interval]
 
 
 def _zero(curves: pl.DataFrame, optimum: float) -> float:
-    """A millionth of the first distance, median over runs."""
+    """A millionth of the first distance (median over runs)."""
     starts = curves.filter(pl.col("step") == 0)["loss"] - optimum
     return _ZERO * float(starts.median())  # pyright: ignore[reportArgumentType]
 
 
 def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[int, pl.DataFrame]:
-    """The curve of each seed of a method at one rate: columns ``step`` and ``distance``.
+    """The curve of each seed of a method at one lr: columns ``step`` and ``distance``.
 
     Raises:
-        ValueError: the curves hold the method at several rates; filter them first.
+        ValueError: the curves hold the method at several lrs; filter them first.
     """
     runs = curves.filter(pl.col("method") == method)
     if runs["rate"].n_unique() > 1:
         raise ValueError(
-            f"{method} is here at {runs['rate'].n_unique()} rates; choose one of them."
+            f"the curves hold {method} at {runs['rate'].n_unique()} learning rates; choose one."
         )
     return {
         seed: runs.filter(pl.col("seed") == seed)
@@ -126,7 +125,7 @@ def seed_distances(curves: pl.DataFrame, optimum: float, method: str) -> dict[in
 
 
 def above_round_off(curves: dict[int, pl.DataFrame]) -> dict[int, pl.DataFrame]:
-    """Curves of :func:`seed_distances`, no lower than a millionth of their first distance."""
+    """Curves from :func:`seed_distances`, cut off below at a millionth of their first distance."""
     return {
         seed: curve.with_columns(pl.col("distance").clip(_ZERO * curve["distance"][0]))
         for seed, curve in curves.items()
@@ -139,9 +138,9 @@ def has_left_start(curve: pl.DataFrame) -> bool:
 
 
 def is_near_start(curves: pl.DataFrame, optimum: float, method: str) -> bool:
-    """Whether some seed of a method at its best rate ends about as high as it starts.
+    """Whether some seed of a method at its best lr ends about as high as it starts.
 
-    A seed that diverges does not wait.
+    Seeds that diverge are left out.
     """
     runs = best_runs(curves.filter(pl.col("method") == method))
     runs = runs.filter(pl.col("diverged_at").is_null())
@@ -154,12 +153,12 @@ def is_near_start(curves: pl.DataFrame, optimum: float, method: str) -> bool:
 def curve_gap(
     first: dict[int, pl.DataFrame], second: dict[int, pl.DataFrame]
 ) -> tuple[Interval, Interval]:
-    """How far apart two methods are, seed by seed, as factors of the distance from the optimum.
+    """How far apart two methods are, seed by seed, as ratios of their distances from the optimum.
 
     Returns:
-        The ratio first / second at the last step, and the largest factor (at least 1, in either
-        direction) over all steps; each over seeds. A seed that stops earlier for the one than for
-        the other, or whose distance is not positive, counts as infinitely far.
+        The ratio first / second at the last step, and the largest ratio (at least 1, in either
+        direction) over all steps; each over seeds. If the two curves of a seed have different
+        lengths, or a distance is not positive, the ratio of that seed is infinite.
     """
     ends, largest = [], []
     for seed, curve in first.items():
@@ -175,15 +174,15 @@ def curve_gap(
 def largest_lags(
     first: dict[int, pl.DataFrame], second: dict[int, pl.DataFrame], factor: float
 ) -> list[float]:
-    """How many iterations the higher of two curves is late where they are far apart, per seed.
+    """How many iterations one of two curves lags behind the other, for each seed.
 
-    At a step at which the distances differ by more than ``factor``: how many iterations later the
-    higher curve comes to the distance of the lower one; infinite where it never does. The largest
-    over steps, 0 where no step is so.
+    Only steps at which the distances differ by more than ``factor`` count. The lag at a step is
+    the number of iterations until the higher curve reaches the distance of the lower one, infinite
+    if it never does. The result is the largest lag over steps, 0 if no step counts.
 
     Args:
-        first: curves by seed, as :func:`seed_distances` gives them; distances above 0.
-        second: the same of the other method, at the same steps.
+        first: curves by seed, as :func:`seed_distances` returns them; distances above 0.
+        second: the same for the other method, at the same steps.
         factor: at least 1.
 
     Example:
@@ -206,13 +205,13 @@ def largest_lags(
 
 
 def steps_to(curve: pl.DataFrame, distance: float) -> float:
-    """The step at which a curve first comes to a distance; infinite where it never does.
+    """The step at which a curve first reaches a distance, infinite if it never does.
 
-    Between two recorded steps the logarithm of the distance is interpolated linearly in the
+    Between two recorded steps, the logarithm of the distance is interpolated linearly in the
     logarithm of the step.
 
     Args:
-        curve: columns ``step``, ``distance``, sorted by step.
+        curve: columns ``step`` and ``distance``, sorted by step.
         distance: above 0.
 
     Example:
@@ -226,31 +225,36 @@ def steps_to(curve: pl.DataFrame, distance: float) -> float:
             before = values[i - 1] if i else math.nan
             if i == 0 or steps[i - 1] == 0 or not (before > distance and value > 0):
                 return float(steps[i])
-            part = math.log(before / distance) / math.log(before / value)
-            return steps[i - 1] * (steps[i] / steps[i - 1]) ** part
+            fraction = math.log(before / distance) / math.log(before / value)
+            return steps[i - 1] * (steps[i] / steps[i - 1]) ** fraction
     return math.inf
 
 
 def best_runs(curves: pl.DataFrame) -> pl.DataFrame:
-    """The runs of every method at its best rate."""
+    """The runs of every method at its best lr."""
     return curves.join(tuned(curves).select("method", "rate"), on=["method", "rate"], how="semi")
 
 
 def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) -> Interval:
-    """How many times fewer iterations a method needs than a reference, both at their best rates.
+    """How many times fewer iterations a method needs than a reference, both at their best lr.
 
-    Iterations to the distance at which the worse of the two ends: the whole run for it, over those
-    that the other takes. Where the two end within a tenth of each other, iterations to a tenth
-    above: which of two curves on one plateau ends lower is luck. Where both come to a millionth of
-    the distance at which the reference starts, iterations to that, each at the rate that is there
-    first. Above 1 the method is faster; 1 over the length of the run is what a method gets that
-    does not leave its start. Seed by seed; a seed that diverges counts as 0 for its method.
+    The target is the distance at which the worse of the two ends: the worse one takes the whole
+    run, the better one fewer iterations. Two cases have a different target:
+
+    - The two end within 10 % of each other: 10 % above the worse end, because it is luck which of
+      two curves on the same plateau ends lower.
+    - Both reach a millionth of the distance at which the reference starts: that distance, each
+      method at the lr that gets there first.
+
+    Above 1 the method is faster. A method that does not leave its start gets 1 over the length of
+    the run. The speed-up is computed seed by seed; it is 0 if the method diverges, and infinite if
+    only the reference does.
 
     Args:
-        curves: with both methods, all rates.
-        optimum: loss of the optimum.
-        method: its name.
-        reference: name of the other.
+        curves: both methods at all learning rates.
+        optimum: the optimal loss.
+        method: name of the method.
+        reference: name of the reference.
     """
     zero = _zero(curves.filter(pl.col("method") == reference), optimum)
     ours, theirs = (_best_seeds(curves, optimum, name, zero) for name in (method, reference))
@@ -261,12 +265,12 @@ def speed_up(curves: pl.DataFrame, optimum: float, method: str, reference: str) 
 def _best_seeds(
     curves: pl.DataFrame, optimum: float, method: str, zero: float
 ) -> dict[int, pl.DataFrame]:
-    """A method at its best rate: of those at which every seed comes to zero, the fastest."""
+    """A method at its best lr: the fastest of those at which every seed reaches zero, if any."""
     runs = curves.filter(pl.col("method") == method)
-    there = rate_curve(runs).filter(failed=0).filter(pl.col("high") - optimum <= zero)["rate"]
-    if not len(there):
+    reached = rate_curve(runs).filter(failed=0).filter(pl.col("high") - optimum <= zero)["rate"]
+    if not len(reached):
         return seed_distances(best_runs(runs), optimum, method)
-    tried = [seed_distances(at_rates(runs, [rate]), optimum, method) for rate in there]
+    tried = [seed_distances(at_rates(runs, [rate]), optimum, method) for rate in reached]
     return min(tried, key=lambda s: statistics.median(steps_to(c, zero) for c in s.values()))
 
 

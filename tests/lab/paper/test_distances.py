@@ -1,4 +1,4 @@
-"""Numbers behind the verdicts, against curves whose answers are known in closed form."""
+"""Distances and speed-ups, on curves for which they are known in closed form."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overparam.lab.paper.measurements import (
+from overparam.lab.paper.distances import (
     Interval,
     at_horizon,
     at_rates,
@@ -68,7 +68,7 @@ def test_a_run_that_diverges_later_has_not_diverged_at_a_shorter_horizon():
 
 
 def test_tuning_at_a_horizon_is_tuning_of_runs_that_end_there():
-    # Fast at first and then flat, or slow and steady: the best rate depends on the horizon.
+    # Fast at first and then flat, or slow and steady: the best lr depends on the horizon.
     fast = run("gd", 1.0, 0, lambda step: max(0.5, power_law(1, 2)(step)))
     slow = run("gd", 0.1, 0, power_law(1, 0.5))
     curves = pl.concat([fast, slow])
@@ -79,8 +79,8 @@ def test_tuning_at_a_horizon_is_tuning_of_runs_that_end_there():
     assert tuned_distances(at_rates(curves, [1.0]), OPTIMUM)["gd"].median == pytest.approx(0.5)
 
 
-def test_distances_of_round_off_have_no_order():
-    """A millionth of the first distance, and below the optimum: both are zero."""
+def test_distances_of_round_off_are_not_ordered():
+    """Below a millionth of the first distance, and below the optimum: both count as zero."""
     curves = pl.concat([
         run("gd", 1.0, 0, lambda step: 1.0 if step < 10 else 9e-7),
         run("adam", 1.0, 0, lambda step: 1.0 if step < 10 else -1e-16),
@@ -106,7 +106,7 @@ def test_a_rate_at_which_a_seed_diverges_is_not_the_best():
 
 def test_curves_of_several_rates_are_refused():
     curves = pl.concat([run("gd", rate, 0, power_law(1, 1)) for rate in (0.1, 1.0)])
-    with pytest.raises(ValueError, match="gd is here at 2 rates"):
+    with pytest.raises(ValueError, match="hold gd at 2 learning rates"):
         seed_distances(curves, OPTIMUM, "gd")
 
 
@@ -131,7 +131,7 @@ def test_gap_of_two_curves():
 
 
 def test_lag_of_a_curve_that_comes_later():
-    """1/s against 1/(s - 5), which is 1 to the step 6: at 3 steps the first has 1/3."""
+    """1/s against 1/(s - 5), which is 1 up to step 6; at step 3 the first one is at 1/3."""
     early = seed_distances(run("gd", 1.0, 0, power_law(1, 1)), OPTIMUM, "gd")
     late = seed_distances(run("gd", 1.0, 0, lambda step: power_law(1, 1)(max(step - 5, 1))),
                           OPTIMUM, "gd")  # fmt: skip
@@ -141,12 +141,12 @@ def test_lag_of_a_curve_that_comes_later():
     assert largest_lags(early, early, 1) == [0]
 
 
-def test_a_curve_that_starts_lower_is_no_more_ahead_for_it():
-    """Apart at step 100 alone, 0.5 to 0.9; what the higher one starts above is of no account."""
+def test_a_lower_start_does_not_count_as_being_ahead():
+    """They differ only at step 100, 0.5 against 0.9; the start of the higher one does not count."""
     early = dict(zip(STEPS, (0.99, 0.99, 0.99, 0.99, 0.99, 0.5, 0.1, 0.01), strict=True))
     late = dict(zip(STEPS, (1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.1, 0.01), strict=True))
     pair = [seed_distances(run("gd", 1.0, 0, c.get), OPTIMUM, "gd") for c in (early, late)]
-    # From 0.9 at 100 to 0.1 at 300, on logarithmic axes, it is 0.5 after 34 more.
+    # Between 0.9 at step 100 and 0.1 at 300, on logarithmic axes, it is at 0.5 after 34 more.
     expected = 100 * 3 ** (math.log(0.9 / 0.5) / math.log(0.9 / 0.1)) - 100
     assert largest_lags(*pair, 1.1) == pytest.approx([expected])
     assert expected == pytest.approx(34.2, abs=0.1)
@@ -197,7 +197,7 @@ def test_steps_to_what_is_never_reached_and_to_what_is_there_at_once():
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(factor=st.floats(1.01, 50))
 def test_speed_up_of_a_run_that_goes_a_constant_factor_faster(factor):
-    """loss(step * factor): the same curve, so many times faster; and the inverse seen backwards."""
+    """loss(step * factor) is the same curve but faster; the inverse the other way round."""
     curves = pl.concat([
         run("gd", 1.0, 0, power_law(1, 1)),
         run("rule:2", 0.5, 0, lambda step: power_law(1, 1)(step * factor) if step else 10.0),
@@ -207,7 +207,7 @@ def test_speed_up_of_a_run_that_goes_a_constant_factor_faster(factor):
 
 
 def test_what_both_reach_is_timed_and_not_the_noise_below_it():
-    """Both fall to round-off, at step 30 and at step 300; there the slower ends lower."""
+    """Both fall to round-off, at step 30 and at step 300, but the slower one ends lower."""
 
     def until(last, noise):
         return lambda step: 1.0 if step < last else noise
@@ -244,7 +244,7 @@ def test_two_that_wait_are_equally_fast():
 
 @pytest.mark.parametrize("lower", [0.9999, 1.0001])
 def test_a_plateau_is_timed_where_it_begins(lower):
-    """The plain weight is on it at step 30, depth at step 300: which of them ends lower is luck."""
+    """The plain weight reaches it at step 30, depth at 300; which of them ends lower is luck."""
 
     def falls(last, plateau):
         return lambda step: 1.0 if step < last else plateau

@@ -1,0 +1,145 @@
+"""Sentences computed from the curves. No sentence claims more than its numbers show."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from overparam.lab.methods import Method, label_of, parse_method
+from overparam.lab.summary import final_losses, tuned
+
+
+def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> list[str]:
+    """What a study shows, in plain sentences.
+
+    The tuned methods are compared by their median final loss: every depth with gradient descent,
+    the plain-weight optimizers with the best depth, the rule with explicit factors of the same
+    depth. Two methods are not ordered if their ranges over seeds overlap or if their losses are
+    equal to three digits. In an unfinished study nothing is compared, because its runs have
+    trained for different times or at different learning rates.
+    """
+    if not finished or _lacks_runs(curves):
+        return [
+            "Unfinished: some methods still lack runs or iterations, so nothing is compared. The "
+            f"optimal loss is {optimum:.4g}."
+        ]
+    table = {row["method"]: row for row in tuned(curves).to_dicts()}
+    iterations = int(curves["step"].max() or 0)  # pyright: ignore[reportArgumentType]
+    methods = {name: parse_method(name) for name in table}
+    depths = [
+        table[name]
+        for name, method in methods.items()
+        if method.optimizer == "gd" and method.depth > 1
+    ]
+    plain = [
+        table[name]
+        for name, method in methods.items()
+        if method.depth_kind == "plain" and method.optimizer != "gd"
+    ]
+    sentences = [
+        f"After {iterations:,} iterations, with each method at its best learning rate; the optimal "
+        f"loss is {optimum:.4g}."
+    ]
+    if depths and "gd" in table:
+        sentences.append(_depths_against_gd(depths, table["gd"]))
+    if depths and plain:
+        best = f"the best depth, {_labelled_value(depths[0])}"
+        sentences.append(f"On the plain weight: {_compared(_sides(plain, depths[0]), best)}")
+    for name, method in methods.items():
+        rule = Method("gd", "rule", method.depth).name
+        if method.depth_kind == "factors" and method.optimizer == "gd" and rule in table:
+            sentences.append(
+                f"Depth {method.depth:g}: the end-to-end rule {_end(table[rule])}, the product of "
+                f"explicit factors {_end(table[name])}."
+            )
+    seeds = max((row["seeds"] for row in table.values()), default=0)
+    if seeds == 1:
+        sentences.append(
+            "There is only one seed, so there is no range over seeds and small differences mean "
+            "nothing. For more seeds: overparam run --seeds 0 1 2"
+        )
+    edges = [
+        label_of(row["method"])
+        for row in table.values()
+        if row["edge"] and row["all_failed"] < row["rates"]
+    ]
+    if edges:
+        sentences.append(
+            f"The best learning rate is at the edge of the grid for {_join(edges)}: a wider grid "
+            "may do better."
+        )
+    return sentences
+
+
+def _lacks_runs(curves: pl.DataFrame) -> bool:
+    """Whether runs that did not diverge ended at different steps, or methods lack runs."""
+    ends = final_losses(curves)
+    steps = ends.filter(pl.col("diverged_at").is_null())["step"]
+    counts = ends.group_by("method").len()["len"]
+    return steps.n_unique() > 1 or counts.n_unique() > 1
+
+
+def _depths_against_gd(depths: list[dict], gd: dict) -> str:
+    sides = _sides(depths, gd)
+    if sides["lower"]:
+        claim = "Depth helps gradient descent here"
+    elif sides["overlapping"]:
+        claim = "It is not established that depth helps gradient descent here"
+    else:
+        claim = "Depth does not help gradient descent here"
+    return f"{claim}. {_compared(sides, f'plain gradient descent ({_value(gd)})')}"
+
+
+def _sides(rows: list[dict], reference: dict) -> dict[str, list[dict]]:
+    """The rows, sorted by how their final losses compare with the reference."""
+    sides: dict[str, list[dict]] = {"lower": [], "equal": [], "overlapping": [], "higher": []}
+    for row in rows:
+        if _value(row) == _value(reference):
+            side = "equal"
+        elif _overlap(row, reference):
+            side = "overlapping"
+        else:
+            side = "lower" if row["median"] < reference["median"] else "higher"
+        sides[side].append(row)
+    return sides
+
+
+def _compared(sides: dict[str, list[dict]], reference: str) -> str:
+    """One clause per side; the first one names the reference."""
+    verbs = {
+        "lower": ("ends lower than", "end lower than"),
+        "equal": ("ends, to three digits, equal to", "end, to three digits, equal to"),
+        "overlapping": ("overlaps over seeds with", "overlap over seeds with"),
+        "higher": ("ends higher than", "end higher than"),
+    }
+    clauses = [
+        f"{_join([_labelled_value(row) for row in rows])} {verbs[side][len(rows) > 1]} "
+        for side, rows in sides.items()
+        if rows
+    ]
+    return f"{clauses[0]}{reference}{''.join(f'; {clause}it' for clause in clauses[1:])}."
+
+
+def _overlap(first: dict, second: dict) -> bool:
+    """Whether the ranges over seeds overlap; one seed has no range."""
+    apart = first["high"] < second["low"] or second["high"] < first["low"]
+    return not apart and min(first["seeds"], second["seeds"]) > 1
+
+
+def _end(row: dict) -> str:
+    if row["median"] == math.inf:
+        return "has no finite median loss at any learning rate"
+    return f"ends at {row['median']:.3g}"
+
+
+def _labelled_value(row: dict) -> str:
+    return f"{label_of(row['method'])} ({_value(row)})"
+
+
+def _value(row: dict) -> str:
+    return "diverged" if row["median"] == math.inf else f"{row['median']:.3g}"
+
+
+def _join(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

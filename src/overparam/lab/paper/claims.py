@@ -1,0 +1,188 @@
+"""A claim of the paper, the evidence for and against it, and the verdict that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import comb, isfinite, sqrt
+
+from overparam.lab.paper.distances import Interval
+from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
+
+UNDECIDED = "not decided"
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A comparison of numbers, in one sentence.
+
+    Attributes:
+        text: the sentence.
+        agrees: whether it agrees with the claim; None if it decides nothing, for example because
+            the ranges over seeds overlap.
+    """
+
+    text: str
+    agrees: bool | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that can be true or false, and what we know about it.
+
+    Attributes:
+        statement: the sentence.
+        authors: what the authors showed, or that they did not ask.
+        evidence: the comparisons that decide.
+        why: what explains the verdict or limits it.
+    """
+
+    statement: str
+    authors: str
+    evidence: tuple[Evidence, ...]
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` if all evidence agrees, ``holds in part`` if some does.
+
+        Evidence that decides nothing counts neither for nor against, but keeps the claim from
+        holding as a whole.
+        """
+        decided = [item.agrees for item in self.evidence if item.agrees is not None]
+        if not decided:
+            return UNDECIDED
+        if all(decided):
+            return HOLDS if len(decided) == len(self.evidence) else IN_PART
+        return IN_PART if any(decided) else FAILS
+
+    @property
+    def evidence_in_short(self) -> str:
+        """The sentences of the evidence if they are few, otherwise how many agree."""
+        if len(self.evidence) <= _FEW:
+            return " ".join(item.text for item in self.evidence)
+        counts = Counter(item.agrees for item in self.evidence)
+        words = {True: "for", False: "against", None: "undecided"}
+        shares = ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts[key])
+        return f"{len(self.evidence)} comparisons, listed below: {shares}."
+
+
+def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Evidence:
+    """Whether one method's number is below another's for all seeds.
+
+    Args:
+        better: name of the method that should be lower.
+        first: its number.
+        worse: name of the other method.
+        second: its number.
+        what: the quantity, such as "distance from the optimum".
+
+    Example:
+        >>> order("A", Interval(1, 1, 2), "B", Interval(4, 3, 5), "Loss")
+        Evidence(text='Loss: A 1 [1, 2] is below B 4 [3, 5].', agrees=True)
+    """
+    if first.below(second):
+        agrees, verb = True, "is below"
+    elif second.below(first):
+        agrees, verb = False, "is above"
+    else:
+        agrees, verb = None, "overlaps over seeds with"
+    sentence = f"{what[:1].upper()}{what[1:]}: {better} {first} {verb} {worse} {second}."
+    return Evidence(sentence, agrees)
+
+
+def too_early(evidence: Evidence, iterations: int, needed: int) -> Evidence:
+    """The evidence, undecided if the run has fewer iterations than needed.
+
+    Example:
+        >>> too_early(Evidence("Nothing moves.", True), 10, 1000)
+        Evidence(text='Nothing moves. Too early to tell before 1,000 iterations.', agrees=None)
+    """
+    if iterations >= needed:
+        return evidence
+    return Evidence(f"{evidence.text} Too early to tell before {needed:,} iterations.", None)
+
+
+def undecided_at_edge(
+    evidence: Evidence, names: tuple[str, str], edges: tuple[bool, bool]
+) -> Evidence:
+    """The evidence, undecided if a wider grid might help the method that is behind.
+
+    Args:
+        evidence: from :func:`order`.
+        names: the method that should be lower, and the other one.
+        edges: whether the best lr of each is the smallest or the largest tried.
+
+    Example:
+        >>> undecided_at_edge(Evidence("A is below B.", True), ("A", "B"), (False, True))
+        Evidence(text='A is below B. But the best lr of B is at the edge of the grid.', agrees=None)
+    """
+    behind = 1 if evidence.agrees else 0
+    if evidence.agrees is None or not edges[behind]:
+        return evidence
+    text = f"{evidence.text} But the best lr of {names[behind]} is at the edge of the grid."
+    return Evidence(text, None)
+
+
+def order_of_shares(
+    better: str, first: Interval, worse: str, second: Interval, what: str, count: int
+) -> Evidence:
+    """:func:`order` of two shares of a sample, undecided within the sampling error.
+
+    A share ``p`` of ``n`` draws has the standard error ``sqrt(p (1 - p) / n)``. The medians must
+    differ by two standard errors of the difference between independent shares. Two networks that
+    are tested on the same images make similar errors, so this asks for too much, never too little.
+
+    Args:
+        better: name of the method that should be lower.
+        first: its share, from 0 to 1; infinite if it diverged.
+        worse: name of the other method.
+        second: its share.
+        what: the quantity.
+        count: size of the sample behind each share.
+
+    Example:
+        >>> a, b = Interval(0.03, 0.03, 0.031), Interval(0.04, 0.039, 0.04)
+        >>> order_of_shares("A", a, "B", b, "Error", 10_000).agrees
+        True
+        >>> order_of_shares("A", a, "B", b, "Error", 1000).agrees is None
+        True
+    """
+    found = order(better, first, worse, second, what)
+    shares = (first.median, second.median)
+    if found.agrees is None or not all(map(isfinite, shares)):
+        return found
+    error = sqrt(sum(share * (1 - share) for share in shares) / count)
+    if abs(shares[0] - shares[1]) >= 2 * error:
+        return found
+    text = f"{found.text} On a sample of {count:,} this is less than two standard errors"
+    return Evidence(f"{text} of the difference ({2 * error:.2g}): too small to tell.", None)
+
+
+def within(text: str, value: Interval, low: float, high: float) -> Evidence:
+    """Whether a number lies within bounds for every seed; undecided if only for some.
+
+    Example:
+        >>> within("Ratio", Interval(1.0, 0.95, 1.05), 0.9, 1.1).agrees
+        True
+    """
+    inside = low <= value.low and value.high <= high
+    outside = value.high < low or value.low > high
+    agrees = True if inside else False if outside else None
+    # One digit more than elsewhere, because a value may lie close to a bound.
+    shown = value.text(4)
+    return Evidence(f"{text}: {shown}; the claim needs {low:.3g} to {high:.3g}.", agrees)
+
+
+def chance_of_order(seeds: int) -> float:
+    """How often :func:`order` decides between two equal methods: ``2 / C(2n, n)``.
+
+    This is the share of orderings of ``2n`` independent draws from one distribution in which all
+    draws of one method come first.
+
+    Example:
+        >>> chance_of_order(3)
+        0.1
+    """
+    return 2 / comb(2 * seeds, seeds)
