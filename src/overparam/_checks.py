@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,12 +102,42 @@ def check_depth(depth: float | Tensor) -> None:
         if bool(bad.any()):
             raise ValueError(f"depth contains {depth[bad].flatten()[0].item()}; {remedy}")
         return
-    if isinstance(depth, bool) or not isinstance(depth, (int, float)):
+    if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
         raise TypeError(f"depth is {depth!r}, a {type(depth).__name__}; {remedy}")
     if isinstance(depth, int) and depth > 2**53:
         raise ValueError(f"depth has {len(str(depth))} digits; use math.inf for the limit.")
     if math.isnan(depth) or depth < 1:
         raise ValueError(f"depth is {depth!r}; {remedy}")
+
+
+def plain_depth(depth: Any) -> float:
+    """One depth as a plain number of Python, whatever kind of number it is.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is below 1 or not a number.
+    """
+    if isinstance(depth, Tensor):
+        raise TypeError("depth is a tensor; give each group a number of its own.")
+    check_depth(depth)
+    return depth if type(depth) in (int, float) else float(depth)
+
+
+def whole_depth(depth: Any) -> int:
+    """The number of factors as a plain integer.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below 1.
+    """
+    if isinstance(depth, (bool, Tensor)) or not hasattr(depth, "__index__"):
+        raise TypeError(
+            f"depth is {depth!r}; a product has a whole number of factors. For real depth use the "
+            "end-to-end rule, overparam.EndToEnd or overparam.end_to_end_update."
+        )
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; a product needs at least one factor.")
+    return operator.index(depth)
 
 
 def check_depth_shape(depth: float | Tensor, leading: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam._checks import check_factors, check_floating
+from overparam._checks import check_factors, check_floating, whole_depth
 from overparam.rule.kernel import clear_round_off, join_scale, split_scale
 
 
@@ -225,13 +225,7 @@ def _hidden_widths(
     depth: int, width: int | Sequence[int] | None, default: int, least: int
 ) -> list[int]:
     """The ``depth - 1`` hidden widths, checked."""
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(
-            f"depth is {depth!r}; a product has a whole number of factors. "
-            "For real depth use overparam.end_to_end_update, which needs no factors."
-        )
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; a product needs at least one factor.")
+    depth = whole_depth(depth)
     if width is None:
         width = default
     widths = list(width) if isinstance(width, Sequence) else [width] * (depth - 1)

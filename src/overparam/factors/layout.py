@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._checks import whole_depth
 from overparam.factors import chain
 from overparam.factors.balance import balanced_factors
 from overparam.factors.product import factor_product
@@ -192,13 +193,7 @@ def make_layout(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy={strategy!r} is unknown; choose one of {STRATEGIES}.")
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(
-            f"depth is {depth!r}; explicit factors need a whole number. For real depth use the "
-            "end-to-end rule, which needs no factors."
-        )
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; a product needs at least one factor.")
+    depth = whole_depth(depth)
     if strategy == "matrix":
         layout = MatrixLayout(view, (0,) * (depth - 1))
     else:

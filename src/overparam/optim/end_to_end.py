@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam._checks import check_depth
+from overparam._checks import plain_depth
 from overparam.layers.entries import names_of, readings
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -289,7 +289,7 @@ class EndToEnd(Transform):
         return states
 
     def _check_options(self, group: dict[str, Any]) -> None:
-        group["depth"] = checked_depth(group["depth"])
+        group["depth"] = plain_depth(group["depth"])
         floor = group["singular_value_floor"]
         if not 0 <= floor < math.inf:
             raise ValueError(
@@ -327,25 +327,10 @@ class EndToEnd(Transform):
     def _row(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> tuple[str, list[str], str | None]:
-        if group.get("fallback"):
-            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
         notes = [chosen.note, *_troubles(self.state.get(p, {}))]
         return chosen.rule, notes, rows if chosen.rule == "row" else None
-
-
-def checked_depth(depth: Any) -> float:
-    """A depth as a plain number.
-
-    Raises:
-        TypeError: it is not a real number.
-        ValueError: it is below 1 or not a number.
-    """
-    if isinstance(depth, Tensor):
-        raise TypeError("depth is a tensor; give each group a number of its own.")
-    check_depth(depth)
-    return depth if type(depth) in (int, float) else float(depth)
 
 
 def _options(group: dict[str, Any]) -> Options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from overparam._checks import whole_depth
 from overparam.factors import decay
 from overparam.factors.store import (
     FactorStore,
@@ -79,11 +79,7 @@ class Factored(Transform):
             function ``(matrices, depth, width) -> factors``, whose product replaces the weights.
         weight_decay_on: "factors" or "product".
         factor_dtype: of the factors; by default float32 for half-precision weights.
-        targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
-        exclude: weights to leave out.
-        overrides: options by regular expression, as for :class:`EndToEnd`.
-        fallback: an optimizer for what is not factored, as for :class:`EndToEnd`.
-        fallback_options: of the fallback, its ``lr`` among them.
+        targets, exclude, overrides, fallback, fallback_options: as for :class:`EndToEnd`.
         **inner_options: of the inner optimizer: ``momentum``, ``weight_decay``, ...
 
     Raises:
@@ -343,7 +339,7 @@ class Factored(Transform):
             yield p.new_empty((0,) * (2 if view.batch == 1 else 3))
 
     def _check_options(self, group: dict[str, Any]) -> None:
-        group["depth"] = _whole_depth(group["depth"])
+        group["depth"] = whole_depth(group["depth"])
         decay.check_word(group["weight_decay_on"])
         if not callable(group["init"]) and group["init"] not in ("balanced", "custom"):
             raise ValueError(f"init is {group['init']!r}; use 'balanced' or a function.")
@@ -351,8 +347,6 @@ class Factored(Transform):
     def _row(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> tuple[str, list[str], str | None]:
-        if group.get("fallback"):
-            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
         if not is_factored(p, view, group):
             return PLAIN, ["depth 1 is the inner optimizer"] * (view is not None), None
         return "factors", [], None
@@ -408,24 +402,3 @@ class Factored(Transform):
                     )
             if group["weight_decay_on"] == "product":
                 decay.check_amount(group.get("lr", 0), group.get("weight_decay", 0))
-
-
-def _whole_depth(depth: Any) -> int:
-    """A depth as a plain integer.
-
-    Raises:
-        TypeError: it is not an integer.
-        ValueError: it is below 1.
-    """
-    try:
-        if isinstance(depth, (bool, Tensor)):
-            raise TypeError
-        whole = operator.index(depth)
-    except TypeError:
-        raise TypeError(
-            f"depth is {depth!r}; a product has a whole number of factors. For real depth use "
-            "overparam.EndToEnd."
-        ) from None
-    if whole < 1:
-        raise ValueError(f"depth is {depth}; use an integer >= 1.")
-    return whole

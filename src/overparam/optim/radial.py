@@ -53,11 +53,7 @@ class Radial(Transform):
         granularity: what counts as one ``W``: the whole "tensor", each "row" of its matrices, or
             each "matrix".
         metric: "auto" as above, "adam" or "euclidean".
-        targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
-        exclude: weights to leave out.
-        overrides: options by regular expression, as for :class:`EndToEnd`.
-        fallback: an optimizer for what is not chosen, as for :class:`EndToEnd`.
-        fallback_options: of the fallback, its ``lr`` among them.
+        targets, exclude, overrides, fallback, fallback_options: as for :class:`EndToEnd`.
         **inner_options: of the inner optimizer.
 
     Raises:
@@ -176,8 +172,6 @@ class Radial(Transform):
     def _row(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> tuple[str, list[str], str | None]:
-        if group.get("fallback"):
-            return PLAIN, [f"taken by {type(self._fallback).__name__}"], None
         if not self._is_stretched(view, group):
             return PLAIN, ["radial 1 is the inner optimizer"] * (view is not None), None
         return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None

@@ -281,18 +281,18 @@ class Transform(Optimizer):
         """What to do to stand-ins just before the inner optimizer steps."""
 
     def train(self) -> None:
-        """Pass on to an inner optimizer with two modes, such as those without a schedule."""
+        """Passed on to an inner optimizer that has modes, such as those without a schedule."""
         self._pass_on("train")
 
     def eval(self) -> None:
-        """Pass on to an inner optimizer with two modes, such as those without a schedule."""
+        """As :meth:`train`."""
         self._pass_on("eval")
 
     @torch.no_grad()
     def _pass_on(self, word: str) -> None:
         with self._linked() as (engines, stand_ins):
             for engine in engines:
-                getattr(engine, word, _nothing)()
+                getattr(engine, word, lambda: None)()
         self._settle(stand_ins)
 
     def _closure_loss(self, closure: Callable[[], Any] | None) -> Any:
@@ -309,18 +309,12 @@ class Transform(Optimizer):
         for number, group in enumerate(self.param_groups):
             names = names_of(group, f"group {number}, ")
             for name, (p, view, reason) in zip(names, readings(group), strict=True):
-                rule, notes, matrices = self._row(p, view, group)
-                rows.append(
-                    weight_row(
-                        name,
-                        tuple(p.shape),
-                        view,
-                        group.get("depth", 1),
-                        rule,
-                        [reason, *notes],
-                        matrices,
-                    )
-                )
+                rule, notes, matrices = PLAIN, [f"taken by {type(self._fallback).__name__}"], None
+                if not group.get("fallback"):
+                    rule, notes, matrices = self._row(p, view, group)
+                depth = group.get("depth", 1)
+                why = [reason, *notes]
+                rows.append(weight_row(name, tuple(p.shape), view, depth, rule, why, matrices))
         return WeightTable(rows)
 
     def _row(
@@ -413,7 +407,3 @@ class Transform(Optimizer):
         lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in self.param_groups)
         inner = type(self._inner).__name__
         return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"
-
-
-def _nothing() -> None:
-    pass
