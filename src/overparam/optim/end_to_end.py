@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -129,10 +129,10 @@ class EndToEnd(Transform):
         depth: float = 2.0,
         inner: Inner = torch.optim.SGD,
         *,
-        granularity: str = "auto",
+        granularity: Literal["auto", "matrix", "row", "tensor"] = "auto",
         normalize: bool = True,
         singular_value_floor: float = 0.0,
-        basis: str = "auto",
+        basis: Literal["auto", "exact", "tracked"] = "auto",
         capturable: bool = False,
         targets: Targets | None = None,
         exclude: Targets | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,8 @@ class Factored(Transform):
         depth: int = 2,
         *,
         width: int | Sequence[int] | None = None,
-        init: str | Initialization = "balanced",
-        weight_decay_on: str = "factors",
+        init: Literal["balanced"] | Initialization = "balanced",
+        weight_decay_on: Literal["factors", "product"] = "factors",
         factor_dtype: torch.dtype | None = None,
         targets: Targets | None = None,
         exclude: Targets | None = None,

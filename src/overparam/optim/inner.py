@@ -10,7 +10,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from torch.optim import Optimizer
 
 from overparam._words import did_you_mean
 
-Inner = str | Callable[..., Optimizer]
+InnerName = Literal[
+    "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "muon", "nadam", "radam",
+    "rmsprop", "rprop", "sgd", "sparseadam",
+]  # fmt: skip
+Inner = InnerName | Callable[..., Optimizer]
 """A class, a function of groups and options, or a name: ``"adamw"``."""
 
 _BY_NAME: dict[str, type[Optimizer]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -77,8 +77,8 @@ class Radial(Transform):
         inner: Inner = torch.optim.AdamW,
         radial: float = 2.0,
         *,
-        granularity: str = "tensor",
-        metric: str = "auto",
+        granularity: Literal["tensor", "row", "matrix"] = "tensor",
+        metric: Literal["auto", "adam", "euclidean"] = "auto",
         targets: Targets | None = None,
         exclude: Targets | None = None,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,

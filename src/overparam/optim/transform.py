@@ -8,6 +8,7 @@ trained as several tensors. The inner optimizer is linked to both for each step 
 
 from __future__ import annotations
 
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -91,7 +92,7 @@ class Transform(Optimizer):
         fallback: Inner | None,
         fallback_options: Mapping[str, Any] | None,
     ) -> None:
-        if lr is not None and not isinstance(lr, (int, float, Tensor)):
+        if lr is not None and not isinstance(lr, (numbers.Real, Tensor)):
             raise TypeError(
                 f"lr is {lr!r}; the learning rate comes second and the inner optimizer by name: "
                 f"{type(self).__name__}(params, lr=0.01, inner=torch.optim.AdamW)."
