@@ -66,8 +66,8 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
     - A matrix with a non-finite entry in weight or gradient gives NaN in its own slot of the
       batch and leaves the others alone.
 
-    Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)`` given as it is counts as
-    ``out * in`` matrices of ``k x k``. The optimizers read it as one matrix ``(out, in * k * k)``, and
+    Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)`` given as it is counts
+    as ``out * in`` matrices of ``k x k``. The optimizers read it as one, ``(out, in * k * k)``, and
     ``convolution_view(weight.shape).apply(end_to_end_update, weight, gradient, depth=N)`` does so
     here; see :mod:`overparam.layers`.
 
