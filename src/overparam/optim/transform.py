@@ -292,10 +292,21 @@ class Transform(Optimizer):
 
     @torch.no_grad()
     def _pass_on(self, word: str) -> None:
+        if not any(hasattr(engine, word) for engine in (self._inner, self._fallback)):
+            return  # some trainers call train() before every step
+        self._about_to_change_mode()
         with self._linked() as (engines, stand_ins):
+            before = [each.tensor.clone() for each in stand_ins]
             for engine in engines:
                 getattr(engine, word, _nothing)()
-        self._settle(stand_ins)
+        pairs = zip(stand_ins, before, strict=True)
+        # What stayed is not settled: a change of modes before the first step makes no state.
+        self._settle(
+            [e for e, old in pairs if not e.tensor.is_meta and not torch.equal(e.tensor, old)]
+        )
+
+    def _about_to_change_mode(self) -> None:
+        """What to do before the inner optimizer changes its mode."""
 
     def _closure_loss(self, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
@@ -403,7 +414,10 @@ class Transform(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over state; options that an older version lacks get their defaults."""
+        known = "differentiable" in state.get("defaults", vars(self).get("defaults", {}))
         super().__setstate__(state)
+        if not known:  # torch adds it, and groups would gain an option on loading
+            self.defaults.pop("differentiable", None)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
