@@ -48,6 +48,7 @@ class StandIn:
         group: of the parameter.
         view: of the parameter.
         before: copies of the tensor and of its state, to undo a step.
+        gradient: the parameter's, with a copy: some inner optimizers work in it.
     """
 
     p: Tensor
@@ -56,11 +57,14 @@ class StandIn:
     group: dict[str, Any] = field(default_factory=dict)
     view: MatrixView | None = None
     before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    gradient: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def remember(self, state: State) -> None:
         """Copy what the inner optimizer may write to."""
         held = [self.tensor, *(v for v in state.values() if isinstance(v, Tensor))]
-        self.before = [(tensor, tensor.detach().clone()) for tensor in held]
+        self.before = _with_copies(held)
+        if self.tensor is self.p and self.p.grad is not None:
+            self.gradient = _with_copies([self.p.grad])
 
     def is_as_before(self) -> bool:
         """Whether the step left the tensor as it was; False where asking makes the host wait."""
@@ -210,6 +214,9 @@ class Transform(Optimizer):
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
         kept = [(group, dict(group)) for group in self.param_groups]
+        in_groups = _with_copies(
+            [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
+        )
         states: defaultdict[Tensor, State] = defaultdict(dict)
         stand_ins: list[StandIn] = []
         try:
@@ -228,6 +235,9 @@ class Transform(Optimizer):
             for group, options in kept:
                 group.clear()
                 group.update(options)
+            with torch.no_grad():
+                for tensor, copy in in_groups:
+                    tensor.copy_(copy)
             raise
         for group, options in kept:
             group["params"] = options["params"]
@@ -276,6 +286,8 @@ class Transform(Optimizer):
             except BaseException:
                 for each in moving:
                     each.undo()
+                    for gradient, copy in each.gradient:
+                        gradient.copy_(copy)
                 raise
         return moving
 
@@ -437,6 +449,10 @@ class Transform(Optimizer):
     def _lrs(self) -> Iterator[Any]:
         for group in self.param_groups:
             yield float(group.get("lr", float("nan")))
+
+
+def _with_copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
 
 
 def _nothing() -> None:
