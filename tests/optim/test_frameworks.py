@@ -1,11 +1,10 @@
 """Trainers of others: a run that is stopped, saved, loaded and gone on is the run in one piece."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.inner_cases import (
     HALF,
     WRAPPERS,
@@ -198,5 +197,3 @@ def test_hugging_face_trainer(wrapper: str, inner: str, tmp_path: Path) -> None:
     found = contents(resumed.model, resumed.optimizer)
     assert_same(found, contents(whole.model, whole.optimizer))
     assert resumed.optimizer.param_groups[0]["initial_lr"] > 0
-
-
