@@ -195,7 +195,11 @@ class FactorStore:
         self.held(p)["written"] = self._written.remember(p)
 
     def adopt(
-        self, groups: Sequence[dict[str, Any]], names: Callable[[], Mapping[Tensor, str]]
+        self,
+        groups: Sequence[dict[str, Any]],
+        names: Callable[[], Mapping[Tensor, str]],
+        *,
+        at_rest: bool = False,
     ) -> None:
         """Factor again what others changed since it was written, and what has no factors yet.
 
@@ -204,6 +208,7 @@ class FactorStore:
         Args:
             groups: of the optimizer.
             names: gives the names of parameters, for messages.
+            at_rest: look at those that have factors and no gradient too.
 
         Raises:
             ValueError: a weight has no balanced factors; nothing has changed.
@@ -213,7 +218,9 @@ class FactorStore:
         for group in groups:
             for p, layout in self.matrices(group):
                 held = self.held(p)
-                if p.grad is None or (held and self._written.is_unchanged(p, held["written"])):
+                if p.grad is None and not (held and at_rest):
+                    continue
+                if held and self._written.is_unchanged(p, held["written"]):
                     continue
                 try:
                     fresh.append((p, balanced(p, layout, _factor_dtype(p, group))))

@@ -288,6 +288,12 @@ class Factored(Transform):
                 sign = -1.0 if group.get("maximize") else 1.0
                 decay.pull(layout_of(view, tensors), tensors, sign * weight_decay)
 
+    def _about_to_change_mode(self) -> None:
+        """Take over what others did to weights: products are about to be written to them."""
+        self.store.adopt(
+            self.param_groups, lambda: parameter_names(self.param_groups), at_rest=True
+        )
+
     def _settle(self, stand_ins: list[StandIn]) -> None:
         """Write the products of the factors that have moved."""
         changed: dict[Tensor, bool] = {}

@@ -47,6 +47,7 @@ class StandIn:
         group: of the parameter.
         view: of the parameter.
         before: copies of the tensor and of its state, to undo a step.
+        gradient: the parameter's, with a copy: some inner optimizers work in it.
     """
 
     p: Tensor
@@ -55,11 +56,14 @@ class StandIn:
     group: dict[str, Any] = field(default_factory=dict)
     view: MatrixView | None = None
     before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    gradient: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def remember(self, state: State) -> None:
         """Copy what the inner optimizer may write to."""
         held = [self.tensor, *(v for v in state.values() if isinstance(v, Tensor))]
-        self.before = [(tensor, tensor.detach().clone()) for tensor in held]
+        self.before = _with_copies(held)
+        if self.tensor is self.p and self.p.grad is not None:
+            self.gradient = _with_copies([self.p.grad])
 
     def is_as_before(self) -> bool:
         """Whether the step left the tensor as it was; False where asking makes the host wait."""
@@ -209,6 +213,9 @@ class Transform(Optimizer):
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
         kept = [(group, dict(group)) for group in self.param_groups]
+        in_groups = _with_copies(
+            [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
+        )
         states: defaultdict[Tensor, State] = defaultdict(dict)
         stand_ins: list[StandIn] = []
         try:
@@ -227,6 +234,9 @@ class Transform(Optimizer):
             for group, options in kept:
                 group.clear()
                 group.update(options)
+            with torch.no_grad():
+                for tensor, copy in in_groups:
+                    tensor.copy_(copy)
             raise
         for group, options in kept:
             group["params"] = options["params"]
@@ -275,6 +285,8 @@ class Transform(Optimizer):
             except BaseException:
                 for each in moving:
                     each.undo()
+                    for gradient, copy in each.gradient:
+                        gradient.copy_(copy)
                 raise
         return moving
 
@@ -291,10 +303,21 @@ class Transform(Optimizer):
 
     @torch.no_grad()
     def _pass_on(self, word: str) -> None:
+        if not any(hasattr(engine, word) for engine in (self._inner, self._fallback)):
+            return  # some trainers call train() before every step
+        self._about_to_change_mode()
         with self._linked() as (engines, stand_ins):
+            before = [each.tensor.clone() for each in stand_ins]
             for engine in engines:
                 getattr(engine, word, lambda: None)()
-        self._settle(stand_ins)
+        pairs = zip(stand_ins, before, strict=True)
+        # What stayed is not settled: a change of modes before the first step makes no state.
+        self._settle(
+            [e for e, old in pairs if not e.tensor.is_meta and not torch.equal(e.tensor, old)]
+        )
+
+    def _about_to_change_mode(self) -> None:
+        """What to do before the inner optimizer changes its mode."""
 
     def _closure_loss(self, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
@@ -396,7 +419,10 @@ class Transform(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over state; options that an older version lacks get their defaults."""
+        known = "differentiable" in state.get("defaults", vars(self).get("defaults", {}))
         super().__setstate__(state)
+        if not known:  # torch adds it, and groups would gain an option on loading
+            self.defaults.pop("differentiable", None)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -408,3 +434,7 @@ class Transform(Optimizer):
         lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in self.param_groups)
         inner = type(self._inner).__name__
         return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"
+
+
+def _with_copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
