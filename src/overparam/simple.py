@@ -14,9 +14,10 @@ from torch import Tensor
 def end_to_end_step(weight: Tensor, gradient: Tensor, lr: float, depth: float) -> Tensor:
     """One step of the end-to-end rule: the weight moves as a product of N factors would.
 
-    ``W - lr * sum_j [W W^T]^((j-1)/N) G [W^T W]^((N-j)/N)``, Theorem 1 of Arora, Cohen, Hazan
-    (2018). In the singular bases of W the sum multiplies entry (i, k) of the gradient by
-    ``K_ik = (s_i^2 - s_k^2) / (s_i^(2/N) - s_k^(2/N))``: large directions move faster.
+    ``W - lr * sum_j [W W^T]^((j-1)/N) G [W^T W]^((N-j)/N)``. Source: Arora, Cohen, Hazan (2018),
+    Theorem 1. In the singular bases of W the sum multiplies entry (i, k) of the gradient by
+    ``K_ik = (s_i^2 - s_k^2) / (s_i^(2/N) - s_k^(2/N))``: large directions move faster. With s the
+    larger of the two and q their quotient, K is ``s^(2-2/N) (1 - q^2) / (1 - q^(2/N))``.
 
     Example:
         >>> weight = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
@@ -26,12 +27,15 @@ def end_to_end_step(weight: Tensor, gradient: Tensor, lr: float, depth: float) -
     """
     m, n = weight.shape
     left, s, right = torch.linalg.svd(weight.double())  # full bases: s counts as 0 beyond the rank
+    stored = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
+    round_off = max(stored, max(m, n) * torch.finfo(s.dtype).eps) * s[0]
+    s = torch.where(s > round_off, s, 0.0)
     rows, columns = s.new_zeros(m, 1), s.new_zeros(1, n)
     rows[: len(s), 0] = columns[0, : len(s)] = s
-    a, b = rows ** (2 / depth), columns ** (2 / depth)
-    same = (a - b).abs() <= 1e-9 * (a + b)
-    quotient = (rows**2 - columns**2) / torch.where(same, 1.0, a - b)
-    kernel = torch.where(same, depth * rows ** (2 - 2 / depth), quotient)
+    large, small = torch.maximum(rows, columns), torch.minimum(rows, columns)
+    log = (small / large).log()  # one rounding above and below, so that it cancels near q = 1
+    quotient = torch.expm1(2 * log) / torch.expm1(2 / depth * log)
+    kernel = large ** (2 - 2 / depth) * torch.where(small == large, depth, quotient)
     direction = left @ (kernel * (left.T @ gradient.double() @ right.T)) @ right
     return weight - lr * direction.to(weight.dtype)
 
@@ -40,7 +44,8 @@ def factored_step(factors: list[Tensor], gradient: Tensor, lr: float) -> list[Te
     """One step of gradient descent on factors ``[W_1, ..., W_N]`` whose product is the weight.
 
     The loss sees the factors through ``W = W_N ... W_1`` alone, so the gradient of each is
-    ``(W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T``: here autograd finds it.
+    ``(W_N ... W_{j+1})^T G (W_{j-1} ... W_1)^T``: here autograd finds it. Source: Arora, Cohen,
+    Hazan (2018), section 4 and the proof of Theorem 1.
 
     Example:
         >>> factors = [torch.tensor([[2.0]]), torch.tensor([[3.0]])]

@@ -33,12 +33,14 @@ def _stating_a_formula() -> set[str]:
         for name in overparam.__all__
         if inspect.isfunction(getattr(overparam, name))
     }
+    modules = ["overparam.rule.radial", "overparam.simple"]
     for package in (overparam.theory, overparam.lab.theory):
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            module = importlib.import_module(info.name)
-            for name, item in inspect.getmembers(module, inspect.isfunction):
-                if item.__module__ == module.__name__ and not name.startswith("_"):
-                    found[f"{module.__name__}.{name}"] = item
+        infos = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        modules.extend(info.name for info in infos)
+    for module in map(importlib.import_module, modules):
+        for name, item in inspect.getmembers(module, inspect.isfunction):
+            if item.__module__ == module.__name__ and not name.startswith("_"):
+                found[f"{module.__name__}.{name}"] = item
     return {name for name, item in found.items() if "Source:" in (item.__doc__ or "")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -56,18 +56,21 @@ def places_of(
     Args:
         model: any module.
         views: readings that replace those of the layers, by a regular expression that must match
-            the whole name of a parameter or of its module.
+            the whole name of a parameter or of its module, whose parameters of the view's shape
+            it is then for.
+
+    Raises:
+        ValueError: a view is for another shape than what its pattern matches.
     """
     found: dict[int, tuple[list[Site], nn.Parameter]] = {}
     for path, module in model.named_modules():
         if "parametrizations" in path.split("."):
             continue
         for site, parameter in (*_own(path, module), *_parametrized(path, module)):
-            given = [view for pattern, view in views.items() if _matches(pattern, site)]
-            if given:
-                site = Site(path, module, site.attribute, site.suffix, given[-1])
             sites, _ = found.setdefault(id(parameter), ([], parameter))
             sites.append(site)
+    for pattern, view in views.items():
+        _read_as(pattern, view, list(found.values()))
     order = {id(parameter): number for number, parameter in enumerate(model.parameters())}
     places = [(tuple(sites), parameter) for sites, parameter in found.values()]
     return sorted(places, key=lambda place: order.get(id(place[1]), len(order)))
@@ -132,8 +135,29 @@ def _evaluated(held: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _matches(pattern: str, site: Site) -> bool:
-    return any(re.fullmatch(pattern, name) for name in site.names)
+def _read_as(pattern: str, view: MatrixView, places: list[tuple[list[Site], nn.Parameter]]) -> None:
+    """Replace the view of every place that a pattern matches.
+
+    A pattern that names a module is for its parameters of the view's shape.
+    """
+    fits: list[tuple[list[Site], int]] = []
+    misfits: dict[str, bool] = {}
+    for sites, parameter in places:
+        shape = () if is_lazy(parameter) else tuple(parameter.shape)
+        for number, site in enumerate(sites):
+            *own, of_module = (bool(re.fullmatch(pattern, name)) for name in site.names)
+            if not any(own) and not of_module:
+                continue
+            if shape == view.shape:
+                fits.append((sites, number))
+            else:
+                misfits[f"{site.name} has {shape}"] = any(own)
+    if any(misfits.values()) or (misfits and not fits):
+        raise ValueError(
+            f"overrides[{pattern!r}] has a view for the shape {view.shape}; {', '.join(misfits)}."
+        )
+    for sites, number in fits:
+        sites[number] = replace(sites[number], view=view, note=None)
 
 
 def _joined(path: str, name: str) -> str:

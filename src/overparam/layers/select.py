@@ -126,9 +126,9 @@ def select_parameters(
         The selection. A parameter that cannot be a product is skipped with the reason.
 
     Raises:
-        TypeError: a name that is not a string.
+        TypeError: a name that is not a string, or a view that is none.
         ValueError: a name or a pattern that matches no parameter, a word that is both a kind and a
-            name in the model, an invalid regular expression.
+            name in the model, an invalid regular expression, a view for another shape.
 
     Example:
         >>> from torch import nn
@@ -139,6 +139,13 @@ def select_parameters(
         >>> [(entry.name, entry.reason) for entry in selection.skipped][::3]
         [('0.weight', 'embedding: not among the targets'), ('2.bias', 'it acts entry by entry')]
     """
+    for pattern, view in (views or {}).items():
+        check_pattern("overrides", pattern)
+        if not isinstance(view, MatrixView):
+            raise TypeError(
+                f"the view of overrides[{pattern!r}] is {view!r}; give an "
+                "overparam.layers.MatrixView, for example packed_view(shape, 3)."
+            )
     places = places_of(model, views or {})
     sites = [site for group, _ in places for site in group]
     if targets is not None and not isinstance(targets, str) and not callable(targets):

@@ -74,6 +74,8 @@ def expanded(group: dict[str, Any], choice: Choice, *, named: bool) -> list[dict
         return [options]
     if next(module.parameters(), None) is None:
         raise ValueError(f"{type(module).__name__} has no parameters to optimize.")
+    for pattern in choice.overrides:
+        check_pattern("overrides", pattern)
     given = {p: options["view"] for p, options in choice.overrides.items() if "view" in options}
     selection = select_parameters(module, choice.targets, choice.exclude, given, optimizer=True)
     parts: dict[tuple[str, ...], list[Any]] = {}
@@ -164,7 +166,6 @@ def _overrides_of(sites: tuple[Any, ...], choice: Choice) -> tuple[str, ...]:
 def _check_overrides(choice: Choice, parts: Mapping[tuple[str, ...], Any]) -> None:
     used = {pattern for patterns in parts for pattern in patterns}
     for pattern in choice.overrides:
-        check_pattern("overrides", pattern)
         if pattern not in used:
             raise ValueError(
                 f"overrides[{pattern!r}] matches no parameter; it must match the whole name of "

@@ -13,6 +13,7 @@ from overparam.factors.decay import is_decoupled
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
+from overparam.optim.direction import state_dtype
 from overparam.optim.groups import Choice, Params
 from overparam.optim.inner import Inner
 from overparam.optim.transform import StandIn, Transform
@@ -36,14 +37,15 @@ class Radial(Transform):
     AdamP does.
 
     For Adam and AdamW the stretch is in the metric in which their step is a gradient,
-    ``u + (r-1) <W, m> / <W, sqrt(v) o W> W`` with the sign and the size of the step; for all
+    ``u - lr (r-1) <W, m> / <W, s o W> W`` with ``s = sqrt(v) + eps``; for all
     others it is Euclidean, as above. Decoupled weight decay of torch's optimizers is not part of
     ``u``: it stays what it is. The decay of an optimizer that does not say how it decays is
     stretched with its step.
 
     Weights are chosen as in :class:`EndToEnd`; ``print(optimizer.routing())`` shows them. All else
     goes to the inner optimizer as it is, or to the ``fallback``. The optimizer has no state of its
-    own.
+    own. Stretched parameters in half precision are updated in float32, where their state lives too,
+    and rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
@@ -108,22 +110,23 @@ class Radial(Transform):
         """
         loss = self._closure_loss(closure)
         with torch.no_grad():
-            for each in self._inner_step():
+            moved = self._inner_step()
+            for each in moved:
                 if self._is_stretched(each.view, each.group):
                     self._stretch(each)
+            self._settle(moved)
         return loss
 
     def _stretch(self, moved: StandIn) -> None:
         """Stretch the step that a weight has just taken."""
-        group, p, view = moved.group, moved.p, moved.view
+        group, p, view = moved.group, moved.tensor, moved.view
         assert view is not None  # checked by the caller
         radial, lr = float(group["radial"]), group["lr"]
         before = _split(moved.before[0][1], view, group["granularity"])
         now = _split(p, view, group["granularity"])
         if self._in_adams_metric(group):
-            m, s = (_split(t, view, group["granularity"]) for t in self._adam_terms(p, group))
-            sign = -1.0 if group.get("maximize") else 1.0
-            new = before + radial_stretch_in_metric(before, now - before, sign * m, s, lr, radial)
+            m, s = (_split(t, view, group["granularity"]) for t in self._adam_terms(moved))
+            new = before + radial_stretch_in_metric(before, now - before, m, s, lr, radial)
         else:
             # Decoupled decay has moved the weight along itself already; that is not stretched.
             decoupled = is_decoupled(self._inner, group)
@@ -131,13 +134,13 @@ class Radial(Transform):
             new = start + radial_stretch(before, now - start, radial)
         p.copy_(_join(new, view, group["granularity"]))
 
-    def _adam_terms(self, p: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _adam_terms(self, moved: StandIn) -> tuple[Tensor, Tensor]:
         """The bias-corrected mean of gradients and the metric of Adam's last step."""
-        state, (first, second) = self.state[p], group["betas"]
-        count = state["step"].to(p.device) if isinstance(state["step"], Tensor) else state["step"]
+        state, group, p = self.state[moved.p], moved.group, moved.tensor
+        count = torch.as_tensor(state["step"]).to(p.device, p.dtype)
+        first, second = (_bias_correction(beta, count) for beta in group["betas"])
         square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        metric = (square / (1 - second**count)).sqrt() + group["eps"]
-        return state["exp_avg"] / (1 - first**count), metric
+        return state["exp_avg"] / first, (square / second).sqrt() + group["eps"]
 
     def _in_adams_metric(self, group: dict[str, Any]) -> bool:
         if group["metric"] == "auto":
@@ -150,7 +153,16 @@ class Radial(Transform):
     def _stand_ins(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> list[StandIn]:
-        return [StandIn(p, p, "", group, view)]
+        if not self._is_stretched(view, group) or state_dtype(p) == p.dtype:
+            return [StandIn(p, p, "", group, view)]
+        wide = p.detach().to(state_dtype(p))
+        wide.grad = None if p.grad is None else p.grad.to(wide.dtype)
+        return [StandIn(p, wide, "", group, view)]
+
+    def _settle(self, stand_ins: list[StandIn]) -> None:
+        for each in stand_ins:
+            if each.tensor is not each.p:
+                each.p.copy_(each.tensor)
 
     def _check_options(self, group: dict[str, Any]) -> None:
         radial = group["radial"]
@@ -175,6 +187,13 @@ class Radial(Transform):
         if not self._is_stretched(view, group):
             return PLAIN, ["radial 1 is the inner optimizer"] * (view is not None), None
         return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None
+
+
+def _bias_correction(beta: float | Tensor, count: Tensor) -> Tensor:
+    """``1 - beta^t``: in float32 the difference itself would lose digits."""
+    if not isinstance(beta, Tensor):
+        return -torch.expm1(count * (math.log(beta) if beta > 0 else -math.inf))
+    return -torch.expm1(count * beta.log())
 
 
 def _split(tensor: Tensor, view: MatrixView, granularity: str) -> Tensor:

@@ -12,10 +12,10 @@ def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
     .. math::
         u + (r - 1) \, \frac{\langle w, u \rangle}{|w|^2} \, w
 
-    For ``u = -lr g`` and ``r = N`` this is ``-lr`` times Claim 2 of Arora, Cohen, Hazan (2018)
-    without its factor ``|w|^(2-2/N)``. ``r = 1`` returns the step; ``r = 0`` takes the radial
-    part away, as AdamP does (Heo et al. 2021). A zero weight has no direction: its step is
-    returned.
+    Source: for ``u = -lr g`` and ``r = N`` this is ``-lr`` times Claim 2 of Arora, Cohen, Hazan
+    (2018) without its factor ``|w|^(2-2/N)``. ``r = 1`` returns the step; ``r = 0`` takes the
+    radial part away, as AdamP does (Heo et al. 2021). A zero weight has no direction: its step is
+    returned. Half precision is computed in float32 and rounded once.
 
     Args:
         weight: ``w``, ``(..., d)``.
@@ -30,9 +30,10 @@ def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
         >>> radial_stretch(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]), 3.0)
         tensor([3., 1.])
     """
-    size = weight.square().sum(-1, keepdim=True)
-    along = (weight * step).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
-    return step + (radial - 1) * along * weight
+    w, u = _at_least_float32(weight, step)
+    size = w.square().sum(-1, keepdim=True)
+    along = (w * u).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    return (u + (radial - 1) * along * w).to(step.dtype)
 
 
 def radial_stretch_in_metric(
@@ -64,6 +65,12 @@ def radial_stretch_in_metric(
         >>> radial_stretch_in_metric(w, -0.1 * m / s, m, s, 0.1, 3.0)
         tensor([-0.1500, -0.0500])
     """
-    size = (weight * metric * weight).sum(-1, keepdim=True)
-    along = (weight * moment).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
-    return step - lr * (radial - 1) * along * weight
+    w, u, m, s = _at_least_float32(weight, step, moment, metric)
+    size = (w * s * w).sum(-1, keepdim=True)
+    along = (w * m).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    return (u - lr * (radial - 1) * along * w).to(step.dtype)
+
+
+def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    """Squares of lengths leave the range of float16 early."""
+    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
