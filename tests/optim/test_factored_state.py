@@ -307,13 +307,13 @@ def test_refactor_refuses_factors_too_narrow_before_anything_changes() -> None:
 
 
 @pytest.mark.parametrize(("made", "asked"), [(2, 1), (1, 2), (2, 3)])
-def test_the_remedy_for_another_depth_keeps_the_velocity(made: int, asked: int) -> None:
+def test_the_remedy_for_another_depth_keeps_the_momentum(made: int, asked: int) -> None:
     """As the error says, with the depth of the group as it was asked for."""
     p = drawn(3, 4)
     optimizer = Factored([p], inner=torch.optim.SGD, depth=made, lr=0.1, momentum=0.9)
     optimizer.step()
-    velocity = optimizer.collapse().state[p]["momentum_buffer"]
+    momentum = optimizer.collapse().state[p]["momentum_buffer"]
     optimizer.param_groups[0]["depth"] = asked
     expanded = Factored.expand(optimizer.collapse(), depth=asked)
-    torch.testing.assert_close(expanded.collapse().state[p]["momentum_buffer"], velocity)
+    torch.testing.assert_close(expanded.collapse().state[p]["momentum_buffer"], momentum)
     expanded.step()
