@@ -76,7 +76,7 @@ def test_tracked_and_exact_runs_end_at_the_same_place() -> None:
     ends = []
     for basis in ("exact", "tracked"):
         p = drawn(8, 12)
-        optimizer = EndToEnd([p], 0.05, depth=3, momentum=0.9, basis=basis)
+        optimizer = EndToEnd([p], 0.01, depth=3, momentum=0.9, basis=basis)
         for _ in range(100):
             p.grad = p.detach() - 1.0
             optimizer.step()
@@ -88,6 +88,7 @@ def test_a_capturable_basis_finds_its_way_by_sweeps_alone() -> None:
     """Where the host never looks, every step sweeps once: also from a basis of another weight."""
     p = drawn(64, 96, dtype=torch.float32)
     optimizer = EndToEnd([p], 1e-6, basis="tracked", capturable=True)
+    optimizer.step()  # makes the basis, exactly
     with torch.no_grad():
         p.copy_(drawn(64, 96, seed=5))
     errors = []
@@ -114,35 +115,33 @@ def several() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize(
-    ("options", "tensor", "graphs"),
+    "options",
     [
-        ({"basis": "tracked"}, True, 1),
-        ({"basis": "tracked"}, False, 2),
-        ({"granularity": "row"}, True, 1),
+        {"basis": "tracked", "capturable": True, "momentum": 0.9},
+        {"granularity": "row", "capturable": True},
+        {"inner": "adamw", "basis": "tracked"},
     ],
 )
-def test_a_step_compiles_whole_and_sees_a_changed_lr(options, tensor: bool, graphs: int) -> None:
-    """One graph for all steps of a run, a second one once a plain number has changed."""
+def test_a_compiled_step_is_the_step_and_sees_a_changed_lr(options) -> None:
+    """Directions are compiled, the inner step is torch's; a new rate compiles nothing again."""
     params, twins = ([each[index] for index in (0, 1, 5)] for each in (several(), several()))
-    lrs = [torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1 for _ in range(2)]
-    compiled, eager = (
-        EndToEnd(each, lr, momentum=0.9, capturable=True, **options)
-        for each, lr in zip((params, twins), lrs, strict=True)
-    )
+    compiled, eager = (EndToEnd(each, 0.1, **options) for each in (params, twins))
     counter = CompileCounter()
     torch._dynamo.reset()
-    step = torch.compile(compiled.step, backend=counter, fullgraph=True)
-    for value in (0.1, 0.1, 0.05, 0.02, 0.01, 0.0):
+    step = torch.compile(compiled.step, backend=counter)
+    graphs = []
+    for lr in (0.1, 0.1, 0.1, 0.05, 0.02, 0.0):
         for optimizer in (compiled, eager):
-            [group] = optimizer.param_groups
-            group["lr"] = group["lr"].fill_(value) if tensor else value
+            optimizer.param_groups[0]["lr"] = lr
         before = [p.detach().clone() for p in params]
         step()
         eager.step()
+        graphs.append(counter.frame_count)
         for p, twin in zip(params, twins, strict=True):
             torch.testing.assert_close(p, twin)
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
-    assert counter.frame_count == graphs
+    assert graphs[0] > 0
+    assert len(set(graphs[2:])) == 1
 
 
 @pytest.mark.parametrize("capturable", [False, True])
@@ -164,15 +163,16 @@ def test_an_accelerator_neither_waits_nor_decomposes(capturable: bool, options: 
     for p in params:
         p.grad = torch.empty_like(p)
     optimizer = EndToEnd(params, 0.1, momentum=0.9, **options)
+    # The first step makes the bases, by a decomposition on the device.
+    optimizer.step()
     if not (capturable or "granularity" in options):
-        # The first step of a run looks at the basis, and so does every hundredth.
-        for number in (0, 100, 200):
-            for state in optimizer.state.values():
-                state["step"].fill_(number)
-            with pytest.raises(RuntimeError, match="meta tensors"):
-                optimizer.step()
+        # Every hundredth step looks at the basis.
         for state in optimizer.state.values():
-            state["step"].fill_(98)
+            state["basis_age"] = 100
+        with pytest.raises(RuntimeError, match="meta tensors"):
+            optimizer.step()
+        for state in optimizer.state.values():
+            state["basis_age"] = 1
     with Forbid(*DECOMPOSITIONS):
         for _ in range(2):
             optimizer.step()
@@ -205,6 +205,7 @@ def test_a_capturable_step_never_reads_a_value() -> None:
         optimizer.step()
     assert all(not torch.equal(p, old) for p, old in zip(params, before, strict=True))
     reading = EndToEnd(params, 0.1, basis="tracked")
+    reading.step()
     with pytest.raises(AssertionError, match="_local_scalar_dense"), Forbid(*READINGS):
         reading.step()
 

@@ -156,6 +156,7 @@ def _looks(items: list[Item], options: Options) -> bool:
     return items[0].p.device.type == "cpu" or items[0].state["basis_age"] % _LOOK_EVERY == 0
 
 
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # its counts would be guards
 @torch.no_grad()
 def _write_bases(items: list[Item], new: Basis, tracked: bool, first: bool) -> None:
     batch = items[0].route.batch

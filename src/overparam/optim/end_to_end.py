@@ -149,6 +149,9 @@ class EndToEnd(Transform):
             "basis": basis,
             "capturable": capturable,
         }
+        if capturable and isinstance(lr, Tensor) and inner in ("sgd", torch.optim.SGD):
+            # All other forms of torch's SGD read a learning rate tensor.
+            inner_options = {"fused": True, **inner_options}
         super().__init__(
             params,
             lr,

@@ -319,7 +319,7 @@ class Factored(Transform):
             made = [
                 (p, layout, self.store.make(p, layout, group))
                 for p, layout in self.store.matrices(group)
-                if p.requires_grad and not p.is_meta
+                if p.requires_grad and (callable(group["init"]) or not p.is_meta)
             ]
             for p, layout, factors in made:
                 self.store.begin(p, layout, factors)
