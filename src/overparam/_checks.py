@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +82,16 @@ def check_same_trailing(weight: Tensor, gradient: Tensor, trailing: int) -> None
         raise ValueError(
             f"weight is on {weight.device} and gradient on {gradient.device}; move one of them."
         )
+
+
+def plain_number(value: Any) -> Any:
+    """A real number of numpy or the like as an int or a float; all else as it is.
+
+    Checkpoints hold plain numbers: ``torch.load(weights_only=True)`` refuses those of numpy.
+    """
+    if type(value) in (int, float, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_depth(depth: float | Tensor) -> None:

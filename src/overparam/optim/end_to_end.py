@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam._checks import check_depth
+from overparam._checks import check_depth, plain_number
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
@@ -289,7 +289,7 @@ class EndToEnd(Transform):
 
     def _check_options(self, group: dict[str, Any]) -> None:
         group["depth"] = checked_depth(group["depth"])
-        floor = group["singular_value_floor"]
+        floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
         if not 0 <= floor < math.inf:
             raise ValueError(
                 f"singular_value_floor is {floor}; use a number >= 0, in units of the weight."
@@ -343,8 +343,9 @@ def checked_depth(depth: Any) -> float:
     """
     if isinstance(depth, Tensor):
         raise TypeError("depth is a tensor; give each group a number of its own.")
+    depth = plain_number(depth)
     check_depth(depth)
-    return depth if type(depth) in (int, float) else float(depth)
+    return depth
 
 
 def _options(group: dict[str, Any]) -> Options:

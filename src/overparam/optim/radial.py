@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._checks import plain_number
 from overparam.factors.decay import is_decoupled
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -157,7 +158,7 @@ class Radial(Transform):
         return [StandIn(p, p, "", group, view)]
 
     def _check_options(self, group: dict[str, Any]) -> None:
-        radial = group["radial"]
+        radial = group["radial"] = plain_number(group["radial"])
         if isinstance(radial, bool) or not isinstance(radial, (int, float)):
             raise TypeError(f"radial is {radial!r}; use a number of at least 0.")
         if not 0 <= radial < math.inf:
