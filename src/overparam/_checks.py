@@ -85,6 +85,16 @@ def check_same_trailing(weight: Tensor, gradient: Tensor, trailing: int) -> None
         )
 
 
+def plain_number(value: Any) -> Any:
+    """A real number of numpy or the like as an int or a float; all else as it is.
+
+    Checkpoints hold plain numbers: ``torch.load(weights_only=True)`` refuses those of numpy.
+    """
+    if type(value) in (int, float, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def check_depth(depth: float | Tensor) -> None:
     """Raise unless every depth is a real number of at least 1, or infinity.
 
@@ -119,8 +129,9 @@ def plain_depth(depth: Any) -> float:
     """
     if isinstance(depth, Tensor):
         raise TypeError("depth is a tensor; give each group a number of its own.")
+    depth = plain_number(depth)
     check_depth(depth)
-    return depth if type(depth) in (int, float) else float(depth)
+    return depth
 
 
 def whole_depth(depth: Any) -> int:

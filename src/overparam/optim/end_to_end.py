@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from overparam._checks import plain_depth
+from overparam._checks import plain_depth, plain_number
 from overparam.layers.entries import names_of, readings
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -176,7 +176,7 @@ class EndToEnd(Transform):
             RuntimeError: a sparse gradient of a weight that has the matrix rule.
         """
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
-            loss = self._closure_loss(closure)
+            loss = self._begin(closure)
             later: list[Callable[[], None]] = []
             items = [item for group in self.param_groups for item in self._items(group)]
             found: dict[Tensor, Tensor | None] = {
@@ -293,7 +293,7 @@ class EndToEnd(Transform):
 
     def _check_options(self, group: dict[str, Any]) -> None:
         group["depth"] = plain_depth(group["depth"])
-        floor = group["singular_value_floor"]
+        floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
         if not 0 <= floor < math.inf:
             raise ValueError(
                 f"singular_value_floor is {floor}; use a number >= 0, in units of the weight."

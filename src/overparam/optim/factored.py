@@ -167,7 +167,7 @@ class Factored(Transform):
                 than that of the factors, or decay of the product by the whole or more; nothing
                 has changed.
         """
-        loss = self._closure_loss(closure)
+        loss = self._begin(closure)
         with torch.no_grad():
             self._check_groups()
             before = [(p, dict(held)) for p, held in self._all_held()]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from overparam._checks import plain_number
 from overparam.factors.decay import is_decoupled
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -108,7 +109,7 @@ class Radial(Transform):
         Returns:
             The loss of the closure, or None.
         """
-        loss = self._closure_loss(closure)
+        loss = self._begin(closure)
         with torch.no_grad():
             moved = self._inner_step()
             for each in moved:
@@ -165,7 +166,7 @@ class Radial(Transform):
                 each.p.copy_(each.tensor)
 
     def _check_options(self, group: dict[str, Any]) -> None:
-        radial = group["radial"]
+        radial = group["radial"] = plain_number(group["radial"])
         if isinstance(radial, bool) or not isinstance(radial, (int, float)):
             raise TypeError(f"radial is {radial!r}; use a number of at least 0.")
         if not 0 <= radial < math.inf:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from overparam.layers.entries import complete_views, names_of, readings
 from overparam.layers.table import PLAIN, WeightTable, weight_row
@@ -109,6 +110,7 @@ class Transform(Optimizer):
         elif fallback_options is not None:
             raise ValueError("fallback_options has no meaning without fallback; name an optimizer.")
         self._choice = choice
+        self._views = WeakTensorKeyDictionary()
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
 
     # Groups
@@ -125,6 +127,7 @@ class Transform(Optimizer):
         except BaseException:
             del self.param_groups[count:]
             raise
+        self._align_views()
         for group in self.param_groups[count:]:
             self._greet(group)
 
@@ -193,6 +196,19 @@ class Transform(Optimizer):
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise unless the options of this class are in range."""
+
+    def _align_views(self) -> None:
+        """Let views follow parameters that were put in another order.
+
+        A parameter that was exchanged for a new one leaves its view to it.
+        """
+        for group in self.param_groups:
+            params, views = group["params"], group["views"]
+            if len(views) == len(params):
+                for place, p in enumerate(params):
+                    views[place] = self._views.setdefault(p, views[place])
+            elif all(p in self._views for p in params):
+                group["views"] = [self._views[p] for p in params]
 
     # State
 
@@ -319,7 +335,9 @@ class Transform(Optimizer):
     def _about_to_change_mode(self) -> None:
         """What to do before the inner optimizer changes its mode."""
 
-    def _closure_loss(self, closure: Callable[[], Any] | None) -> Any:
+    def _begin(self, closure: Callable[[], Any] | None) -> Any:
+        """What every step begins with; the loss of the closure, or None."""
+        self._align_views()
         if closure is None:
             return None
         with torch.enable_grad():
@@ -329,6 +347,7 @@ class Transform(Optimizer):
 
     def routing(self) -> WeightTable:
         """What becomes of each parameter and why: print it, or iterate over its rows."""
+        self._align_views()
         rows = []
         for number, group in enumerate(self.param_groups):
             names = names_of(group, f"group {number}, ")
@@ -360,6 +379,7 @@ class Transform(Optimizer):
         loaded: dict[str, Any] = {}
 
         def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            self._align_views()
             loaded.update(given)
             groups = given["param_groups"]
             if len(groups) == len(self.param_groups):  # torch refuses others
@@ -423,6 +443,7 @@ class Transform(Optimizer):
         super().__setstate__(state)
         if not known:  # torch adds it, and groups would gain an option on loading
             self.defaults.pop("differentiable", None)
+        self._views = WeakTensorKeyDictionary()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
