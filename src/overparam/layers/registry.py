@@ -124,11 +124,6 @@ def checked_view(module: nn.Module, name: str, shape: tuple[int, ...]) -> Matrix
     return view
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether the table has an entry for the type of a module, or for one of its bases."""
-    return _view.dispatch(type(module)) is not _unknown or _is_transposed_linear(module)
-
-
 @functools.singledispatch
 def _view(module: nn.Module, name: str) -> MatrixView | None:
     """The table; this is the entry for types that it does not have."""

@@ -303,7 +303,8 @@ class EndToEnd(Transform):
             )
 
     def _greet(self, group: dict[str, Any]) -> None:
-        super()._greet(group)
+        if group["granularity"] != "tensor":  # that takes all, known or not
+            super()._greet(group)
         if group.get("fallback"):
             return
         names = names_of(group, "")

@@ -3,7 +3,8 @@
 A tensor alone does not say that it is a grouped convolution or a packed attention projection;
 its layer does. So a group takes a model (or any module) as its ``"params"``. What was decided for
 each parameter stands beside it in ``"views"`` as a plain tuple, which any checkpoint can hold: the
-reason, then the fields of its view, or nothing more where it is trained as it is.
+reason, then the fields of its view. Where it is trained as it is, the reason is followed by its
+kind, or by nothing where it has none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from overparam.layers.select import Selected, Targets, check_pattern, matches, select_parameters
+from overparam.layers.select import (
+    Selected,
+    Skipped,
+    Targets,
+    check_pattern,
+    matches,
+    select_parameters,
+)
 from overparam.layers.shapes import ambiguity_warning, view_by_shape
 from overparam.layers.views import MatrixView
 
@@ -93,7 +101,7 @@ def expanded(group: dict[str, Any], choice: Choice, *, named: bool) -> list[dict
             changes.update(choice.overrides[pattern])
         changes.pop("view", None)
         params = [(e.name, e.parameter) if named else e.parameter for e in entries]
-        views = [(e.reason, *_fields(e.view if isinstance(e, Selected) else None)) for e in entries]
+        views = [_decided(entry) for entry in entries]
         result.append({**options, **changes, "params": params, "views": views})
     return result
 
@@ -101,13 +109,7 @@ def expanded(group: dict[str, Any], choice: Choice, *, named: bool) -> list[dict
 def views_of(model: nn.Module, params: Iterable[Tensor], choice: Choice) -> list[Any]:
     """What stands in ``"views"`` for parameters of a model; others are read by their shape."""
     selection = select_parameters(model, choice.targets, choice.exclude, optimizer=True)
-    known: dict[Tensor, Any] = {
-        entry.parameter: (
-            entry.reason,
-            *_fields(entry.view if isinstance(entry, Selected) else None),
-        )
-        for entry in selection.entries
-    }
+    known: dict[Tensor, Any] = {entry.parameter: _decided(entry) for entry in selection.entries}
     return [known[p] if p in known else view_by_shape(tuple(p.shape)) for p in params]
 
 
@@ -132,13 +134,13 @@ def complete_views(group: dict[str, Any]) -> None:
         _check_dtypes(zip(names, params, strict=True))
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
         warning = ambiguity_warning(zip(names, views, strict=True))
-        if warning is not None and group.get("depth") != 1:
+        if warning is not None and not is_inner_alone(group) and _has_matrices(group):
             warnings.warn(warning, stacklevel=6)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
     entries = [_entry(view) for view in views]
     for name, p, entry in zip(names, params, entries, strict=True):
-        if len(entry) > 1:
+        if is_chosen(entry):
             _check_dtypes([(name, p)])
             if _view(entry).shape != tuple(p.shape):
                 raise ValueError(
@@ -158,18 +160,28 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
         complete_views(group)
         views = group["views"]
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        view = None if len(entry) == 1 else _view(_frozen(entry))
+        view = _view(_frozen(entry)) if is_chosen(entry) else None
         if view is not None and view.shape != tuple(p.shape):
             view = view_by_shape(tuple(p.shape))
             views[place] = entry = _entry(view)
         yield p, view, entry[0]
 
 
+def is_chosen(entry: Any) -> bool:
+    """Whether what stands in ``"views"`` for a parameter holds the view that it is trained by."""
+    return len(entry) > 2
+
+
+def kinds(group: dict[str, Any]) -> list[str]:
+    """The kind of each parameter of a group, empty where it has none."""
+    return [entry[1] if len(entry) > 1 else "" for entry in group["views"]]
+
+
 def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
     """The view of a parameter in a group that was saved, by version 0.1 too; None if unknown."""
     views = group.get("views") or []
     entry = views[place] if place < len(views) else None
-    if entry is None or len(entry) == 1:
+    if entry is None or not is_chosen(entry):
         return None
     return _view(_frozen(entry if len(entry) == 7 else ("", *entry)))
 
@@ -233,6 +245,16 @@ def warn_of_unknown(group: dict[str, Any]) -> None:
         )
 
 
+def is_inner_alone(group: dict[str, Any]) -> bool:
+    """Whether the options of a group leave every parameter to the inner optimizer."""
+    return group.get("depth") == 1 or group.get("radial") == 1 or bool(group.get("fallback"))
+
+
+def _has_matrices(group: dict[str, Any]) -> bool:
+    """Whether it matters how tensors are read: not where each counts as one vector."""
+    return group.get("granularity") != "tensor"
+
+
 def _overrides_of(sites: tuple[Any, ...], choice: Choice) -> tuple[str, ...]:
     return tuple(p for p in choice.overrides if any(matches(p, site) for site in sites))
 
@@ -280,6 +302,13 @@ def _entry(view: Any) -> tuple[Any, ...]:
     if view is None or isinstance(view, MatrixView):
         return (ENTRYWISE if view is None else "read by its shape", *_fields(view))
     return _frozen(view)
+
+
+def _decided(entry: Selected | Skipped) -> tuple[Any, ...]:
+    """What stands in ``"views"`` for a parameter of a model."""
+    if isinstance(entry, Selected):
+        return (entry.reason, *_fields(entry.view))
+    return (entry.reason, *([] if entry.view is None else [entry.view.kind]))
 
 
 def _fields(view: MatrixView | None) -> tuple[Any, ...]:

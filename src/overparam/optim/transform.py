@@ -27,6 +27,9 @@ from overparam.optim.groups import (
     check_whole,
     complete_views,
     expanded,
+    is_chosen,
+    is_inner_alone,
+    kinds,
     names_of,
     readings,
     warn_of_unknown,
@@ -138,7 +141,7 @@ class Transform(Optimizer):
         complete_views(group)
         if self._fallback is None or "fallback" in group:
             return
-        rest = [i for i, entry in enumerate(group["views"]) if len(entry) == 1]
+        rest = [i for i, entry in enumerate(group["views"]) if not is_chosen(entry)]
         if len(rest) == len(group["views"]):
             self.param_groups.pop()
             self._add({**self._picked(group, rest), "fallback": True})
@@ -185,7 +188,7 @@ class Transform(Optimizer):
 
     def _greet(self, group: dict[str, Any]) -> None:
         """Warnings about a new group, once it is in."""
-        if group.get("depth") != 1 and not group.get("fallback"):
+        if not is_inner_alone(group):
             warn_of_unknown(group)
 
     def _check_options(self, group: dict[str, Any]) -> None:
@@ -310,7 +313,8 @@ class Transform(Optimizer):
         rows = []
         for number, group in enumerate(self.param_groups):
             names = names_of(group, f"group {number}, ")
-            for name, (p, view, reason) in zip(names, readings(group), strict=True):
+            read = list(readings(group))
+            for name, (p, view, reason), kind in zip(names, read, kinds(group), strict=True):
                 rule, notes, matrices = self._row(p, view, group)
                 rows.append(
                     weight_row(
@@ -321,6 +325,7 @@ class Transform(Optimizer):
                         rule,
                         [reason, *notes],
                         matrices,
+                        kind,
                     )
                 )
         return WeightTable(rows)
