@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_depth
+from overparam._words import warn_user
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
@@ -317,11 +317,10 @@ class EndToEnd(Transform):
             zero = [name for name, p in ruled if not p.is_meta and not bool(p.any())]
             warn_of_zeros(zero, "set singular_value_floor")
         if math.isinf(group["depth"]) and ruled:
-            warnings.warn(
+            warn_user(
                 "depth=inf freezes the direction of each row, and the row space of each wide "
                 f"matrix: {', '.join(name for name, _ in ruled)}. For large depth without that, "
-                "give a number.",
-                stacklevel=5,
+                "give a number."
             )
 
     def _row(

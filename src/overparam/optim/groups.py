@@ -10,13 +10,13 @@ kind, or by nothing where it has none.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from overparam._words import warn_user
 from overparam.layers.select import (
     Selected,
     Skipped,
@@ -135,7 +135,7 @@ def complete_views(group: dict[str, Any]) -> None:
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
         warning = ambiguity_warning(zip(names, views, strict=True))
         if warning is not None and not is_inner_alone(group) and _has_matrices(group):
-            warnings.warn(warning, stacklevel=6)
+            warn_user(warning)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
     entries = [_entry(view) for view in views]
@@ -224,10 +224,9 @@ def check_whole(group: dict[str, Any]) -> None:
 def warn_of_zeros(names: list[str], remedy: str) -> None:
     """Warn of weights that no step moves, if there are any."""
     if names:
-        warnings.warn(
+        warn_user(
             f"all-zero weights stay zero for depth > 1: {', '.join(names)}. Initialize them, "
-            f"{remedy}, or put them in a group with depth=1.",
-            stacklevel=6,
+            f"{remedy}, or put them in a group with depth=1."
         )
 
 
@@ -239,9 +238,8 @@ def warn_of_unknown(group: dict[str, Any]) -> None:
         if "is not a layer that overparam knows" in reason
     ]
     if unknown:
-        warnings.warn(
-            f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}.",
-            stacklevel=6,
+        warn_user(
+            f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}."
         )
 
 
