@@ -276,6 +276,7 @@ def test_shapes_that_fit_several_readings_warn(
     assert len(caught) == 1
     text = str(caught[0].message)
     assert f"{name} {shape} may be {other}" in text
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

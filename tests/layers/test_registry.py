@@ -90,6 +90,7 @@ def test_an_optimizer_warns_once_of_layers_that_it_does_not_know(optimizer: Any)
     with pytest.warns(UserWarning, match="plain step of the inner optimizer") as caught:
         optimizer(model)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     for name in ("0.mix", "0.offset", "1.mix"):
         assert f"{name}: Mixer is not a layer that overparam knows" in str(caught[0].message)
     with warnings.catch_warnings():
