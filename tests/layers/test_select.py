@@ -7,7 +7,8 @@ import torch
 from support.unusual_layers import Tied
 from torch import nn
 
-from overparam.layers.select import Targets, select_parameters
+from overparam.layers import linear_view, parameter_view, register_view
+from overparam.layers.select import DEFAULT_KINDS, Targets, select_parameters
 
 
 class Block(nn.Module):
@@ -138,3 +139,224 @@ def test_ties_are_chosen_as_one() -> None:
 def test_unmatched_words_are_errors(targets: Targets, exclude: Targets, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_parameters(_model(), targets, exclude)
+
+
+# Kinds
+
+
+class Kinds(nn.Module):
+    """One weight of each kind, under names that are no kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(4, 3)
+        self.kernel = nn.Conv2d(4, 6, 3, groups=2)
+        self.back = nn.ConvTranspose1d(4, 6, 3)
+        self.heads = nn.MultiheadAttention(4, 2)
+        self.memory = nn.LSTM(4, 3)
+        self.cell = nn.GRUCell(4, 3)
+        self.both = nn.Bilinear(3, 4, 5)
+        self.table = nn.Embedding(7, 4)
+        self.mine = Own()
+        self.other = Other()
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(4, 3))
+
+
+class Other(Own):
+    """Stays unknown."""
+
+
+class MyExperts(nn.Module):
+    """Known by how its name ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.ones(3, 4, 5))
+
+
+BY_KIND = {
+    "linear": ["dense.weight", "heads.out_proj.weight"],
+    "convolution": ["kernel.weight", "back.weight"],
+    "attention": ["heads.in_proj_weight"],
+    "recurrent": [
+        "memory.weight_ih_l0",
+        "memory.weight_hh_l0",
+        "cell.weight_ih",
+        "cell.weight_hh",
+    ],
+    "bilinear": ["both.weight"],
+    "embedding": ["table.weight"],
+    "unknown": ["other.w"],
+    "personal": ["mine.w"],
+}
+ALL = [name for kind, names in BY_KIND.items() if kind != "personal" for name in names]
+
+
+def _kinds() -> nn.Module:
+    register_view(Own, lambda layer, name: linear_view((4, 3), "personal"))
+    register_view(Other, lambda layer, name: linear_view((4, 3), "unknown"))
+    return Kinds()
+
+
+def _names(model: nn.Module, targets: Targets | None, exclude: Targets | None = None) -> set[str]:
+    return {entry.name for entry in select_parameters(model, targets, exclude).selected}
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_every_kind_is_a_word(kind: str) -> None:
+    model = _kinds()
+    assert _names(model, kind) == _names(model, [kind]) == set(BY_KIND[kind])
+    assert _names(model, "all", [kind]) == set(ALL) - set(BY_KIND[kind])
+    assert _names(model, "all", kind) == set(ALL) - set(BY_KIND[kind])
+    for entry in select_parameters(model, kind).selected:
+        assert (entry.reason, entry.view.kind) == ("chosen by kind", kind)
+
+
+def test_experts_are_known_by_their_name() -> None:
+    model = nn.ModuleDict({"moe": MyExperts()})
+    assert _names(model, None) == _names(model, "experts") == {"moe.up"}
+
+
+def test_words_for_several_kinds() -> None:
+    model = _kinds()
+    default = [*DEFAULT_KINDS, "unknown", "embedding"]
+    assert _names(model, None) == {n for kind in DEFAULT_KINDS for n in BY_KIND.get(kind, [])}
+    assert _names(model, "all") == {n for kind in default for n in BY_KIND.get(kind, [])}
+    assert _names(model, "all-linear") == {*BY_KIND["linear"], *BY_KIND["attention"]}
+    assert _names(model, ["recurrent", "personal", "dense"]) == {
+        *BY_KIND["recurrent"],
+        "mine.w",
+        "dense.weight",
+    }
+    assert _names(model, ["all", "personal"]) == {*ALL, "mine.w"}
+    assert _names(model, ["linear"], ["dense"]) == {"heads.out_proj.weight"}
+
+
+def test_kinds_leave_frozen_weights_out_and_names_do_not() -> None:
+    model = _kinds().requires_grad_(False)
+    assert _names(model, "all") == _names(model, None) == set()
+    assert _names(model, ["dense", "linear"]) == {"dense.weight"}
+    chosen = select_parameters(model, "linear", optimizer=True).selected
+    assert {entry.name for entry in chosen} == set(BY_KIND["linear"])
+
+
+def test_a_kind_that_the_model_does_not_have_chooses_nothing() -> None:
+    assert _names(nn.Linear(3, 2), "recurrent") == set()
+    with pytest.raises(ValueError, match="matches no module"):
+        select_parameters(nn.Linear(3, 2), "personal")
+
+
+def _named_as_kinds() -> nn.Module:
+    """Modules that bear the names of kinds, and are others."""
+    register_view(Own, lambda layer, name: linear_view((4, 3), "personal"))
+    return nn.ModuleDict(
+        {
+            "attention": nn.Linear(4, 4),
+            "block": nn.ModuleDict({"linear": nn.Conv1d(4, 4, 3), "personal": nn.Linear(3, 3)}),
+            "mine": Own(),
+            "out": nn.Linear(4, 2),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "place"),
+    [
+        ("attention", "attention"),
+        ("linear", "block.linear"),
+        ("personal", "block.personal"),
+    ],
+)
+@pytest.mark.parametrize("argument", ["targets", "exclude"])
+def test_a_word_that_is_a_kind_and_a_name_is_an_error_with_a_remedy(
+    word: str, place: str, argument: str
+) -> None:
+    model = _named_as_kinds()
+    for words in (word, [word], ["out", word]):
+        with pytest.raises(
+            ValueError, match=f"{argument}='{word}' is a kind.*name of {place}"
+        ) as e:
+            select_parameters(model, **{argument: words})
+    message = str(e.value)
+    assert f"'.*{word}'" in message
+    # What the message says works: a regular expression for the name, a function for the kind.
+    assert _names(model, f".*{word}") == {f"{place}.weight"}
+    of_kind = {
+        "attention": set(),
+        "linear": {"attention.weight", "block.personal.weight", "out.weight"},
+        "personal": {"mine.w"},
+    }
+
+    def by_kind(name: str, module: nn.Module) -> bool:
+        view = parameter_view(module, name.rpartition(".")[2])
+        return view is not None and view.kind == word
+
+    assert _names(model, by_kind) == of_kind[word]
+
+
+def test_a_full_name_of_two_parts_or_more_is_never_a_kind() -> None:
+    model = _named_as_kinds()
+    assert _names(model, ["block.linear"]) == {"block.linear.weight"}
+    assert _names(model, ["attention.weight"]) == {"attention.weight"}
+    assert _names(model, None, ["block.personal"]) == {
+        "attention.weight",
+        "block.linear.weight",
+        "out.weight",
+    }
+
+
+def test_kinds_that_are_not_written_never_raise() -> None:
+    model = _named_as_kinds()
+    expected = {"attention.weight", "block.linear.weight", "block.personal.weight", "out.weight"}
+    for targets in (None, "all"):
+        assert _names(model, targets) == expected
+    assert _names(model, "all-linear") == expected - {"block.linear.weight"}
+    assert _names(model, None, "out") == expected - {"out.weight"}
+
+
+def test_a_name_that_means_the_same_as_the_kind_is_no_error() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "out": nn.Linear(3, 2)})
+    assert _names(model, "embedding") == {"embedding.weight"}
+    model["words"] = nn.Embedding(5, 3)
+    with pytest.raises(ValueError, match="is a kind of weight, and also the name of embedding"):
+        select_parameters(model, "embedding")
+
+
+@pytest.mark.parametrize(
+    ("targets", "exclude", "reason"),
+    [
+        (None, None, "it is tied to embed.weight, which the targets leave out"),
+        ("embedding", None, "it is tied to head.weight, which the targets leave out"),
+        (["head"], None, "it is tied to embed.weight, which the targets leave out"),
+        (["recurrent"], None, "embedding: not among the targets"),
+        ("all", ["head"], "excluded"),
+        ("all", "embedding", "excluded"),
+    ],
+)
+def test_tied_weights_need_all_their_places(
+    targets: Targets | None, exclude: Targets | None, reason: str
+) -> None:
+    selection = select_parameters(Tied(), targets, exclude)
+    assert not selection.selected
+    (skipped,) = selection.skipped
+    assert skipped.reason.startswith(reason)
+    assert [site.name for site in skipped.sites] == ["embed.weight", "head.weight"]
+
+
+@pytest.mark.parametrize("targets", ["all", ["linear", "embedding"], ["embed", "linear"], ".*"])
+def test_tied_weights_are_one_entry(targets: Targets) -> None:
+    for optimizer in (False, True):
+        (entry,) = select_parameters(Tied(), targets, optimizer=optimizer).selected
+        assert [site.path for site in entry.sites] == ["embed", "head"]
+
+
+def test_places_that_read_a_tied_weight_differently_leave_it_out() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(4, 6, bias=False), "b": nn.GRUCell(4, 2, bias=False)})
+    model["b"].weight_ih = model["a"].weight
+    (skipped,) = [s for s in select_parameters(model).skipped if s.name == "a.weight"]
+    assert skipped.reason == "its places read it as different matrices"

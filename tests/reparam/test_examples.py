@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("hugging_face_trainer", ("transformers", "accelerate")),
         ("lightning_module", ("lightning",)),
+        ("own_layer", ()),
     ],
 )
 def test_example(script: str, needs: tuple[str, ...], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from overparam._fingerprint import Written, fingerprint
 from overparam._precision import without_autocast
+from overparam._words import warn_user
 from overparam.factors.layout import MatrixLayout, make_layout
 from overparam.factors.product import factor_product, factor_product_vjp
 from overparam.layers.entries import names_of, readings, saved_view
@@ -232,12 +232,11 @@ class FactorStore:
             self.put(p, factors)
             self.remember(p)
         if late:
-            warnings.warn(
+            warn_user(
                 f"{', '.join(names()[p] for p in late)} changed since the last step (a checkpoint, "
                 "averaged weights, clamping, ...): factored again as they are now, while the state "
                 "of the inner optimizer is that of the old factors. To start without it, make a "
-                "new optimizer.",
-                stacklevel=5,
+                "new optimizer."
             )
 
     def pull_back(self, p: Tensor, layout: MatrixLayout, gradient: Tensor) -> None:

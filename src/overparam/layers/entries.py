@@ -1,18 +1,19 @@
 """How the parameters of an optimizer's group are read, beside them in ``"views"``.
 
 What was decided for each parameter is a plain tuple, which any checkpoint can hold: the reason,
-then the fields of its view, or nothing more where it is trained as it is.
+then the fields of its view. Where it is trained as it is, the reason is followed by its kind, or by
+nothing where it has none.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 
+from overparam._words import warn_user
 from overparam.layers.select import Selected, Skipped
 from overparam.layers.shapes import ambiguity_warning, view_by_shape
 from overparam.layers.views import MatrixView
@@ -23,7 +24,19 @@ Entry = tuple[Any, ...]
 
 def entry_of(chosen: Selected | Skipped) -> Entry:
     """What stands in ``"views"`` for a parameter that was selected, or skipped."""
-    return (chosen.reason, *_fields(chosen.view if isinstance(chosen, Selected) else None))
+    if isinstance(chosen, Selected):
+        return (chosen.reason, *_fields(chosen.view))
+    return (chosen.reason,) if chosen.view is None else (chosen.reason, chosen.view.kind)
+
+
+def is_chosen(entry: Entry) -> bool:
+    """Whether an entry holds the view that its parameter is trained by."""
+    return len(entry) > 2
+
+
+def kinds(group: dict[str, Any]) -> list[str]:
+    """The kind of each parameter of a group, empty where it has none."""
+    return [entry[1] if len(entry) > 1 else "" for entry in group["views"]]
 
 
 def complete_views(group: dict[str, Any]) -> None:
@@ -42,13 +55,17 @@ def complete_views(group: dict[str, Any]) -> None:
         _check_dtypes(zip(names, params, strict=True))
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
         warning = ambiguity_warning(zip(names, views, strict=True))
-        if warning is not None and group.get("depth") != 1:
-            warnings.warn(warning, stacklevel=6)
+        by_matrix = group.get("granularity") != "tensor" and 1 not in (
+            group.get("depth"),
+            group.get("radial"),
+        )
+        if warning is not None and by_matrix and not group.get("fallback"):
+            warn_user(warning)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
     entries = [_entry(view) for view in views]
     for name, p, entry in zip(names, params, entries, strict=True):
-        if len(entry) > 1:
+        if is_chosen(entry):
             _check_dtypes([(name, p)])
             if _view(entry).shape != tuple(p.shape):
                 raise ValueError(
@@ -68,7 +85,7 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
         complete_views(group)
         views = group["views"]
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        view = None if len(entry) == 1 else _view(_frozen(entry))
+        view = _view(_frozen(entry)) if is_chosen(entry) else None
         if view is not None and view.shape != tuple(p.shape):
             view = view_by_shape(tuple(p.shape))
             views[place] = entry = _entry(view)
@@ -79,7 +96,7 @@ def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
     """The view of a parameter in a group that was saved, by version 0.1 too; None if unknown."""
     views = group.get("views") or []
     entry = views[place] if place < len(views) else None
-    if entry is None or len(entry) == 1:
+    if entry is None or not is_chosen(entry):
         return None
     return _view(_frozen(entry if len(entry) == 7 else ("", *entry)))
 

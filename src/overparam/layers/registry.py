@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -21,14 +22,15 @@ from overparam.layers.views import (
     transposed_linear_view,
 )
 
-ViewFunction = Callable[[nn.Module, str], MatrixView | None]
-"""``(layer, name of its parameter) -> the matrices``, None for what acts entry by entry."""
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 # Gates of a recurrent layer, stacked along the rows of each weight.
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
-def register_view(layer: type[nn.Module], function: ViewFunction) -> None:
+def register_view(
+    layer: type[_Layer], function: Callable[[_Layer, str], MatrixView | None]
+) -> None:
     """Say how the weights of a type of layer are read as matrices, and of what kind they are.
 
     ``EndToEnd``, ``Factored``, ``Radial`` and ``overparameterize`` all ask this table. The
@@ -124,11 +126,6 @@ def checked_view(module: nn.Module, name: str, shape: tuple[int, ...]) -> Matrix
     return view
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether the table has an entry for the type of a module, or for one of its bases."""
-    return _view.dispatch(type(module)) is not _unknown or _is_transposed_linear(module)
-
-
 @functools.singledispatch
 def _view(module: nn.Module, name: str) -> MatrixView | None:
     """The table; this is the entry for types that it does not have."""
@@ -215,6 +212,6 @@ for _type in (nn.Embedding, nn.EmbeddingBag):
     register_view(_type, _embedding)
 register_view(nn.Linear, _linear)
 register_view(nn.Bilinear, _bilinear)
-register_view(nn.MultiheadAttention, _attention)  # pyright: ignore[reportArgumentType]
-register_view(nn.RNNBase, _recurrent)  # pyright: ignore[reportArgumentType]
+register_view(nn.MultiheadAttention, _attention)
+register_view(nn.RNNBase, _recurrent)
 register_view(nn.RNNCellBase, _recurrent_cell)  # pyright: ignore[reportArgumentType]

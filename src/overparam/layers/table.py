@@ -50,6 +50,7 @@ def weight_row(
     rule: str,
     reasons: Sequence[str],
     matrices: str | None = None,
+    kind: str | None = None,
 ) -> WeightRow:
     """One row of the table.
 
@@ -61,14 +62,17 @@ def weight_row(
         rule: what the door does with it, in a word.
         reasons: why it is chosen or not, then what the door has to add.
         matrices: what to show in place of the matrices of the view.
+        kind: what to show in place of the kind of the view.
     """
     chosen = rule != PLAIN
+    if kind is None:
+        kind = "" if view is None else view.kind
     if matrices is None:
         matrices = view.matrices if chosen and view is not None else ""
     return WeightRow(
         parameter=name,
         shape=shape,
-        kind="" if view is None else view.kind,
+        kind=kind,
         matrices=matrices,
         depth=f"{depth:g}" if chosen else "",
         rule=rule,

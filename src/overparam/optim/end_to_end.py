@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import plain_depth, plain_number
+from overparam._words import warn_user
 from overparam.layers.entries import names_of, readings
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -307,7 +307,8 @@ class EndToEnd(Transform):
             )
 
     def _greet(self, group: dict[str, Any]) -> None:
-        super()._greet(group)
+        if group["granularity"] != "tensor":  # that takes all, known or not
+            super()._greet(group)
         if group.get("fallback"):
             return
         names = names_of(group, "")
@@ -320,11 +321,10 @@ class EndToEnd(Transform):
             zero = [name for name, p in ruled if not p.is_meta and not bool(p.any())]
             warn_of_zeros(zero, "set singular_value_floor")
         if math.isinf(group["depth"]) and ruled:
-            warnings.warn(
+            warn_user(
                 "depth=inf freezes the direction of each row, and the row space of each wide "
                 f"matrix: {', '.join(name for name, _ in ruled)}. For large depth without that, "
-                "give a number.",
-                stacklevel=5,
+                "give a number."
             )
 
     def _row(

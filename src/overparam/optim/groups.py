@@ -7,13 +7,13 @@ its layer does. So a group takes a model (or any module) as its ``"params"``.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from overparam._words import warn_user
 from overparam.layers.entries import entry_of, names_of, readings
 from overparam.layers.select import Targets, check_pattern, matches, select_parameters
 from overparam.layers.shapes import view_by_shape
@@ -138,10 +138,9 @@ def check_whole(group: dict[str, Any]) -> None:
 def warn_of_zeros(names: list[str], remedy: str) -> None:
     """Warn of weights that no step moves, if there are any."""
     if names:
-        warnings.warn(
+        warn_user(
             f"all-zero weights stay zero for depth > 1: {', '.join(names)}. Initialize them, "
-            f"{remedy}, or put them in a group with depth=1.",
-            stacklevel=6,
+            f"{remedy}, or put them in a group with depth=1."
         )
 
 
@@ -153,10 +152,19 @@ def warn_of_unknown(group: dict[str, Any]) -> None:
         if "is not a layer that overparam knows" in reason
     ]
     if unknown:
-        warnings.warn(
-            f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}.",
-            stacklevel=6,
+        warn_user(
+            f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}."
         )
+
+
+def is_inner_alone(group: dict[str, Any]) -> bool:
+    """Whether the options of a group leave every parameter to the inner optimizer."""
+    return group.get("depth") == 1 or group.get("radial") == 1 or bool(group.get("fallback"))
+
+
+def _has_matrices(group: dict[str, Any]) -> bool:
+    """Whether it matters how tensors are read: not where each counts as one vector."""
+    return group.get("granularity") != "tensor"
 
 
 def _overrides_of(sites: tuple[Any, ...], choice: Choice) -> tuple[str, ...]:

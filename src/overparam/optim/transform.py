@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from overparam.layers.entries import complete_views, names_of, readings
+from overparam.layers.entries import complete_views, is_chosen, kinds, names_of, readings
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.groups import (
@@ -29,6 +29,7 @@ from overparam.optim.groups import (
     accepts_names,
     check_whole,
     expanded,
+    is_inner_alone,
     warn_of_unknown,
     with_modules,
 )
@@ -144,7 +145,7 @@ class Transform(Optimizer):
         complete_views(group)
         if self._fallback is None or "fallback" in group:
             return
-        rest = [i for i, entry in enumerate(group["views"]) if len(entry) == 1]
+        rest = [i for i, entry in enumerate(group["views"]) if not is_chosen(entry)]
         if len(rest) == len(group["views"]):
             self.param_groups.pop()
             self._add({**self._picked(group, rest), "fallback": True})
@@ -191,7 +192,7 @@ class Transform(Optimizer):
 
     def _greet(self, group: dict[str, Any]) -> None:
         """Warnings about a new group, once it is in."""
-        if group.get("depth") != 1 and not group.get("fallback"):
+        if not is_inner_alone(group):
             warn_of_unknown(group)
 
     def _check_options(self, group: dict[str, Any]) -> None:
@@ -351,13 +352,14 @@ class Transform(Optimizer):
         rows = []
         for number, group in enumerate(self.param_groups):
             names = names_of(group, f"group {number}, ")
-            for name, (p, view, reason) in zip(names, readings(group), strict=True):
+            read = zip(names, readings(group), kinds(group), strict=True)
+            for name, (p, view, reason), kind in read:
                 rule, notes, matrices = PLAIN, [f"taken by {type(self._fallback).__name__}"], None
                 if not group.get("fallback"):
                     rule, notes, matrices = self._row(p, view, group)
-                depth = group.get("depth", 1)
-                why = [reason, *notes]
-                rows.append(weight_row(name, tuple(p.shape), view, depth, rule, why, matrices))
+                depth, why = group.get("depth", 1), [reason, *notes]
+                shape = tuple(p.shape)
+                rows.append(weight_row(name, shape, view, depth, rule, why, matrices, kind))
         return WeightTable(rows)
 
     def _row(
