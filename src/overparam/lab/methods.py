@@ -1,8 +1,10 @@
 """Training methods by name: a base optimizer, an engine of depth, and a depth.
 
 ``gd``, ``momentum``, ``adam`` train the plain weight. ``rule:2.5`` is gradient descent by the
-end-to-end rule of depth 2.5, ``factors:3`` gradient descent on three explicit factors, and
-``adam+factors:2`` Adam on two.
+end-to-end rule of depth 2.5, ``rule_normalized:2.5`` the same divided by the largest eigenvalue of
+its preconditioner, ``factors:3`` gradient descent on three explicit factors, and
+``adam+factors:2`` Adam on two. Whatever the engine, it takes the gradient first, and the base
+optimizer steps with what it gives.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ OPTIMIZERS = {
     "normalized": BaseOptimizer("Normalized gradient", scaling=by_norm),
     "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
-ENGINES = ("plain", "rule", "factors")
+ENGINES = ("plain", "rule", "rule_normalized", "factors")
 
 _PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<engine>\w+):(?P<depth>[\w.]+)")
 _EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
@@ -59,7 +61,8 @@ class Method:
 
     Attributes:
         optimizer: base optimizer, a key of ``OPTIMIZERS``.
-        engine: ``plain``, ``rule`` (the end-to-end rule) or ``factors`` (explicit factors).
+        engine: ``plain``, ``rule`` (the end-to-end rule), ``rule_normalized`` (the same over
+            ``N s_max^(2-2/N)``) or ``factors`` (explicit factors).
         depth: ``N``; 1 for the plain engine, whole for factors.
     """
 
@@ -81,7 +84,7 @@ class Method:
         base = OPTIMIZERS[self.optimizer].label
         if self.engine == "plain":
             return base
-        depth = f"depth {_exact(self.depth)} ({self.engine})"
+        depth = f"depth {_exact(self.depth)} ({self.engine.replace('_', ', ')})"
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 

@@ -156,10 +156,10 @@ class _Group:
             )
         if self.method.engine == "factors":
             directions = factor_product_vjp(self.parameters, gradient)
-        elif self.method.engine == "rule":
-            directions = (self._rule(gradient),)
-        else:
+        elif self.method.engine == "plain":
             directions = (gradient,)
+        else:
+            directions = (self._rule(gradient),)
         if self.optimizer is None:
             for parameter, direction in zip(self.parameters, directions, strict=True):
                 parameter.addcmul_(self.rates, direction, value=-share)
@@ -174,10 +174,16 @@ class _Group:
     def _rule(self, gradient: Tensor) -> Tensor:
         """The end-to-end update of every run."""
         weights, depth = self.parameters[0], self.method.depth
+        normalize = self.method.engine == "rule_normalized"
         if weights.shape[1] == 1:
             # The closed form in the dtype of the runs: a fifth of the reference's time.
-            return update_of_rows(weights, gradient, depth)
-        return end_to_end_update(weights, gradient, depth)
+            return update_of_rows(weights, gradient, depth, normalize=normalize)
+        if not normalize:
+            return end_to_end_update(weights, gradient, depth)
+        # The rule has degree 2 - 2/N in the weight.
+        largest = torch.linalg.matrix_norm(weights, ord=2, keepdim=True)
+        unit = weights / largest.clamp_min(torch.finfo(weights.dtype).tiny)
+        return end_to_end_update(unit, gradient, depth) / depth
 
     def keep(self, flags: Tensor) -> None:
         """Drop the runs whose flag is false, with their optimizer state."""
