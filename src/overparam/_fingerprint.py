@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Odd, so that multiplication modulo 2^64 loses nothing.
@@ -39,11 +38,11 @@ class Written:
     """What is known of weights since they were written, without waiting for a device."""
 
     def __init__(self) -> None:
-        self._seen = WeakTensorKeyDictionary()
+        self._seen: dict[int, tuple[int, int]] = {}
 
     def remember(self, p: Tensor) -> Tensor:
         """The fingerprint of a weight that has just been written."""
-        self._seen[p] = (p._version, p.data_ptr() if not p.is_meta else 0)
+        self._seen[id(p)] = (p._version, p.data_ptr() if not p.is_meta else 0)
         return fingerprint(p)
 
     def is_unchanged(self, p: Tensor, written: Tensor) -> bool:
@@ -54,10 +53,6 @@ class Written:
         """
         if p.is_meta:
             return True
-        if p.device.type != "cpu" and self._seen.get(p) == (p._version, p.data_ptr()):
+        if p.device.type != "cpu" and self._seen.get(id(p)) == (p._version, p.data_ptr()):
             return True
         return bool(fingerprint(p) == written.to(p.device))
-
-    def forget(self) -> None:
-        """Ask every weight again, after state was loaded."""
-        self._seen.clear()

@@ -10,7 +10,7 @@ methods = st.one_of(
     st.builds(
         Method,
         st.sampled_from(sorted(OPTIMIZERS)),
-        st.just("rule"),
+        st.sampled_from(["rule", "rule_normalized"]),
         st.floats(1, 1e300) | whole,
     ),
     st.builds(Method, st.sampled_from(sorted(OPTIMIZERS)), st.just("factors"), whole),
@@ -33,6 +33,7 @@ def test_names_read_back_as_the_same_method(method):
         ("gd+rule:2", Method("gd", "rule", 2.0)),
         ("rule:1e6", Method("gd", "rule", 1e6)),
         ("factors:3", Method("gd", "factors", 3.0)),
+        ("adam+rule_normalized:2", Method("adam", "rule_normalized", 2.0)),
         ("momentum+factors:2.0", Method("momentum", "factors", 2.0)),
     ],
 )
@@ -45,6 +46,7 @@ def test_canonical_names_and_labels():
     assert parse_method("adam+factors:2.0").name == "adam+factors:2"
     assert parse_method("rule:2.1234567891").name == "rule:2.1234567891"
     assert parse_method("rule:2.5").label == "Depth 2.5 (rule)"
+    assert parse_method("rule_normalized:2").label == "Depth 2 (rule, normalized)"
     assert parse_method("adam+factors:2").label == "Adam, depth 2 (factors)"
     assert parse_method("momentum").label == "Heavy ball"
 

@@ -19,6 +19,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from overparam import EndToEnd, Factored, Radial
+
 Run = tuple[nn.Sequential, Optimizer]
 OPTIONS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
 every_kind = pytest.mark.parametrize("kind", ["torch", *WRAPPERS])

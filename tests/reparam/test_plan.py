@@ -62,7 +62,7 @@ def test_counts_and_flops_of_a_tied_weight() -> None:
     ("arguments", "message"),
     [
         ({"depth": 0}, r"0\.weight: depth is 0"),
-        ({"depth": 1.5}, "explicit factors need a whole number"),
+        ({"depth": 1.5}, "a product has a whole number of factors"),
         ({"width": 2}, r"0\.weight: a hidden width of 2 cannot hold this weight, which needs 6"),
         ({"width": 0}, "at least one unit"),
         ({"width": -0.5}, "a ratio is a number above 0"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from overparam._fingerprint import Written, fingerprint
 from overparam._precision import without_autocast
@@ -32,9 +31,9 @@ class FactorStore:
 
     def __init__(self, states: Callable[[], MutableMapping[Tensor, State]]) -> None:
         self._states = states
-        self._start = WeakTensorKeyDictionary()
+        self._start: dict[Tensor, State] = {}
         self._written = Written()
-        self._rounded = WeakTensorKeyDictionary()
+        self._rounded: dict[Tensor, tuple[Tensor, Tensor]] = {}
 
     def held(self, p: Tensor) -> State:
         """What holds the factors of a weight under ``"factor1"``, ...; empty where none are."""
@@ -68,9 +67,7 @@ class FactorStore:
 
     def reset(self, start: Mapping[Tensor, State]) -> None:
         """Begin with these factors outside of states, and look at every weight again."""
-        self._start = WeakTensorKeyDictionary()
-        for p, held in start.items():
-            self._start[p] = held
+        self._start = dict(start)
         self._written = Written()
 
     def depths(self, group: dict[str, Any]) -> set[int]:
@@ -120,7 +117,8 @@ class FactorStore:
                 state = self._states().get(p, {})
                 if "factor1" not in state:
                     continue
-                self.undo_rounding(p, layout)
+                if not p.is_meta:
+                    self.undo_rounding(p, layout)
                 if not any(name.startswith("factor1_") for name in state):
                     self._start[p] = self._states().pop(p)
 
@@ -155,7 +153,7 @@ class FactorStore:
             return balanced(p, layout, dtype)
         matrices = _matrices_of(p.detach().to(dtype), layout.view)
         made: Any = init(matrices, group["depth"], group["width"])
-        factors = [factor.detach().to(dtype).contiguous() for factor in made]
+        factors = [factor.detach().to(dtype, copy=True).contiguous() for factor in made]
         product = factor_product(factors)
         if product.shape != matrices.shape:
             raise ValueError(
@@ -177,7 +175,7 @@ class FactorStore:
         The usual order is to load a model, to make its optimizer, which rounds the weights, and to
         load that. A weight that is something else is left as it is.
         """
-        before, after = self._rounded.pop(p, (None, None))
+        before, after = self._rounded.get(p, (None, None))
         written = self.held(p).get("written")
         if written is None or (
             before is not None and bool(before == written) and bool(fingerprint(p) == after)
@@ -213,6 +211,7 @@ class FactorStore:
         Raises:
             ValueError: a weight has no balanced factors; nothing has changed.
         """
+        self._rounded.clear()
         fresh: list[tuple[Tensor, list[Tensor]]] = []
         late: list[Tensor] = []
         for group in groups:

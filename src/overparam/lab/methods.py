@@ -1,8 +1,10 @@
 """Training methods by name: an optimizer, and how much depth of which kind.
 
 ``gd``, ``momentum`` and ``adam`` train the plain weight. ``rule:2.5`` is gradient descent with the
-end-to-end rule of depth 2.5, ``factors:3`` is gradient descent on three explicit factors, and
-``adam+factors:2`` is Adam on two.
+end-to-end rule of depth 2.5, ``rule_normalized:2.5`` the same divided by the largest eigenvalue of
+its preconditioner, ``factors:3`` is gradient descent on three explicit factors, and
+``adam+factors:2`` is Adam on two. Depth takes the gradient first, and the optimizer steps with what
+it gives.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ OPTIMIZERS = {
     "normalized": BaseOptimizer("Normalized gradient", scaling=by_norm),
     "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
-DEPTH_KINDS = ("plain", "rule", "factors")
+DEPTH_KINDS = ("plain", "rule", "rule_normalized", "factors")
 
 _PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<kind>\w+):(?P<depth>[\w.]+)")
 _EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
@@ -59,8 +61,8 @@ class Method:
 
     Attributes:
         optimizer: a key of ``OPTIMIZERS``.
-        depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule) or ``factors`` (explicit
-            factors).
+        depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the same
+            over ``N s_max^(2-2/N)``) or ``factors`` (explicit factors).
         depth: ``N``; 1 for a plain weight, a whole number for factors.
     """
 
@@ -82,7 +84,7 @@ class Method:
         base = OPTIMIZERS[self.optimizer].label
         if self.depth_kind == "plain":
             return base
-        depth = f"depth {_exact(self.depth)} ({self.depth_kind})"
+        depth = f"depth {_exact(self.depth)} ({self.depth_kind.replace('_', ', ')})"
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 

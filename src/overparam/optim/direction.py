@@ -110,7 +110,7 @@ def directions(
             with without_autocast(stack[0].p.device):
                 found = _direction(stack, options, keep)
             for item, update in zip(stack, found.unbind(), strict=True):
-                yield item.p, update
+                yield item.p, _laid_out(update, item.p)
 
 
 def _direction(items: list[Item], options: Options, keep: Keep) -> Tensor:
@@ -197,6 +197,13 @@ def _reference(rule: str, weight: Tensor, gradient: Tensor, options: Options) ->
 def _stacked(tensors: list[Tensor]) -> Tensor:
     """Tensors of one shape as one, ``(k, *shape)``; of a single one no entry is copied."""
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
+def _laid_out(update: Tensor, p: Tensor) -> Tensor:
+    """A direction in the memory layout of its parameter, as torch's fused steps take it."""
+    if update.stride() == p.stride() or update.requires_grad:
+        return update
+    return torch.empty_like(p, dtype=update.dtype).copy_(update)
 
 
 def _bounded(items: list[Item], options: Options) -> Iterator[list[Item]]:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from overparam.layers.entries import complete_views, is_chosen, kinds, names_of, readings
 from overparam.layers.table import PLAIN, WeightTable, weight_row
@@ -111,7 +110,7 @@ class Transform(Optimizer):
         elif fallback_options is not None:
             raise ValueError("fallback_options has no meaning without fallback; name an optimizer.")
         self._choice = choice
-        self._views = WeakTensorKeyDictionary()
+        self._views: dict[Tensor, Any] = {}
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
 
     # Groups
@@ -203,13 +202,14 @@ class Transform(Optimizer):
 
         A parameter that was exchanged for a new one leaves its view to it.
         """
+        known, self._views = self._views, {}
         for group in self.param_groups:
             params, views = group["params"], group["views"]
             if len(views) == len(params):
-                for place, p in enumerate(params):
-                    views[place] = self._views.setdefault(p, views[place])
-            elif all(p in self._views for p in params):
-                group["views"] = [self._views[p] for p in params]
+                group["views"] = [known.get(p, view) for p, view in zip(params, views, strict=True)]
+            elif all(p in known for p in params):
+                group["views"] = [known[p] for p in params]
+            self._views.update(zip(params, group["views"], strict=False))
 
     # State
 
@@ -445,7 +445,7 @@ class Transform(Optimizer):
         super().__setstate__(state)
         if not known:  # torch adds it, and groups would gain an option on loading
             self.defaults.pop("differentiable", None)
-        self._views = WeakTensorKeyDictionary()
+        self._views = {}
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

@@ -86,11 +86,14 @@ def labelled_colour(labels: list[str], title: str, colours: Sequence[str] = PALE
     return alt.Color("label:N", scale=scale, legend=alt.Legend(title=title))
 
 
-def labelled_dash(labels: list[str], title: str, dashed: Collection[str] = ()) -> alt.StrokeDash:
-    """Dashed lines for the labels in ``dashed``, solid lines for the others."""
-    scale = alt.Scale(
-        domain=labels, range=[[5, 3] if label in dashed else [1, 0] for label in labels]
-    )
+def labelled_dash(
+    labels: list[str], title: str, dashed: Collection[str] = (), dotted: Collection[str] = ()
+) -> alt.StrokeDash:
+    """Dashed and dotted lines for the labels named, solid lines for the others."""
+    dashes = [
+        [5, 3] if label in dashed else [2, 2] if label in dotted else [1, 0] for label in labels
+    ]
+    scale = alt.Scale(domain=labels, range=dashes)
     return alt.StrokeDash("label:N", scale=scale, legend=alt.Legend(title=title))
 
 
@@ -216,7 +219,8 @@ def _colour(order: list[str]) -> alt.Color:
 def _dash(order: list[str]) -> alt.StrokeDash:
     methods = [parse_method(name) for name in order]
     dashed = {method.label for method in methods if method.depth_kind == "factors"}
-    return labelled_dash([method.label for method in methods], _BEST_FIRST, dashed)
+    dotted = {method.label for method in methods if method.depth_kind == "rule_normalized"}
+    return labelled_dash([method.label for method in methods], _BEST_FIRST, dashed, dotted)
 
 
 def _method_colour(name: str) -> str:

@@ -156,10 +156,10 @@ class _Group:
             )
         if self.method.depth_kind == "factors":
             directions = factor_product_vjp(self.parameters, gradient)
-        elif self.method.depth_kind == "rule":
-            directions = (self._rule(gradient),)
-        else:
+        elif self.method.depth_kind == "plain":
             directions = (gradient,)
+        else:
+            directions = (self._rule(gradient),)
         if self.optimizer is None:
             for parameter, direction in zip(self.parameters, directions, strict=True):
                 parameter.addcmul_(self.rates, direction, value=-factor)
@@ -174,10 +174,16 @@ class _Group:
     def _rule(self, gradient: Tensor) -> Tensor:
         """The end-to-end update of every run."""
         weights, depth = self.parameters[0], self.method.depth
+        normalize = self.method.depth_kind == "rule_normalized"
         if weights.shape[1] == 1:
             # The closed form, in the dtype of the runs, takes a fifth of the time.
-            return update_of_rows(weights, gradient, depth)
-        return end_to_end_update(weights, gradient, depth)
+            return update_of_rows(weights, gradient, depth, normalize=normalize)
+        if not normalize:
+            return end_to_end_update(weights, gradient, depth)
+        # The rule has degree 2 - 2/N in the weight.
+        largest = torch.linalg.matrix_norm(weights, ord=2, keepdim=True)
+        unit = weights / largest.clamp_min(torch.finfo(weights.dtype).tiny)
+        return end_to_end_update(unit, gradient, depth) / depth
 
     def keep(self, flags: Tensor) -> None:
         """Drop the runs whose flag is false, and their optimizer state."""

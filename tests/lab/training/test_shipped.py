@@ -1,0 +1,94 @@
+"""The lab trains what is shipped: its batched sweep against the optimizers of the library.
+
+Every method is the chain gradient -> engine of depth -> base optimizer; EndToEnd and Factored are
+that chain around an optimizer of torch.
+"""
+
+import pytest
+import torch
+
+from overparam import EndToEnd, Factored
+from overparam.data import load, standardize
+from overparam.lab.methods import DEPTH_KINDS, OPTIMIZERS, parse_method
+from overparam.lab.study import Run, Study
+from overparam.lab.training.batched import Sweep
+from overparam.lab.training.objective import PowerLoss
+
+STEPS = 300
+TOLERANCE = 1e-12
+INNER = {
+    "gd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+    "adam": (torch.optim.Adam, {}),
+}
+NOT_SHIPPED = {
+    "normalized": "a control of the lab: no optimizer of torch divides the gradient by its norm",
+    "loss_scaled": "a control of the lab: no optimizer is told the loss and its power",
+}
+# At its usual rate of 1, AdaDelta makes 1e-2 of a change of the start by 1e-15, in 300 steps.
+RATES = {"adam": 1e-2, "adagrad": 3e-2, "adadelta": 0.1}
+DEPTHS = {
+    "plain": ("",),
+    "rule": ("rule:2", "rule:2.5", "rule:3"),
+    "rule_normalized": ("rule_normalized:2", "rule_normalized:2.5"),
+    "factors": ("factors:2", "factors:3"),
+}
+NAMES = [
+    f"{base}+{engine}".removesuffix("+")
+    for base in INNER
+    for engines in DEPTHS.values()
+    for engine in engines
+]
+
+
+def test_every_name_is_compared_or_has_a_reason():
+    assert {*INNER, *NOT_SHIPPED} == set(OPTIMIZERS)
+    assert all(NOT_SHIPPED.values())
+    assert set(DEPTHS) == set(DEPTH_KINDS)
+
+
+def shipped(method, layer, rate, start):
+    """The optimizer of a method as a user writes it."""
+    inner, options = INNER[method.optimizer]
+    if method.depth_kind == "plain":
+        return inner(layer.parameters(), lr=rate, **options)
+    if method.depth_kind == "factors":
+        depth = int(method.depth)
+        return Factored(layer, rate, inner, depth, init=lambda *_: start, **options)
+    normalize = method.depth_kind == "rule_normalized"
+    return EndToEnd(layer, rate, method.depth, inner, normalize=normalize, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("data", "power"), [("diabetes", 4.0), ("linnerud", 2.0)])
+def test_a_run_of_the_lab_is_that_of_the_shipped_optimizer(name, data, power):
+    """One output and three, to round-off at every step."""
+    problem, method = standardize(load(data)), parse_method(name)
+    x, y = problem.features, problem.targets
+    rate = RATES.get(method.optimizer, 1e-3)
+    study = Study(data, power, iterations=STEPS, points=1, dtype="float64", init_std=0.3)
+    # Not alone in its batch, whose runs have rates of their own.
+    runs = [Run(method, rate, 0), Run(method, rate / 2, 1)]
+    sweep = Sweep(PowerLoss(x, y, power), study, runs)
+    start = [each[0].clone() for each in sweep.state_dict()["groups"][0]["parameters"]]
+
+    layer = torch.nn.Linear(x.shape[1], y.shape[1], bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(sweep.weights()[0])
+    optimizer = shipped(method, layer, rate, start)
+
+    losses, apart = [], 0.0
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = (layer(x) - y).abs().pow(power).sum(dim=1).mean()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+        sweep.advance(1)
+        found, expected = sweep.weights()[0], layer.weight.detach()
+        apart = max(apart, float((found - expected).norm() / expected.norm()))
+    assert losses[-1] < 0.98 * losses[0]
+    assert apart <= TOLERANCE
