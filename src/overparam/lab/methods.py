@@ -61,8 +61,8 @@ class Method:
 
     Attributes:
         optimizer: a key of ``OPTIMIZERS``.
-        depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the same
-            over ``N s_max^(2-2/N)``) or ``factors`` (explicit factors).
+        depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the
+            same over ``N s_max^(2-2/N)``) or ``factors`` (explicit factors).
         depth: ``N``; 1 for a plain weight, a whole number for factors.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from overparam.rule.fast import update_in_basis, update_of_rows
 from overparam.rule.reference import end_to_end_update, single_output_update
 
 State = dict[str, Any]
-Keep = Callable[[Callable[[], None]], object]
-"""Takes a function to be called once the step has succeeded."""
+Write = Callable[[], None]
+"""To be called once the step has succeeded."""
 
 # Steps between two looks at the error of a tracked basis where a look makes the host wait.
 _LOOK_EVERY = 100
@@ -89,16 +90,15 @@ def state_dtype(p: Tensor) -> torch.dtype:
 
 
 def directions(
-    items: Iterable[Item], options: Options, keep: Keep
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """``D`` of each parameter, of its shape, in the dtype of the state.
+    items: Iterable[Item], options: Options
+) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
+    """``D`` of each parameter, of its shape, in the dtype of the state, stack by stack.
 
-    Nothing is written: new bases are handed to ``keep`` as a function that writes them.
+    Nothing is written: beside each stack comes a function that writes its new bases.
 
     Args:
         items: parameters with gradient.
         options: of their group.
-        keep: takes a function to be called when the step has succeeded.
     """
     by_shape: dict[Any, list[Item]] = {}
     for item in items:
@@ -108,45 +108,38 @@ def directions(
     for alike in by_shape.values():
         for stack in _bounded(alike, options):
             with without_autocast(stack[0].p.device):
-                found = _direction(stack, options, keep)
-            for item, update in zip(stack, found.unbind(), strict=True):
-                yield item.p, _laid_out(update, item.p)
+                found, write = _direction(stack, options)
+            pairs = zip(stack, found.unbind(), strict=True)
+            yield {item.p: _laid_out(update, item.p) for item, update in pairs}, write
 
 
-def _direction(items: list[Item], options: Options, keep: Keep) -> Tensor:
-    """``D`` for parameters of one shape, ``(k, *shape)``."""
+def _direction(items: list[Item], options: Options) -> tuple[Tensor, Write | None]:
+    """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
     route, p = items[0].route, items[0].p
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = route.split(_stacked([item.gradient for item in items]))
     shape = tuple(p.shape)
     if options.differentiable:
         # Autograd saves what the rule reads; the parameter changes in place later.
-        return route.join(_reference(route.rule, weight.clone(), gradient, options), shape)
+        return route.join(_reference(route.rule, weight.clone(), gradient, options), shape), None
     kind: dict[str, Any] = {"floor": options.floor, "normalize": options.normalize}
     if route.rule == "row":
-        return route.join(update_of_rows(weight, gradient, options.depth, **kind), shape)
-    left = _next_bases(items, weight, options, keep)
-    return route.join(update_in_basis(left, weight, gradient, options.depth, **kind), shape)
+        return route.join(update_of_rows(weight, gradient, options.depth, **kind), shape), None
+    new, tracked = _next_bases(items, weight, options)
+    update = update_in_basis(new.left, weight, gradient, options.depth, **kind)
+    return route.join(update, shape), partial(_write_bases, items, new, tracked)
 
 
-def _next_bases(
-    items: list[Item],
-    weight: Tensor,
-    options: Options,
-    keep: Keep,
-) -> Tensor:
-    """The bases for this step, ``(k * batch, m, m)``."""
+def _next_bases(items: list[Item], weight: Tensor, options: Options) -> tuple[Basis, bool]:
+    """The bases for this step, ``(k * batch, m, m)``, and whether they are tracked."""
     tracked = options.basis_of(items[0].p) == "tracked"
-    first = "basis" not in items[0].state
-    if first:
+    if "basis" not in items[0].state:
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
-        new = exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
-    else:
-        old = _stacked([item.state["basis"] for item in items]).flatten(0, 1)
-        new = tracked_basis(old, weight, look=_looks(items, options)) if tracked else None
-        new = exact_basis(old, weight) if new is None else new
-    keep(lambda: _write_bases(items, new, tracked, first))
-    return new.left
+        return exact_basis(identity.expand(*weight.shape[:-1], -1), weight), tracked
+    old = _stacked([item.state["basis"] for item in items]).flatten(0, 1)
+    if not tracked:
+        return exact_basis(old, weight), False
+    return tracked_basis(old, weight, look=_looks(items, options)), True
 
 
 def _looks(items: list[Item], options: Options) -> bool:
@@ -158,7 +151,7 @@ def _looks(items: list[Item], options: Options) -> bool:
 
 @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # its counts would be guards
 @torch.no_grad()
-def _write_bases(items: list[Item], new: Basis, tracked: bool, first: bool) -> None:
+def _write_bases(items: list[Item], new: Basis, tracked: bool) -> None:
     batch = items[0].route.batch
     values = {
         "basis": new.left.unflatten(0, (-1, batch)),
@@ -167,7 +160,7 @@ def _write_bases(items: list[Item], new: Basis, tracked: bool, first: bool) -> N
     failed = new.failed.unflatten(0, (-1, batch)).to(torch.int64)
     for number, item in enumerate(items):
         state = item.states[item.p]
-        if first:
+        if "basis" not in state:
             state.update((name, value[number].clone()) for name, value in values.items())
             state["basis_failures"] = failed[number].clone()
         else:

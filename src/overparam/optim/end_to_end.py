@@ -184,7 +184,9 @@ class EndToEnd(Transform):
             }
             for group in self.param_groups:
                 ruled = [item for item in items if item.group is group and _has_rule(item)]
-                found.update(directions(ruled, _options(group), later.append))
+                for stack, write in directions(ruled, _options(group)):
+                    found.update(stack)
+                    later += [] if write is None else [write]
             with self._exchanged(found):
                 moved = self._inner_step()
             self._settle(moved, items)
