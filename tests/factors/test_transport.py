@@ -131,3 +131,22 @@ def test_state_of_an_unknown_kind_is_refused_by_every_door_before_anything_chang
         collapse(model, optimizer=optimizer)
     assert list(places(model))
     run(model, optimizer, x, 1)
+
+
+def test_what_never_had_a_gradient_has_no_momentum() -> None:
+    """Adam divides by the root of the mean square: round-off over nothing would be a huge step."""
+    torch.manual_seed(0)
+    words = nn.Embedding(9, 4)
+    factored = Factored(words, inner="adamw", targets="embedding", lr=0.01)
+    for _ in range(5):
+        factored.zero_grad()
+        words(torch.tensor([1, 2, 3, 5, 7])).square().sum().backward()
+        factored.step()
+    collapsed = factored.collapse()
+    state, unseen = collapsed.state[words.weight], torch.tensor([0, 4, 6, 8])
+    assert (state["exp_avg"][unseen] == 0).all()
+    assert (state["exp_avg"][[1, 2, 3, 5, 7]] != 0).all()
+    before = words.weight.detach().clone()
+    collapsed.param_groups[0]["weight_decay"] = 0.0
+    collapsed.step()
+    assert torch.equal(words.weight.detach()[unseen], before[unseen])

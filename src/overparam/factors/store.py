@@ -56,6 +56,7 @@ class FactorStore:
 
     def move_in(self, p: Tensor) -> None:
         """Make the factors of a weight part of its state."""
+        self._rounded.pop(p, None)
         if p in self._start:
             states = self._states()
             states[p] = {**self._start.pop(p), **states.get(p, {})}
@@ -211,7 +212,6 @@ class FactorStore:
         Raises:
             ValueError: a weight has no balanced factors; nothing has changed.
         """
-        self._rounded.clear()
         fresh: list[tuple[Tensor, list[Tensor]]] = []
         late: list[Tensor] = []
         for group in groups:

@@ -4,7 +4,8 @@
 ``overparameterize(model, optimizer=)`` all carry state by the functions here. Running means of
 gradients travel as gradients do: ``J^T`` takes them to the factors, least squares brings them
 back. Running means of squared gradients travel as if the entries of the gradient were
-uncorrelated, which is an estimate. Counters are copied.
+uncorrelated, which is an estimate. Counters are copied. The choice was measured against carrying
+running means as velocities: ``benchmarks/transport.md``.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ def state_to_weight(layout: Layout, factors: Sequence[Tensor], states: Sequence[
         return (variance_from_factors(layout, values, parts),)
 
     (state,) = _carry(states, 1, mean, square)
+    if "exp_avg" in state and "exp_avg_sq" in state:
+        # Where no gradient ever came (the row of a word that was not seen) the solution of least
+        # squares is round-off, which Adam would divide by nothing.
+        state["exp_avg"] = state["exp_avg"].where(state["exp_avg_sq"] > 0, 0.0)
     return state
 
 

@@ -55,11 +55,8 @@ def complete_views(group: dict[str, Any]) -> None:
         _check_dtypes(zip(names, params, strict=True))
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
         warning = ambiguity_warning(zip(names, views, strict=True))
-        by_matrix = group.get("granularity") != "tensor" and 1 not in (
-            group.get("depth"),
-            group.get("radial"),
-        )
-        if warning is not None and by_matrix and not group.get("fallback"):
+        by_matrix = group.get("granularity") != "tensor" and not is_inner_alone(group)
+        if warning is not None and by_matrix:
             warn_user(warning)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
@@ -90,6 +87,44 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
             view = view_by_shape(tuple(p.shape))
             views[place] = entry = _entry(view)
         yield p, view, entry[0]
+
+
+def check_whole(group: dict[str, Any]) -> None:
+    """Raise where a process holds a part of a parameter.
+
+    Raises:
+        ValueError: FSDP1's flat parameters, or a DTensor.
+    """
+    for name, p in zip(names_of(group, ""), group["params"], strict=True):
+        if getattr(p, "_fsdp_flattened", False) or type(p).__name__ == "FlatParameter":
+            raise ValueError(
+                f"{name} is a flat shard of FullyShardedDataParallel, which holds parts of several "
+                "weights: overparam cannot tell the matrices in it. Use DistributedDataParallel."
+            )
+        if hasattr(p, "placements"):
+            raise ValueError(
+                f"{name} is a DTensor, sharded over processes; overparam's optimizers do not run "
+                "on sharded parameters yet. Use DistributedDataParallel, or overparameterize the "
+                "model before fully_shard and take an optimizer of torch."
+            )
+
+
+def warn_of_unknown(group: dict[str, Any]) -> None:
+    """Warn of matrices that are trained as they are because no one registered their layer."""
+    unknown = [
+        f"{name}: {reason}"
+        for name, (_, _, reason) in zip(names_of(group, ""), readings(group), strict=True)
+        if "is not a layer that overparam knows" in reason
+    ]
+    if unknown:
+        warn_user(
+            f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}."
+        )
+
+
+def is_inner_alone(group: dict[str, Any]) -> bool:
+    """Whether the options of a group leave every parameter to the inner optimizer."""
+    return group.get("depth") == 1 or group.get("radial") == 1 or bool(group.get("fallback"))
 
 
 def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:

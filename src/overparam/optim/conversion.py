@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from overparam.factors import transport
 from overparam.factors.store import is_factored, layout_of, prefix_of
+from overparam.layers.choice import Choice
 from overparam.layers.entries import readings
-from overparam.optim.groups import Choice, views_of
 
 if TYPE_CHECKING:
     from overparam.optim.factored import Factored
@@ -27,7 +27,7 @@ _OWN_OPTIONS = frozenset(
 @torch.no_grad()
 def collapse_optimizer(factored: Factored) -> Optimizer:
     """A plain inner optimizer on the weights; see :meth:`Factored.collapse`."""
-    inner, store = factored.inner, factored.store
+    inner, store = factored._inner, factored.store
     states: dict[Tensor, State] = {}
     for group in factored.param_groups:
         for p, view, _ in readings(group):
@@ -66,7 +66,7 @@ def expand_optimizer(
     ]
     if model is not None:
         for group, plain in zip(groups, optimizer.param_groups, strict=True):
-            group["views"] = views_of(model, plain["params"], Choice(**words))
+            group["views"] = Choice(**words).views(model, plain["params"])
     taken = {**_arguments(optimizer), **options}
     factored = kind(groups, inner=type(optimizer), depth=depth, **taken)
     for group in factored.param_groups:

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from overparam._checks import plain_depth, plain_number
 from overparam._words import warn_user
+from overparam.layers.choice import Choice
 from overparam.layers.entries import names_of, readings
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.direction import Item, Options, directions, state_dtype
-from overparam.optim.groups import Choice, Params, warn_of_zeros
+from overparam.optim.groups import Params, warn_of_zeros
 from overparam.optim.inner import Inner
 from overparam.optim.routes import GRANULARITIES, route
-from overparam.optim.transform import StandIn, State, Transform
+from overparam.optim.stand_in import StandIn, State
+from overparam.optim.transform import Transform
 
 _BASES = ("auto", "exact", "tracked")
 _COUNTERS = {

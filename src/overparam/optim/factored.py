@@ -18,19 +18,18 @@ from overparam.factors.store import (
     layout_of,
     prefix_of,
 )
+from overparam.layers.choice import Choice
 from overparam.layers.entries import names_of
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.conversion import collapse_optimizer, expand_optimizer
-from overparam.optim.groups import Choice, Params, parameter_names, warn_of_zeros
+from overparam.optim.groups import Params, parameter_names, warn_of_zeros
 from overparam.optim.inner import Inner
-from overparam.optim.transform import StandIn, State, Transform
+from overparam.optim.stand_in import StandIn, State
+from overparam.optim.transform import Transform
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
-
-# What the factors are made by: it stays with them when state is loaded.
-_STRUCTURE = ("views", "depth", "width", "init", "factor_dtype")
 
 
 class Factored(Transform):
@@ -99,7 +98,8 @@ class Factored(Transform):
     """
 
     _own_state = frozenset({"depth", "written"})
-    _structure = _STRUCTURE
+    # What the factors are made by: it stays with them when state is loaded.
+    _structure = ("views", "depth", "width", "init", "factor_dtype")
 
     def __init__(
         self,
@@ -142,11 +142,6 @@ class Factored(Transform):
             fallback=fallback,
             fallback_options=fallback_options,
         )
-
-    @property
-    def inner(self) -> Optimizer:
-        """The inner optimizer: its class and its default options."""
-        return self._inner
 
     def factors(self, p: Tensor) -> list[Tensor]:
         """The factors ``[W_1, ..., W_N]`` of a weight; empty where it is not factored."""
@@ -252,13 +247,10 @@ class Factored(Transform):
         """What the inner optimizer keeps for a parameter, or for one of its factors."""
         return self._inner_state(StandIn(p, p, prefix))
 
-    def _all_held(self) -> Iterator[tuple[Tensor, State]]:
+    def _all_held(self) -> list[tuple[Tensor, State]]:
         """Every weight that has factors, with what holds them."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                held = self.store.held(p)
-                if held:
-                    yield p, held
+        params = (p for group in self.param_groups for p in group["params"])
+        return [(p, held) for p in params if (held := self.store.held(p))]
 
     # What Transform asks
 
@@ -353,9 +345,9 @@ class Factored(Transform):
     def _row(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> tuple[str, list[str], str | None]:
-        if not is_factored(p, view, group):
-            return PLAIN, ["depth 1 is the inner optimizer"] * (view is not None), None
-        return "factors", [], None
+        if is_factored(p, view, group):
+            return "factors", [], None
+        return PLAIN, ["depth 1 is the inner optimizer"] * (view is not None), None
 
     # Checkpoints
 

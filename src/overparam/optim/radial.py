@@ -11,13 +11,15 @@ from torch import Tensor
 
 from overparam._checks import plain_number
 from overparam.factors.decay import is_decoupled
+from overparam.layers.choice import Choice
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.direction import state_dtype
-from overparam.optim.groups import Choice, Params
+from overparam.optim.groups import Params
 from overparam.optim.inner import Inner
-from overparam.optim.transform import StandIn, Transform
+from overparam.optim.stand_in import StandIn
+from overparam.optim.transform import Transform
 from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
 
 _GRANULARITIES = ("tensor", "row", "matrix")

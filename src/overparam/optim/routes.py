@@ -47,23 +47,12 @@ class Route:
 
 
 def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
-    """Choose the form of the rule.
-
-    Args:
-        shape: of the parameter.
-        view: its matrices, None where it is not chosen.
-        granularity: "auto", "matrix", "row" or "tensor".
-        depth: ``N``.
-
-    Returns:
-        The route.
+    """Choose the form of the rule for a parameter; without a view it is not chosen.
 
     Example:
         >>> from overparam.layers import linear_view
         >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
         'matrix'
-        >>> route((3,), None, "auto", 2.0).rule
-        'plain'
     """
     size = math.prod(shape)
     if size == 0 or depth == 1:

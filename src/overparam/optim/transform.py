@@ -12,69 +12,27 @@ import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overparam.layers.entries import complete_views, is_chosen, kinds, names_of, readings
+from overparam.layers.choice import Choice
+from overparam.layers.entries import (
+    check_whole,
+    complete_views,
+    is_inner_alone,
+    kinds,
+    names_of,
+    readings,
+    warn_of_unknown,
+)
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
-from overparam.optim.groups import (
-    Choice,
-    Params,
-    accepts_names,
-    check_whole,
-    expanded,
-    is_inner_alone,
-    warn_of_unknown,
-    with_modules,
-)
+from overparam.optim.groups import Params, accepts_names, expanded, with_modules, without_chosen
 from overparam.optim.inner import Inner, check_takes, linked, make_inner, take_step
-
-State = dict[str, Any]
-
-
-@dataclass
-class StandIn:
-    """A tensor that the inner optimizer steps on, for a parameter.
-
-    Attributes:
-        p: the parameter.
-        tensor: the parameter itself, or one of the tensors in its place.
-        prefix: of the inner optimizer's names in ``state[p]``.
-        group: of the parameter.
-        view: of the parameter.
-        before: copies of the tensor and of its state, to undo a step.
-        gradient: the parameter's, with a copy: some inner optimizers work in it.
-    """
-
-    p: Tensor
-    tensor: Tensor
-    prefix: str = ""
-    group: dict[str, Any] = field(default_factory=dict)
-    view: MatrixView | None = None
-    before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    gradient: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def remember(self, state: State) -> None:
-        """Copy what the inner optimizer may write to."""
-        held = [self.tensor, *(v for v in state.values() if isinstance(v, Tensor))]
-        self.before = _with_copies(held)
-        if self.tensor is self.p and self.p.grad is not None:
-            self.gradient = _with_copies([self.p.grad])
-
-    def is_as_before(self) -> bool:
-        """Whether the step left the tensor as it was; False where asking makes the host wait."""
-        on_host = bool(self.before) and self.tensor.device.type == "cpu"
-        return on_host and torch.equal(self.tensor, self.before[0][1])
-
-    def undo(self, keep: Tensor | None = None) -> None:
-        """Put the copies back: all, or those of which ``keep`` (a scalar on the device) is not."""
-        for tensor, copy in self.before:
-            tensor.copy_(copy if keep is None else torch.where(keep, tensor, copy))
+from overparam.optim.stand_in import StandIn, State, with_copies
 
 
 class Transform(Optimizer):
@@ -142,33 +100,12 @@ class Transform(Optimizer):
         check_whole(group)
         self._check_options(group)
         complete_views(group)
-        if self._fallback is None or "fallback" in group:
-            return
-        rest = [i for i, entry in enumerate(group["views"]) if not is_chosen(entry)]
-        if len(rest) == len(group["views"]):
-            self.param_groups.pop()
-            self._add({**self._picked(group, rest), "fallback": True})
-        elif rest:
-            taken = self._picked(group, rest)
-            kept = [i for i in range(len(group["views"])) if i not in set(rest)]
-            group.update(self._picked(group, kept, all_options=True))
-            self._add({**taken, "fallback": True})
-
-    def _picked(
-        self, group: dict[str, Any], places: list[int], *, all_options: bool = False
-    ) -> dict[str, Any]:
-        """Some parameters of a group with what stands beside them, and its own options."""
-        beside = ("params", "param_names", "views")
-        options = {
-            name: value
-            for name, value in group.items()
-            if name not in beside and (all_options or name not in self._inner.defaults)
-        }
-        picked = {name: [group[name][i] for i in places] for name in beside if name in group}
-        if "param_names" in picked and not all_options:
-            names = picked.pop("param_names")
-            picked["params"] = list(zip(names, picked["params"], strict=True))
-        return {**options, **picked}
+        if self._fallback is not None and "fallback" not in group:
+            rest = without_chosen(group, self._inner.defaults)
+            if not group["params"]:
+                self.param_groups.pop()
+            if rest["params"]:
+                self._add(rest)
 
     def _prepare(self, group: dict[str, Any]) -> None:
         """What a subclass makes of a new group; it may raise."""
@@ -230,7 +167,7 @@ class Transform(Optimizer):
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
         kept = [(group, dict(group)) for group in self.param_groups]
-        in_groups = _with_copies(
+        in_groups = with_copies(
             [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
         )
         states: defaultdict[Tensor, State] = defaultdict(dict)
@@ -366,8 +303,7 @@ class Transform(Optimizer):
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
     ) -> tuple[str, list[str], str | None]:
         """The rule of a parameter, notes on it, and its matrices where they are not the view's."""
-        del p, view, group
-        return PLAIN, [], None
+        raise NotImplementedError
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load state bit for bit, in the dtype that it was saved in.
@@ -457,7 +393,3 @@ class Transform(Optimizer):
         lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in self.param_groups)
         inner = type(self._inner).__name__
         return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"
-
-
-def _with_copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    return [(tensor, tensor.detach().clone()) for tensor in tensors]

@@ -12,18 +12,9 @@ from torch import nn
 
 from overparam.factors.initialize import INITIALIZATIONS
 from overparam.factors.layout import STRATEGIES, Layout, chain_fits, make_layout
-from overparam.layers.select import (
-    Selected,
-    Selection,
-    Skipped,
-    Targets,
-    check_pattern,
-    matches,
-    select_parameters,
-)
+from overparam.layers.choice import Choice
+from overparam.layers.select import Selected, Selection, Skipped, Targets
 from overparam.layers.table import PLAIN, WeightRow, WeightTable, weight_row
-
-_SETTINGS = ("depth", "width", "init", "strategy", "std", "view")
 
 
 @dataclass(frozen=True)
@@ -156,53 +147,37 @@ def plan_overparameterization(
         weight     (3, 4)  linear  1 x (3, 4)  2      factors  chosen by kind; 3x3 3x4, balanced
         bias       (3,)                               plain    it acts entry by entry
     """
-    views = {name: given["view"] for name, given in (overrides or {}).items() if "view" in given}
-    selection = select_parameters(model, targets, exclude, views)
+    choice = Choice(targets, exclude, overrides or {})
     settings = {"depth": depth, "width": width, "init": init, "strategy": strategy, "std": std}
-    overrides = _checked_overrides(overrides or {}, selection.selected)
-    for layer_settings in (settings, *overrides.values()):
+    for pattern, changes in choice.overrides.items():
+        unknown = sorted(set(changes) - {*settings, "view"})
+        if unknown:
+            raise ValueError(
+                f"overrides[{pattern!r}] sets {unknown}; a weight has the settings "
+                f"{', '.join(settings)} and view."
+            )
+    for layer_settings in (settings, *choice.overrides.values()):
         _check_words(layer_settings)
-    entries = [_entry(chosen, settings, overrides) for chosen in selection.selected]
+    selection = choice.select(model)
+    entries = [
+        _entry(chosen, {**settings, **choice.options(choice.patterns(chosen.sites))})
+        for chosen in selection.selected
+    ]
     return Plan(tuple(entries), selection)
 
 
-def _entry(
-    selected: Selected, settings: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
-) -> PlanEntry:
-    """Settings of one weight: the common ones, then every override that matches, in order."""
-    merged = dict(settings)
-    for pattern, changes in overrides.items():
-        if any(matches(pattern, site) for site in selected.sites):
-            merged.update(changes)
-    strategy, note = merged["strategy"], ""
+def _entry(selected: Selected, settings: Mapping[str, Any]) -> PlanEntry:
+    """The plan for one weight with its settings."""
+    strategy, note = settings["strategy"], ""
     if strategy != "matrix":
         misfit = chain_fits(selected.view, strategy)
         if misfit is not None:
             strategy, note = "matrix", f"as a matrix: {misfit}"
     try:
-        layout = make_layout(selected.view, strategy, merged["depth"], merged["width"])
+        layout = make_layout(selected.view, strategy, settings["depth"], settings["width"])
     except (TypeError, ValueError) as error:
         raise type(error)(f"{selected.name}: {error}") from None
-    return PlanEntry(selected, layout, merged["init"], merged["std"], note)
-
-
-def _checked_overrides(
-    overrides: Mapping[str, Mapping[str, Any]], selected: Sequence[Selected]
-) -> Mapping[str, Mapping[str, Any]]:
-    for pattern, changes in overrides.items():
-        check_pattern("overrides", pattern)
-        unknown = sorted(set(changes) - set(_SETTINGS))
-        if unknown:
-            raise ValueError(
-                f"overrides[{pattern!r}] sets {unknown}; a weight has the settings {_SETTINGS}."
-            )
-        if not any(matches(pattern, site) for entry in selected for site in entry.sites):
-            names = ", ".join(entry.name for entry in selected[:5])
-            raise ValueError(
-                f"overrides[{pattern!r}] matches no chosen weight; it must match the whole name "
-                f"of one, or of its module: {names}, ..."
-            )
-    return overrides
+    return PlanEntry(selected, layout, settings["init"], settings["std"], note)
 
 
 def _check_words(settings: Mapping[str, Any]) -> None:
