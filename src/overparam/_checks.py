@@ -33,7 +33,7 @@ def check_floating(name: str, tensor: Tensor) -> None:
     """Raise unless ``tensor`` is a real floating-point tensor.
 
     Raises:
-        TypeError: ``tensor`` is no tensor, or of an integer, boolean or complex dtype.
+        TypeError: ``tensor`` is not a tensor, or is of an integer, boolean or complex dtype.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(

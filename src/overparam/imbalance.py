@@ -38,8 +38,8 @@ def imbalance(of: Sequence[Tensor] | nn.Module | Factored) -> Tensor | dict[str,
       name. Chains of convolution kernels are read as matrices that share the hidden channels, for
       which the same holds.
     - an ``nn.Sequential`` anywhere in a model: linear layers that follow each other with nothing
-      between them, under their names joined by arrows. A bias ends such a run (the theorem knows
-      none between two factors), and so does any other layer but ``nn.Identity``. Weights that are
+      between them, under their names joined by arrows. A bias ends such a run (the theorem has no
+      biases between factors), and so does any other layer but ``nn.Identity``. Weights that are
       products themselves count with all their factors. A layer that occurs twice counts at both
       places; its distance is defined, but training does not conserve it.
     - a :class:`overparam.Factored` optimizer: every weight that it factors, under its name.
@@ -168,7 +168,7 @@ def _factors_of_layer(layer: nn.Module) -> list[nn.Parameter]:
     """What is trained in the place of a linear layer's weight; empty where that is no product.
 
     A plain weight is a product of one factor. One that another parametrization computes (a
-    normalization, for example) is none.
+    normalization, for example) does not count.
     """
     weight = layer._parameters.get("weight")
     if weight is not None:

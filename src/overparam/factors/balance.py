@@ -37,8 +37,8 @@ def balanced_factors(
         ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``, in the dtype of ``weight``.
 
     Raises:
-        TypeError: weight is not a real floating-point tensor, or depth no integer.
-        ValueError: weight is no finite matrix, depth below 1, or a width too small.
+        TypeError: weight is not a real floating-point tensor, or depth is not an integer.
+        ValueError: weight is not a finite matrix, depth below 1, or a width too small.
 
     Example:
         >>> import torch
@@ -136,7 +136,7 @@ def near_zero_initialization(
         ``(W_1, ..., W_N)``.
 
     Raises:
-        TypeError: depth or a width is no integer.
+        TypeError: depth or a width is not an integer.
         ValueError: depth or a width is below 1, a wrong number of widths, or std negative.
 
     Example:
@@ -233,7 +233,7 @@ def _hidden_widths(
         raise ValueError(f"width lists {len(widths)} hidden layers; depth {depth} has {depth - 1}.")
     for value in widths:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"width {value!r} is no integer.")
+            raise TypeError(f"width {value!r} is not an integer.")
         if value < least:
             raise ValueError(
                 f"width {value} is below {least}; a hidden layer needs at least {least} unit(s) "

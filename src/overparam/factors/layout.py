@@ -203,7 +203,7 @@ def make_layout(
 
 def chain_fits(view: MatrixView, strategy: str) -> str | None:
     """Why a weight cannot be a chain of kernels, or None where it can."""
-    if "convolution" not in view.kind:
+    if view.kind != "convolution":
         return f"strategy {strategy!r} is for convolutions; this weight is {view.kind}"
     if strategy == "kernels" and max(view.shape[2:]) <= 3:
         return f"its kernel {view.shape[2:]} is one 3x3 already; use 'sides' or 'matrix'"

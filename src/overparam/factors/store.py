@@ -120,7 +120,7 @@ class FactorStore:
                     continue
                 if not p.is_meta:
                     self.undo_rounding(p, layout)
-                if not any(name.startswith("factor1_") for name in state):
+                if not _has_inner_state(state):
                     self._start[p] = self._states().pop(p)
 
     # Layouts
@@ -225,7 +225,7 @@ class FactorStore:
                     fresh.append((p, balanced(p, layout, _factor_dtype(p, group))))
                 except ValueError as error:
                     raise ValueError(f"{names()[p]}: {error}") from None
-                if any(name.startswith("factor1_") for name in held):
+                if _has_inner_state(held):
                     late.append(p)
         for p, factors in fresh:
             self.put(p, factors)
@@ -279,6 +279,12 @@ def factor_names(held: Mapping[str, Any]) -> list[str]:
     while f"factor{len(names) + 1}" in held:
         names.append(f"factor{len(names) + 1}")
     return names
+
+
+def _has_inner_state(held: State) -> bool:
+    """Whether an inner optimizer keeps anything for any factor."""
+    prefixes = tuple(f"{name}_" for name in factor_names(held))
+    return any(name.startswith(prefixes) for name in held)
 
 
 def _flat(saved: State) -> State:

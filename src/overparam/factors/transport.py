@@ -30,12 +30,30 @@ MEANS = ("momentum_buffer", "exp_avg", "grad_avg")
 SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 
 
-def check_known(state: Mapping[str, Any]) -> None:
-    """Raise for a tensor of unknown meaning: called before anything changes.
+def check_states(states: Sequence[Mapping[str, Any]]) -> None:
+    """Raise for state that cannot be carried: called before anything changes.
+
+    Args:
+        states: of the factors of one weight, or of one weight.
 
     Raises:
-        NotImplementedError: the message names it.
+        NotImplementedError: a tensor of unknown meaning, or factors with different states.
     """
+    for state in states:
+        _check_known(state)
+    if any(set(state) != set(states[0]) for state in states):
+        raise NotImplementedError(
+            "the factors of a weight have different optimizer states: some have stepped and some "
+            "have not. Start the new optimizer without state."
+        )
+
+
+def _check_known(state: Mapping[str, Any]) -> None:
+    if {"momentum_buffer", "square_avg"} <= set(state):
+        raise NotImplementedError(
+            "the momentum of RMSprop is of steps, not of gradients, and has no known meaning for a "
+            "product of factors. Start the new optimizer without state."
+        )
     for name, value in state.items():
         if isinstance(value, Tensor) and value.ndim > 0 and name not in (*MEANS, *SQUARES):
             raise NotImplementedError(
@@ -96,10 +114,7 @@ def state_to_weight(layout: Layout, factors: Sequence[Tensor], states: Sequence[
 def _carry(states: Sequence[State], count: int, mean: Carry, square: Carry) -> list[State]:
     """New states from old ones, name by name."""
     results: list[State] = [{} for _ in range(count)]
-    for state in states:
-        check_known(state)
-    if any(list(state) != list(states[0]) for state in states):
-        return results
+    check_states(states)
     for name, first in states[0].items():
         values = [state[name] for state in states]
         new: Sequence[Any]

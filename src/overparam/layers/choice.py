@@ -93,6 +93,8 @@ class Choice:
             raise ValueError(f"{type(module).__name__} has no parameters to optimize.")
         parts: dict[tuple[str, ...], list[Selected | Skipped]] = {}
         for entry in self.select(module, optimizer=True).entries:
+            if isinstance(entry, Skipped) and entry.asked and "max_norm" in entry.reason:
+                raise ValueError(f"{entry.name}: {entry.reason}; leave it out of the targets.")
             parts.setdefault(self.patterns(entry.sites), []).append(entry)
         return [
             {

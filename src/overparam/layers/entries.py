@@ -84,6 +84,12 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
         view = _view(_frozen(entry)) if is_chosen(entry) else None
         if view is not None and view.shape != tuple(p.shape):
+            if view.batch > 1 or view.transposed:
+                warn_user(
+                    f"a parameter of shape {view.shape} was exchanged for one of "
+                    f"{tuple(p.shape)}, which is read as one matrix (first dimension, all others) "
+                    "from here on; make a new optimizer with the model if its layer says otherwise."
+                )
             view = view_by_shape(tuple(p.shape))
             views[place] = entry = _entry(view)
         yield p, view, entry[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -100,7 +101,8 @@ def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
 def acts_entrywise(module: nn.Module, name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is a vector, a scalar, a bias, or the lengths of an old weight_norm."""
     lengths = name.endswith("_g") and hasattr(module, f"{name[:-2]}_v")
-    return len(shape) < 2 or "bias" in name or (lengths and math.prod(shape) == max(shape))
+    bias = re.search(r"(^|_)bias(_|$)", name) is not None
+    return len(shape) < 2 or bias or (lengths and math.prod(shape) == max(shape))
 
 
 def checked_view(module: nn.Module, name: str, shape: tuple[int, ...]) -> MatrixView | None:
@@ -159,22 +161,40 @@ def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
     return tuple(getattr(module, name).shape)
 
 
+def _weight_alone(function: Callable[[Any, str], MatrixView | None]) -> Callable[..., Any]:
+    """What a layer of torch says of its ``weight``; a subclass may hold parameters of its own.
+
+    ``weight_v`` and ``weight_orig`` are the weight under torch's older norms.
+    """
+
+    def view(module: nn.Module, name: str) -> MatrixView | None:
+        own = name in ("weight", "weight_v", "weight_orig")
+        return function(module, name) if own else _unknown(module, name)
+
+    return view
+
+
+@_weight_alone
 def _none(module: nn.Module, name: str) -> None:
     del module, name
 
 
+@_weight_alone
 def _linear(module: nn.Module, name: str) -> MatrixView:
     return linear_view(_shape(module, name))
 
 
+@_weight_alone
 def _convolution(module: nn.Conv2d, name: str) -> MatrixView:
     return convolution_view(_shape(module, name), module.groups)
 
 
+@_weight_alone
 def _transposed_convolution(module: nn.ConvTranspose2d, name: str) -> MatrixView:
     return transposed_convolution_view(_shape(module, name), module.groups)
 
 
+@_weight_alone
 def _embedding(module: nn.Module, name: str) -> MatrixView:
     return embedding_view(_shape(module, name))
 
@@ -182,22 +202,28 @@ def _embedding(module: nn.Module, name: str) -> MatrixView:
 def _attention(module: nn.MultiheadAttention, name: str) -> MatrixView | None:
     if name.startswith("in_proj_weight"):
         return packed_view(_shape(module, name), 3, "attention")
-    # bias_k and bias_v are tokens that are added to the sequence.
-    return linear_view(_shape(module, name), "attention") if "proj_weight" in name else None
+    if name.startswith(("q_proj_weight", "k_proj_weight", "v_proj_weight")):
+        return linear_view(_shape(module, name), "attention")
+    return _unknown(module, name)
 
 
-def _recurrent(module: nn.RNNBase, name: str) -> MatrixView:
+def _recurrent(module: nn.RNNBase, name: str) -> MatrixView | None:
     shape = _shape(module, name)
     if name.startswith(("weight_ih", "weight_hh")):
         return packed_view(shape, _GATES[module.mode], "recurrent")
-    return linear_view(shape, "recurrent")  # projections of an LSTM, weight_hr
+    if name.startswith("weight_hr"):  # projections of an LSTM
+        return linear_view(shape, "recurrent")
+    return _unknown(module, name)
 
 
-def _recurrent_cell(module: nn.LSTMCell, name: str) -> MatrixView:
+def _recurrent_cell(module: nn.LSTMCell, name: str) -> MatrixView | None:
     shape = _shape(module, name)
-    return packed_view(shape, shape[0] // module.hidden_size, "recurrent")
+    if name.startswith(("weight_ih", "weight_hh")):
+        return packed_view(shape, shape[0] // module.hidden_size, "recurrent")
+    return _unknown(module, name)
 
 
+@_weight_alone
 def _bilinear(module: nn.Module, name: str) -> MatrixView:
     return flat_view(_shape(module, name), "bilinear")
 

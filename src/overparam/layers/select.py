@@ -21,7 +21,7 @@ from overparam.layers.views import MatrixView, flat_view, vector_view
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 DEFAULT_KINDS = ("linear", "convolution", "attention", "recurrent", "experts", "bilinear")
-"""What every door chooses unless it is told otherwise."""
+"""What every door chooses by default."""
 KINDS = (*DEFAULT_KINDS, "embedding", "unknown")
 _GROUPS = {"all-linear": ("linear", "attention"), "all": KINDS}
 
@@ -57,12 +57,14 @@ class Skipped:
         parameter: itself.
         view: how it would be read; None where it acts entry by entry or cannot be read.
         reason: in plain words.
+        asked: whether the targets ask for it all the same.
     """
 
     sites: tuple[Site, ...]
     parameter: nn.Parameter
     view: MatrixView | None
     reason: str
+    asked: bool = False
 
     @property
     def name(self) -> str:
@@ -126,7 +128,7 @@ def select_parameters(
         The selection. A parameter that cannot be a product is skipped with the reason.
 
     Raises:
-        TypeError: a name that is not a string, or a view that is none.
+        TypeError: a name that is not a string, or a view that is not a MatrixView.
         ValueError: a name or a pattern that matches no parameter, a word that is both a kind and a
             name in the model, an invalid regular expression, a view for another shape.
 
@@ -247,13 +249,16 @@ def _decide(
     if not optimizer and any(site.suffix for site in sites):
         reason = "it is already parametrized"
     reason = reason or _impossible(sites, parameter, views)
-    reason = reason or _unasked(sites, trained, wanted, unwanted)
-    if reason is not None:
-        return Skipped(sites, parameter, views[0], reason)
-    assert views[0] is not None  # a parameter without a reading has a reason
+    unasked = _unasked(sites, trained, wanted, unwanted)
+    if reason is not None or unasked is not None:
+        return Skipped(sites, parameter, views[0], reason or unasked or "", unasked is None)
+    # An embedding tied to a layer is read as the embedding: rows that are not seen stay.
+    embeddings = [view for view in views if view is not None and view.kind == "embedding"]
+    view = (*embeddings, views[0])[0]
+    assert view is not None  # a parameter without a view has a reason
     named = any(wanted.by_name(site) for site in sites)
     how = "chosen by name" if named else "chosen by kind"
-    return Selected(sites, parameter, views[0], how)
+    return Selected(sites, parameter, view, how)
 
 
 def _unasked(
@@ -321,7 +326,7 @@ def _entrywise_view(
 
 
 def _check_unambiguous(argument: str, kind: str, sites: list[Site]) -> None:
-    """Raise where a module of the model bears the name of a kind and the two differ."""
+    """Raise where a module of the model has the name of a kind and the two differ."""
     readable = [site for site in sites if site.view is not None]
     by_name = [site for site in readable if _named(kind, site)]
     by_kind = [site for site in readable if site.view is not None and site.view.kind == kind]

@@ -39,7 +39,8 @@ class MatrixView:
         kind: what sort of weight it is, in one word: ``targets`` chooses by it. The library's own
             layers have "linear", "convolution", "attention", "recurrent", "experts", "bilinear"
             and "embedding"; "unknown" is a layer that is not registered, "by shape" a tensor
-            without a layer.
+            without a layer, "vector" one row that was named. Two words say more: EndToEnd takes
+            an "embedding" row by row, and a "convolution" may become a chain of kernels.
         shape: of the tensor.
         batch: number of matrices.
         rows: ``m``, outputs of one matrix.

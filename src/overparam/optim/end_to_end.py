@@ -68,11 +68,11 @@ class EndToEnd(Transform):
     ``depth=1``. A warning names all-zero weights. ``depth=math.inf`` freezes the direction of
     each row, and the row space of each wide matrix; a warning says so.
 
-    **Safety.** A parameter whose gradient has a non-finite entry keeps its value and its state
-    bit for bit, and the step is counted in ``state[p]["skipped"]``. A decomposition that fails is
-    tried in float64, then the old basis is kept and counted in ``state[p]["basis_failures"]``;
-    any orthonormal basis gives a descent direction. :meth:`routing` tells both counts where they
-    are not zero. Where the inner optimizer raises an error, weights, gradients and state are as
+    **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
+    keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
+    A decomposition that fails is tried in float64, then the old basis is kept and counted in
+    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
+    :meth:`routing` reports both counts where they are not zero. Where the inner optimizer raises an error, weights, gradients and state are as
     before the step. (It keeps a copy of what it steps on meanwhile.)
 
     In groups with ``depth > 1``, parameters in half precision are updated in float32, where their
@@ -123,6 +123,7 @@ class EndToEnd(Transform):
 
     _own_state = frozenset({"skipped", "basis", "basis_error", "basis_failures", "basis_age"})
     _directions: Mapping[Tensor, Tensor | None] = MappingProxyType({})
+    _gradients: Mapping[Tensor, Tensor | None] = MappingProxyType({})
 
     def __init__(
         self,
@@ -151,7 +152,8 @@ class EndToEnd(Transform):
             "basis": basis,
             "capturable": capturable,
         }
-        if capturable and isinstance(lr, Tensor) and inner in ("sgd", torch.optim.SGD):
+        name = str(getattr(inner, "__name__", inner))
+        if capturable and isinstance(lr, Tensor) and name.lower() == "sgd":
             # All other forms of torch's SGD read a learning rate tensor.
             inner_options = {"fused": True, **inner_options}
         super().__init__(
@@ -228,17 +230,21 @@ class EndToEnd(Transform):
     @contextmanager
     def _exchanged(self, found: Mapping[Tensor, Tensor | None]) -> Iterator[None]:
         """Directions in the place of gradients; those of half precision go to their stand-ins."""
-        gradients = [(p, p.grad) for p in found]
-        self._directions = found
+        gradients = {p: p.grad for p in found}
+        self._directions, self._gradients = found, gradients
         try:
             for p, direction in found.items():
                 if direction is None or direction.dtype == p.dtype:
                     p.grad = direction
             yield
         finally:
-            del self._directions
-            for p, gradient in gradients:
+            del self._directions, self._gradients
+            for p, gradient in gradients.items():
                 p.grad = gradient
+
+    def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
+        given = super()._gradient_of_user(stand_in)
+        return given if given is self._gradients.get(stand_in.p, given) else None
 
     def _stand_ins(
         self, p: Tensor, view: MatrixView | None, group: dict[str, Any]

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from overparam._checks import whole_depth
 from overparam.factors import decay
+from overparam.factors.layout import MatrixLayout
 from overparam.factors.store import (
     FactorStore,
     balanced,
@@ -132,6 +133,7 @@ class Factored(Transform):
                 "explicit factors, overparam.overparameterize, or use EndToEnd."
             )
         self.store = FactorStore(lambda: self.state)
+        self._made: list[tuple[Tensor, MatrixLayout, list[Tensor]]] = []
         super().__init__(
             params,
             lr,
@@ -308,15 +310,20 @@ class Factored(Transform):
         if group["weight_decay_on"] == "product" and not group.get("fallback"):
             decay.check_known(self._inner, decay.is_decoupled(self._inner, group))
         with torch.no_grad():
-            made = [
+            self._made += [
                 (p, layout, self.store.make(p, layout, group))
                 for p, layout in self.store.matrices(group)
                 if p.requires_grad and (callable(group["init"]) or not p.is_meta)
             ]
-            for p, layout, factors in made:
-                self.store.begin(p, layout, factors)
         if callable(group["init"]):
             group["init"] = "custom"  # a state_dict holds no functions
+
+    def _enter(self, count: int) -> None:
+        with torch.no_grad():
+            for p, layout, factors in self._made:
+                self.store.begin(p, layout, factors)
+        self._made = []
+        super()._enter(count)
 
     def _greet(self, group: dict[str, Any]) -> None:
         super()._greet(group)
@@ -378,7 +385,7 @@ class Factored(Transform):
         start = state.pop("_start", None) if "_start" in state else None
         super().__setstate__(state)
         if start is not None:  # a copy, or an unpickled optimizer
-            self.store = FactorStore(lambda: self.state)
+            self.store, self._made = FactorStore(lambda: self.state), []
             self.store.reset(start)
 
     def _check_groups(self) -> None:

@@ -58,6 +58,8 @@ def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
             f"{argument} returned a {type(made).__name__}; a factory takes groups and options and "
             "returns a torch.optim.Optimizer."
         )
+    if getattr(made, "is_transform", False):
+        raise TypeError(f"{argument} returned {type(made).__name__}, which has an inner optimizer.")
     closure = inspect.signature(type(made).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(

@@ -13,6 +13,28 @@ from overparam.layers.views import MatrixView
 State = dict[str, Any]
 
 
+class Copies:
+    """Memory for copies, used again at every step: new memory costs more than the copying."""
+
+    def __init__(self) -> None:
+        self._free: dict[Any, list[Tensor]] = {}
+        self._used: dict[Any, list[Tensor]] = {}
+
+    def begin(self) -> None:
+        """Take all copies back; what the last step did not use is given up."""
+        self._free, self._used = self._used, {}
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """A copy, until the next step begins."""
+        if tensor.is_sparse:
+            return tensor.detach().clone()
+        key = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        free = self._free.get(key)
+        copy = free.pop() if free else torch.empty_like(tensor, requires_grad=False)
+        self._used.setdefault(key, []).append(copy)
+        return copy.copy_(tensor)
+
+
 @dataclass
 class StandIn:
     """A tensor that the inner optimizer steps on, for a parameter.
@@ -35,12 +57,11 @@ class StandIn:
     before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     gradient: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def remember(self, state: State) -> None:
+    def remember(self, state: State, gradient: Tensor | None, copies: Copies) -> None:
         """Copy what the inner optimizer may write to."""
         held = [self.tensor, *(v for v in state.values() if isinstance(v, Tensor))]
-        self.before = with_copies(held)
-        if self.tensor is self.p and self.p.grad is not None:
-            self.gradient = with_copies([self.p.grad])
+        self.before = [(tensor, copies.of(tensor)) for tensor in held]
+        self.gradient = [] if gradient is None else [(gradient, copies.of(gradient))]
 
     def is_as_before(self) -> bool:
         """Whether the step left the tensor as it was; False where asking makes the host wait."""
@@ -51,8 +72,3 @@ class StandIn:
         """Put the copies back: all, or those of which ``keep`` (a scalar on the device) is not."""
         for tensor, copy in self.before:
             tensor.copy_(copy if keep is None else torch.where(keep, tensor, copy))
-
-
-def with_copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Tensors, each with a copy."""
-    return [(tensor, tensor.detach().clone()) for tensor in tensors]

@@ -8,6 +8,8 @@ trained as several tensors. The inner optimizer is linked to both for each step 
 
 from __future__ import annotations
 
+import copy
+import math
 import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam._words import warn_user
 from overparam.layers.choice import Choice
 from overparam.layers.entries import (
     check_whole,
@@ -28,11 +31,12 @@ from overparam.layers.entries import (
     readings,
     warn_of_unknown,
 )
+from overparam.layers.shapes import view_by_shape
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.groups import Params, accepts_names, expanded, with_modules, without_chosen
 from overparam.optim.inner import Inner, check_takes, linked, make_inner, take_step
-from overparam.optim.stand_in import StandIn, State, with_copies
+from overparam.optim.stand_in import Copies, StandIn, State
 
 
 class Transform(Optimizer):
@@ -40,6 +44,7 @@ class Transform(Optimizer):
 
     is_transform = True
     _own_state: ClassVar[frozenset[str]] = frozenset()
+    _constructing = True
     _structure: ClassVar[tuple[str, ...]] = ("views",)
     """Options that belong to this optimizer, and are not taken from a checkpoint."""
 
@@ -69,7 +74,17 @@ class Transform(Optimizer):
             raise ValueError("fallback_options has no meaning without fallback; name an optimizer.")
         self._choice = choice
         self._views: dict[Tensor, Any] = {}
+        self._copies = Copies()
+        twice = set(self._inner.defaults) & set(own) - {"capturable"}
+        if twice:
+            raise ValueError(
+                f"{type(self._inner).__name__} has options of the same name as "
+                f"{type(self).__name__}: {', '.join(sorted(twice))}; give a function that makes it "
+                "with options of other names."
+            )
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
+        self._constructing = False
+        self._enter(0)
 
     # Groups
 
@@ -85,6 +100,11 @@ class Transform(Optimizer):
         except BaseException:
             del self.param_groups[count:]
             raise
+        if not self._constructing:
+            self._enter(count)
+
+    def _enter(self, count: int) -> None:
+        """Groups from number ``count`` on have all been accepted: weights may change now."""
         self._align_views()
         for group in self.param_groups[count:]:
             self._greet(group)
@@ -128,6 +148,13 @@ class Transform(Optimizer):
 
     def _greet(self, group: dict[str, Any]) -> None:
         """Warnings about a new group, once it is in."""
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        if not swaps and any(p.is_meta for p in group["params"]):
+            warn_user(
+                "the model is on the meta device, and to_empty gives it new parameters, which this "
+                "optimizer does not hold: make the optimizer afterwards, or call "
+                "torch.__future__.set_swap_module_params_on_conversion(True) first."
+            )
         if not is_inner_alone(group):
             warn_of_unknown(group)
 
@@ -144,8 +171,11 @@ class Transform(Optimizer):
             params, views = group["params"], group["views"]
             if len(views) == len(params):
                 group["views"] = [known.get(p, view) for p, view in zip(params, views, strict=True)]
-            elif all(p in known for p in params):
-                group["views"] = [known[p] for p in params]
+            else:  # parameters were put in or taken out
+                group["views"] = [
+                    known[p] if p in known else view_by_shape(tuple(p.shape)) for p in params
+                ]
+                complete_views(group)
             self._views.update(zip(params, group["views"], strict=False))
 
     # State
@@ -167,10 +197,10 @@ class Transform(Optimizer):
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
         kept = [(group, dict(group)) for group in self.param_groups]
-        in_groups = with_copies(
-            [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
-        )
-        states: defaultdict[Tensor, State] = defaultdict(dict)
+        tensors = [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
+        in_groups = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        states: defaultdict[Any, Any] = defaultdict(dict)
+        states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
@@ -180,7 +210,7 @@ class Transform(Optimizer):
                     for each in self._stand_ins(p, view, group)
                 ]
                 group["params"] = [each.tensor for each in made]
-                states.update((each.tensor, self._inner_state(each)) for each in made)
+                states.update((each.tensor, self._working_state(each)) for each in made)
                 stand_ins += made
             with ExitStack() as stack:
                 yield [stack.enter_context(each) for each in self._links(states)], stand_ins
@@ -195,13 +225,34 @@ class Transform(Optimizer):
         for group, options in kept:
             group["params"] = options["params"]
         for each in stand_ins:
-            self._keep_inner_state(each, states.get(each.tensor, {}))
+            self._keep_inner_state(each, states.pop(each.tensor, {}))
+        self.state.update((key, v) for key, v in states.items() if not isinstance(key, Tensor))
 
-    def _links(self, states: defaultdict[Tensor, State]) -> Iterator[Any]:
+    def _links(self, states: defaultdict[Any, Any]) -> Iterator[Any]:
         for engine, chosen in ((self._inner, False), (self._fallback, True)):
             groups = [g for g in self.param_groups if bool(g.get("fallback")) == chosen]
             if engine is not None and groups:
                 yield linked(engine, groups, states)
+
+    def _working_state(self, stand_in: StandIn) -> State:
+        """The inner state for a step: containers are copied, so that an error leaves the old ones.
+
+        Where an option has made the stand-in of a half-precision parameter wide, or narrow again,
+        its state follows.
+        """
+        dtype, halves = stand_in.tensor.dtype, (torch.float16, torch.bfloat16)
+        state = self._inner_state(stand_in)
+        for name, value in state.items():
+            if isinstance(value, (list, dict)):
+                state[name] = copy.deepcopy(value)
+            elif (
+                isinstance(value, Tensor)
+                and value.shape == stand_in.tensor.shape
+                and value.is_floating_point()
+                and (value.dtype in halves) != (dtype in halves)
+            ):
+                state[name] = value.to(dtype)
+        return state
 
     def _inner_state(self, stand_in: StandIn) -> State:
         prefix, state = stand_in.prefix, self.state.get(stand_in.p, {})
@@ -230,8 +281,10 @@ class Transform(Optimizer):
         with self._linked() as (engines, stand_ins):
             moving = [each for each in stand_ins if each.tensor.grad is not None]
             if not self.defaults.get("differentiable"):
+                self._copies.begin()
                 for each in moving:
-                    each.remember(self._inner_state(each))
+                    gradient = self._gradient_of_user(each)
+                    each.remember(engines[0].state[each.tensor], gradient, self._copies)
             try:
                 self._about_to_step(moving)
                 for engine in engines:
@@ -239,10 +292,14 @@ class Transform(Optimizer):
             except BaseException:
                 for each in moving:
                     each.undo()
-                    for gradient, copy in each.gradient:
-                        gradient.copy_(copy)
+                    for gradient, as_it_was in each.gradient:
+                        each.p.grad = gradient.copy_(as_it_was)
                 raise
         return moving
+
+    def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
+        """The user's gradient where the inner optimizer is given it: some work in it."""
+        return stand_in.p.grad if stand_in.tensor is stand_in.p else None
 
     def _about_to_step(self, stand_ins: list[StandIn]) -> None:
         """What to do to stand-ins just before the inner optimizer steps."""
@@ -306,7 +363,9 @@ class Transform(Optimizer):
         raise NotImplementedError
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load state bit for bit, in the dtype that it was saved in.
+        """Load state bit for bit: what is kept here, and all of half precision, in its own dtype.
+
+        Other floating state takes the dtype of its parameter, as torch loads it.
 
         The reading of the layers stays that of this optimizer, and options that the checkpoint
         does not have keep their present values.
@@ -381,7 +440,7 @@ class Transform(Optimizer):
         super().__setstate__(state)
         if not known:  # torch adds it, and groups would gain an option on loading
             self.defaults.pop("differentiable", None)
-        self._views = {}
+        self._views, self._copies, self._constructing = {}, Copies(), False
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -390,6 +449,6 @@ class Transform(Optimizer):
 
     def __repr__(self) -> str:
         count = sum(len(group["params"]) for group in self.param_groups)
-        lrs = dict.fromkeys(f"{float(group['lr']):g}" for group in self.param_groups)
+        lrs = dict.fromkeys(f"{float(group.get('lr', math.nan)):g}" for group in self.param_groups)
         inner = type(self._inner).__name__
         return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"

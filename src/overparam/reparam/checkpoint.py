@@ -25,8 +25,8 @@ def collapse_state_dict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """A checkpoint of an overparameterized model as one of the plain model.
 
     Needs no model: the layout of the factors is written beside them. Works with the prefixes of
-    wrappers (``module.``); entries that are no factors are handed on. Tied weights appear under
-    each of their names, as in a plain checkpoint, sharing memory.
+    wrappers (``module.``); entries that are not factors pass through unchanged. Tied weights appear
+    under each of their names, as in a plain checkpoint, sharing memory.
 
     Args:
         state_dict: from ``model.state_dict()`` or a file.

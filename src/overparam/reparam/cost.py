@@ -1,4 +1,4 @@
-"""What a plan costs in seconds, told before the model is changed.
+"""What a plan costs in seconds, predicted before the model is changed.
 
 The product of factors does not depend on the batch, so it is timed by itself, once for each
 distinct layout, on the device and in the dtype of the weight. What the plan adds to a training

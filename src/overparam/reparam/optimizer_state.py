@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from overparam.factors.layout import Layout
-from overparam.factors.transport import check_known, state_to_factors, state_to_weight
+from overparam.factors.transport import check_states, state_to_factors, state_to_weight
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
@@ -22,7 +22,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Pa
     """
     _check_separable(optimizer)
     for parameter in parameters:
-        check_known(optimizer.state.get(parameter, {}))
+        check_states([optimizer.state.get(parameter, {})])
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in parameters:
         if parameter.requires_grad and id(parameter) not in known:
@@ -42,8 +42,8 @@ def check_collapse(
         NotImplementedError: state of an unknown kind.
     """
     _check_separable(optimizer)
-    for factor in (factor for held in factors for factor in held):
-        check_known(optimizer.state.get(factor, {}))
+    for held in factors:
+        check_states([optimizer.state.get(factor, {}) for factor in held])
     number_of = {
         id(p): number
         for number, group in enumerate(optimizer.param_groups)

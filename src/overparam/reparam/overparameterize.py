@@ -42,7 +42,7 @@ def overparameterize(
     or ``fully_shard``; before or after ``torch.compile``. :func:`overparam.collapse` goes back.
     ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
 
-    The product is formed anew at each use, in float32 or better with autocast off, and cast once
+    The product is formed again at each use, in float32 or better with autocast off, and cast once
     to the dtype of the factors. (``torch.set_float32_matmul_precision`` lowers it as it lowers
     any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
     gradients under activation checkpointing: do not use it.
@@ -52,8 +52,8 @@ def overparameterize(
     product, and is lost; do that inside :func:`overparam.collapsed`.
 
     **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
-    plain one loads too, with factors balanced anew, which does not fit an optimizer's old state.
-    Whole models do not pickle while they hold products: save the state_dict, or save inside
+    plain one loads too, with factors that are balanced again, which does not fit an optimizer's old
+    state. Whole models do not pickle while they hold products: save the state_dict, or save inside
     :func:`overparam.collapsed`.
 
     **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
@@ -74,7 +74,7 @@ def overparameterize(
         overrides: settings (depth, width, init, strategy, std) by regular expression that must
             match the whole name of a weight or of its module; later ones win.
         init: ``"balanced"`` keeps the function of the model; ``"identity"``, ``"near_zero"`` and
-            ``"fresh"`` start anew; see :func:`overparam.reparam.initial_factors`.
+            ``"fresh"`` start afresh; see :func:`overparam.reparam.initial_factors`.
         strategy: for convolutions: ``"matrix"`` (out, in * k...), ``"sides"`` (1x1, kxk, 1x1) or
             ``"kernels"`` (a sequence of 3x3). The last two set the depth. Always one kernel in
             the forward pass. Weights that a strategy does not fit become matrices.

@@ -23,7 +23,7 @@ _DAMPING = 0.25
 _LARGEST_TURN = 0.7
 # A tracked basis is swept again while its error before a sweep is above this, ...
 _SWEEP_ABOVE = 0.03
-# ... at most this many times a step, and decomposed anew where the error is above this.
+# ... at most this many times a step, and decomposed from scratch where the error is above this.
 _MOST_SWEEPS = 4
 _RESET_ABOVE = 0.3
 
@@ -178,7 +178,7 @@ class Basis(NamedTuple):
 
 
 def exact_basis(old: Tensor, weight: Tensor) -> Basis:
-    """Decompose anew; where that fails, try float64, then keep the old basis.
+    """Decompose from scratch; where that fails, try float64, then keep the old basis.
 
     Args:
         old: ``(b, m, m)``.
@@ -203,8 +203,8 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
     Args:
         old: ``(b, m, m)``.
         weight: ``(b, m, n)`` with ``m <= n``.
-        look: read the error and act on it: sweep again, or decompose anew. On an accelerator
-            this makes the host wait.
+        look: read the error and act on it: sweep again, or decompose from scratch. On an
+            accelerator this makes the host wait.
 
     Returns:
         The bases. Where the weight is not finite, the old one, counted as a failure.
@@ -214,9 +214,9 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
     failed = torch.zeros_like(error, dtype=torch.bool)
     if look and bool((error > _RESET_ABOVE).any()):
         lost = error > _RESET_ABOVE
-        anew = exact_basis(old[lost], weight[lost])
-        old = old.index_put((lost,), anew.left)
-        failed = failed.index_put((lost,), anew.failed)
+        fresh = exact_basis(old[lost], weight[lost])
+        old = old.index_put((lost,), fresh.left)
+        failed = failed.index_put((lost,), fresh.failed)
         gram = rotated_gram(old, weight)
         error = basis_error(gram)
     left = jacobi_sweep(old, gram)

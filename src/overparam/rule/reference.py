@@ -86,7 +86,7 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
         ``D``, of the broadcast shape ``(..., m, n)`` and the dtype of ``weight``.
 
     Raises:
-        TypeError: not real floating-point tensors, dtypes differ, or depth is no number.
+        TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.
         ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
 
     Example:
@@ -138,7 +138,7 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
         ``D``, of the broadcast shape ``(..., d)`` and the dtype of ``weight``.
 
     Raises:
-        TypeError: not real floating-point tensors, dtypes differ, or depth is no number.
+        TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.
         ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
 
     Example:
@@ -188,8 +188,8 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
         The eigenvalues ``(..., m, n)`` and the two orthogonal bases, in the dtype of ``weight``.
 
     Raises:
-        TypeError: weight is not a real floating-point tensor, or depth is no number.
-        ValueError: weight is no matrix or not finite, or a depth is below 1 or NaN.
+        TypeError: weight is not a real floating-point tensor, or depth is not a number.
+        ValueError: weight is not a matrix or is not finite, or a depth is below 1 or NaN.
 
     Example:
         >>> import torch

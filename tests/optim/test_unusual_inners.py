@@ -1,0 +1,216 @@
+"""Inner optimizers and groups that do what most do not."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from overparam import EndToEnd, Factored, Radial
+from overparam._fingerprint import fingerprint
+from overparam.layers import parameter_view, select_parameters
+
+WRAPPERS = {"rule": EndToEnd, "factors": Factored, "radial": Radial}
+every_wrapper = pytest.mark.parametrize("kind", WRAPPERS.values(), ids=WRAPPERS)
+
+
+class Plain(torch.optim.Optimizer):
+    """Gradient descent, to be made unusual."""
+
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.move(p, group)
+
+    def move(self, p: Tensor, group: dict) -> None:
+        p.sub_(group["lr"] * p.grad)
+
+
+class CountsBesideParameters(Plain):
+    """As MADGRAD does: a count under a name of its own in the state."""
+
+    def step(self, closure=None) -> None:
+        self.state["k"] = self.state.get("k", 0) + 1 if "k" in self.state else 1
+        super().step()
+
+    def move(self, p: Tensor, group: dict) -> None:
+        p.sub_(group["lr"] / self.state["k"] * p.grad)
+
+
+class TallAlone(Plain):
+    """Keeps momentum for tall matrices alone."""
+
+    def move(self, p: Tensor, group: dict) -> None:
+        if p.ndim == 2 and p.shape[0] > p.shape[1]:
+            buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+            p.sub_(group["lr"] * buffer.mul_(0.9).add_(p.grad))
+        else:
+            super().move(p, group)
+
+
+class ListThenError(Plain):
+    """Keeps a list, appends to it, drops the gradient, and fails in its third step."""
+
+    def move(self, p: Tensor, group: dict) -> None:
+        history = self.state[p].setdefault("history", [])
+        history.append(float(p.grad.norm()))
+        super().move(p, group)
+        if len(history) == 3:
+            p.grad = None
+            raise RuntimeError("third step")
+
+
+def problem() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 4)), torch.randn(6, 5)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+@every_wrapper
+def test_what_lies_in_the_state_beside_parameters_stays(kind) -> None:
+    model, x = problem()
+    optimizer = kind(model, lr=0.1, inner=CountsBesideParameters)
+    for _ in range(4):
+        step(model, optimizer, x)
+    assert optimizer.state["k"] == 4
+
+
+def test_inner_state_of_some_factors_alone_is_resumed() -> None:
+    (model, x), (twin, _) = problem(), problem()
+    first, second = (Factored(each, inner=TallAlone, lr=0.1) for each in (model, twin))
+    for _ in range(3):
+        step(model, first, x)
+    twin.load_state_dict(model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for _ in range(3):
+        step(model, first, x)
+        step(twin, second, x)
+    assert torch.equal(model[0].weight, twin[0].weight)
+
+
+@every_wrapper
+def test_lists_and_gradients_are_as_before_where_the_inner_optimizer_fails(kind) -> None:
+    model, x = problem()
+    optimizer = kind(model, lr=0.1, inner=ListThenError)
+    for _ in range(2):
+        step(model, optimizer, x)
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    weights = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match="third step"):
+        step(model, optimizer, x)
+    for p, old in zip(model.parameters(), weights, strict=True):
+        assert torch.equal(p, old)
+        assert p.grad is not None
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            same = torch.equal if isinstance(value, Tensor) else lambda a, b: a == b
+            assert same(value, before[index][name]), name
+
+
+@pytest.mark.parametrize(("kind", "option"), [(EndToEnd, "depth"), (Radial, "radial")])
+@pytest.mark.parametrize("values", [(1, 2), (2, 1)])
+def test_half_precision_may_cross_one_in_mid_run(kind, option: str, values) -> None:
+    model, x = problem()
+    model, x = model.bfloat16(), x.bfloat16()
+    optimizer = kind(model, lr=0.01, inner="adamw", **{option: values[0]})
+    step(model, optimizer, x)
+    optimizer.param_groups[0][option] = values[1]
+    step(model, optimizer, x)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_refused_optimizer_leaves_every_weight_alone() -> None:
+    model, _ = problem()
+    before = copy.deepcopy(model.state_dict())
+    for params, options in (
+        (model, {"overrides": {"1": {"width": 1}}}),
+        ([{"params": model[0]}, {"params": model[1], "width": 1}], {}),
+    ):
+        with pytest.raises(ValueError, match="width 1 is below 3"):
+            Factored(params, lr=0.1, **options)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_exchanged_rows_columns_and_signs_are_noticed(dtype) -> None:
+    one = torch.eye(4, dtype=dtype)
+    flat = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=dtype)
+    for tensor, other in ((one, one.flip(0)), (one, one.flip(1)), (flat, -flat)):
+        assert fingerprint(tensor) != fingerprint(other)
+    model = nn.Linear(4, 4, bias=False).to(dtype)
+    with torch.no_grad():
+        model.weight.copy_(one)
+    optimizer = Factored(model, inner="sgd", lr=0.0)
+    with torch.no_grad():
+        model.weight.copy_(one.flip(0))
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), one.flip(0), atol=1e-2, rtol=0)
+
+
+def test_an_option_of_the_same_name_is_refused() -> None:
+    class Normalizing(Plain):
+        def __init__(self, params, lr: float = 0.1, normalize: bool = False) -> None:
+            super().__init__(params, lr)
+            self.defaults["normalize"] = normalize
+
+    with pytest.raises(ValueError, match=r"options of the same name.*normalize"):
+        EndToEnd(nn.Linear(3, 2), inner=Normalizing)
+
+
+def test_an_embedding_that_renormalizes_itself_is_refused_where_it_is_asked_for() -> None:
+    words = nn.Embedding(6, 4, max_norm=1.0)
+    for kind in WRAPPERS.values():
+        kind(words, lr=0.1)  # not asked for: the inner optimizer takes it
+        with pytest.raises(ValueError, match=r"max_norm.*leave it out"):
+            kind(words, lr=0.1, targets="embedding")
+
+
+def test_parameters_put_in_and_taken_out_of_a_group_keep_the_reading_of_the_others() -> None:
+    conv, extra = nn.Conv1d(4, 6, 3, groups=2), nn.Parameter(torch.randn(3, 2))
+    optimizer = EndToEnd(conv, lr=0.1)
+    optimizer.param_groups[0]["params"].insert(0, extra)
+    optimizer.param_groups[0].pop("param_names")
+    rows = list(optimizer.routing())
+    assert [row["matrices"] for row in rows] == ["1 x (3, 2)", "2 x (3, 6)", ""]
+
+
+def test_parameters_of_a_subclass_are_not_read_as_the_weight_of_its_base() -> None:
+    class Gained(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(2, 3, 3)
+            self.gain = nn.Parameter(torch.ones(3, 1, 1, 1))
+            self.mix = nn.Parameter(torch.ones(3, 2))
+
+    class Mixing(nn.LayerNorm):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.debias = nn.Parameter(torch.ones(4, 4))
+
+    for module, name in ((Gained(), "gain"), (Gained(), "mix"), (Mixing(), "debias")):
+        view = parameter_view(module, name)
+        assert view is not None
+        assert view.kind == "unknown"
+    assert parameter_view(Gained(), "weight").kind == "convolution"
+
+
+@pytest.mark.parametrize("first", ["words", "head"])
+def test_a_tied_embedding_is_read_as_an_embedding_whichever_comes_first(first: str) -> None:
+    words, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+    head.weight = words.weight
+    both = {"words": words, "head": head}
+    model = nn.ModuleDict({first: both.pop(first), **both})
+    (entry,) = select_parameters(model, "all").selected
+    assert entry.view.kind == "embedding"
+    (skipped,) = select_parameters(model).skipped
+    assert "tied to" in skipped.reason
