@@ -72,8 +72,9 @@ class EndToEnd(Transform):
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
     A decomposition that fails is tried in float64, then the old basis is kept and counted in
     ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
-    :meth:`routing` reports both counts where they are not zero. Where the inner optimizer raises an error, weights, gradients and state are as
-    before the step. (It keeps a copy of what it steps on meanwhile.)
+    :meth:`routing` reports both counts where they are not zero. Where the inner optimizer raises
+    an error, weights, gradients and state are as before the step. (For that the optimizer holds a
+    copy of what it stepped on last.)
 
     In groups with ``depth > 1``, parameters in half precision are updated in float32, where their
     state lives too, and rounded once a step.
