@@ -1,4 +1,4 @@
-"""The tables of transport.md from the results of transport.py.
+"""The tables of docs/transport.md from the results of transport.py.
 
 python benchmarks/transport_tables.py transport.jsonl
 """

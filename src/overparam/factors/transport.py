@@ -5,7 +5,7 @@
 gradients travel as gradients do: ``J^T`` takes them to the factors, least squares brings them
 back. Running means of squared gradients travel as if the entries of the gradient were
 uncorrelated, which is an estimate. Counters are copied. The choice was measured against carrying
-running means as velocities: ``benchmarks/transport.md``.
+running means as velocities: ``docs/transport.md``.
 """
 
 from __future__ import annotations
