@@ -29,3 +29,39 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_writable(folder: Path, *subfolders: str) -> None:
+    """Make sure that files can be written in a folder, before the work that fills it.
+
+    A missing folder is made and removed again, so that a later refusal leaves nothing behind.
+
+    Args:
+        folder: where files will be written.
+        subfolders: folders in it that will be written too.
+
+    Raises:
+        OSError: a folder cannot be made, or a file in it cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        for path in (folder, *(folder / name for name in subfolders)):
+            _make_folders(path, made)
+            probe = path / f".{secrets.token_hex(4)}.part"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    """Make a folder with its parents; adds those that were missing to ``made``, outermost first."""
+    missing = [folder]
+    while not missing[-1].exists() and missing[-1] != missing[-1].parent:
+        missing.append(missing[-1].parent)
+    for path in reversed(missing):
+        if not path.is_dir():
+            path.mkdir()
+            made.append(path)

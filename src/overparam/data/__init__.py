@@ -14,6 +14,7 @@ from overparam.data.registry import (
     verify,
 )
 from overparam.data.regression import RegressionData, fingerprint, standardize
+from overparam.data.table import load_table
 
 __all__ = [
     "DataError",
@@ -26,6 +27,7 @@ __all__ = [
     "image_names",
     "load",
     "load_images",
+    "load_table",
     "names",
     "regression_names",
     "standardize",

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from overparam._files import check_writable
 from overparam.data._extras import import_extra
 from overparam.data.errors import ContentError, DataError, line_error
 
@@ -19,14 +20,19 @@ _SIGNATURES = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file", b"<": "a
 
 def cache_folder() -> Path:
     """Where downloads are kept: ``OVERPARAM_CACHE``, or the system's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path(import_extra("pooch").os_cache("overparam"))
+    return _named_folder(CACHE_VARIABLE) or Path(import_extra("pooch").os_cache("overparam"))
 
 
 def data_folder() -> Path | None:
     """The folder named by ``OVERPARAM_DATA``, or None if it is not set."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else None
+    return _named_folder(FOLDER_VARIABLE)
+
+
+def _named_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; ``~`` is the home, ``./~`` a folder."""
+    named = os.environ.get(variable)
+    # Not Path.expanduser, which takes ./~ for the home, and fails if there is no such user.
+    return Path(os.path.expanduser(named)) if named else None  # noqa: PTH111
 
 
 def file_in_data_folder(file: str) -> Path | None:
@@ -56,7 +62,7 @@ def explaining_write_errors(name: str, folder: Path) -> Iterator[None]:
         DataError: in place of any OSError inside.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
         yield
     except OSError as error:
         raise DataError(

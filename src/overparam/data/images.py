@@ -67,3 +67,10 @@ class ImageData:
             )
         tensors = (self.images, self.labels, self.test_images, self.test_labels)
         object.__setattr__(self, "fingerprint", fingerprint(*tensors))
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[1:]
+        return (
+            f"<ImageData {self.name!r}: {len(self.images)} + {len(self.test_images)} images of "
+            f"{height} x {width}, {self.classes} classes, {self.origin}>"
+        )

@@ -23,8 +23,8 @@ class RegressionData:
         features: ``(B, n)``, float64, finite.
         targets: ``(B, m)``, float64, finite.
         source: provenance and licence.
-        origin: where the numbers came from: ``embedded``, ``folder``, ``cache`` or ``download``,
-            with the path.
+        origin: where the numbers came from: ``embedded``, ``folder``, ``cache``, ``download`` or
+            ``file``, with the path.
         standardized: whether :func:`standardize` has been applied.
         dropped: constant columns of the raw features, which :func:`standardize` left out.
         fingerprint: SHA-256 of shapes and values, the identity of the numbers.
@@ -62,6 +62,14 @@ class RegressionData:
                 "targets; there must be as many of both."
             )
         object.__setattr__(self, "fingerprint", fingerprint(self.features, self.targets))
+
+    def __repr__(self) -> str:
+        rows, features, outputs = *self.features.shape, self.targets.shape[1]
+        kind = "standardized " if self.standardized else ""
+        return (
+            f"<{kind}RegressionData {self.name!r}: {rows} examples, {features} features, "
+            f"{outputs} outputs, {self.origin}>"
+        )
 
 
 def fingerprint(*tensors: Tensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 import sys
 from collections.abc import Sequence
@@ -11,27 +10,63 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
+from overparam import __version__
 from overparam.lab.commands import data as data_command
 from overparam.lab.commands import run as run_command
 from overparam.lab.commands.data import DataCommand
+from overparam.lab.commands.options import REGISTRY
 from overparam.lab.commands.reproduce import ReproduceCommand, reproduce
 from overparam.lab.commands.run import ReportCommand, RunCommand
 from overparam.lab.commands.theory import TheoryCommand, run_theory
 from overparam.lab.study import read_study
+from overparam.lab.terminal import lasting_output, open_console, say
 
-_DESCRIPTION = (
-    "Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the "
-    "optimization of deep networks: implicit acceleration by overparameterization', on real data "
-    "and with tuned baselines."
-)
+_DESCRIPTION = """\
+Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (2018), 'On the
+optimization of deep networks: implicit acceleration by overparameterization', on real data and with
+tuned baselines.
+
+Help on one command, the version, and a script that completes by TAB (bash, zsh, tcsh or fish):
+    overparam run --help
+    overparam --version
+    overparam --tyro-print-completion bash
+"""
+
+_SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCommand
+
+COMMANDS: dict[str, type[Command]] = {
+    "run": RunCommand,
+    "report": ReportCommand,
+    "reproduce": ReproduceCommand,
+    "theory": TheoryCommand,
+    "data": DataCommand,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0, 2 for bad input, 130 after ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console()
+    with lasting_output() as output:
+        status = _run(arguments)
+        output.flush()
+        if output.error is not None and not isinstance(output.error, BrokenPipeError):
+            # A reader who has left misses nothing; anyone else would take part for the whole.
+            say(
+                open_console(stderr=True),
+                f"overparam: the output cannot be written: {output.error}",
+            )
+            return status or 2
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    console = open_console()
+    if arguments == ["--version"]:
+        say(console, f"overparam {__version__}")
+        return 0
     try:
         command = parse(arguments)
         if isinstance(command, RunCommand):
@@ -44,37 +79,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_theory(command.output, console)
         return data_command.manage(command, console)
     except (ValueError, OSError, RuntimeError) as error:
-        Console(stderr=True).print(f"overparam: {error}", markup=False, highlight=False)
+        say(open_console(stderr=True), f"overparam: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCommand
-
-
 def parse(arguments: list[str]) -> Command:
     """Read the command line; exits with status 2 if it cannot be understood."""
-    # A study file is read first, because its settings are the defaults that flags override.
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--file", type=Path)
-    file = early.parse_known_args(arguments)[0].file
-    run = RunCommand()
-    if file is not None:
-        run = dataclasses.replace(run, study=read_study(file), file=file)
+    name, *rest = arguments or [""]
+    if name.startswith("--tyro-") and (not rest or rest[0] not in _SHELLS):
+        raise ValueError(f"name a shell after {name}: {', '.join(_SHELLS)}.")
+    options: dict[str, Any] = {
+        "config": (
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.DisallowNone,
+        ),
+        "registry": REGISTRY,
+    }
+    if name in COMMANDS:
+        # By itself, so that its errors point to its own help and name only its own options.
+        command = COMMANDS[name]
+        return tyro.cli(
+            command,
+            prog=f"overparam {name}",
+            description=inspect.getdoc(command),
+            default=_defaults(rest) if command is RunCommand else command(),
+            args=rest,
+            **options,
+        )
     return tyro.cli(
-        Annotated[RunCommand, _subcommand("run", RunCommand, default=run)]
-        | Annotated[ReportCommand, _subcommand("report", ReportCommand)]
-        | Annotated[ReproduceCommand, _subcommand("reproduce", ReproduceCommand)]
-        | Annotated[TheoryCommand, _subcommand("theory", TheoryCommand)]
-        | Annotated[DataCommand, _subcommand("data", DataCommand)],
+        Annotated[RunCommand, _subcommand("run")]
+        | Annotated[ReportCommand, _subcommand("report")]
+        | Annotated[ReproduceCommand, _subcommand("reproduce")]
+        | Annotated[TheoryCommand, _subcommand("theory")]
+        | Annotated[DataCommand, _subcommand("data")],
         prog="overparam",
         description=_DESCRIPTION,
         args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        **options,
     )
 
 
-def _subcommand(name: str, command: type, **options: Any) -> Any:
-    """A subcommand whose help is its whole docstring, including the examples."""
-    return tyro.conf.subcommand(name, description=inspect.getdoc(command), **options)
+def _defaults(arguments: list[str]) -> RunCommand:
+    """The options of `overparam run`, with the settings of its study file, which flags override."""
+    early = argparse.ArgumentParser(prog="overparam run", add_help=False, allow_abbrev=False)
+    early.add_argument("--file", type=Path)
+    file = early.parse_known_args(arguments)[0].file
+    return RunCommand() if file is None else RunCommand(study=read_study(file), file=file)
+
+
+def _subcommand(name: str) -> Any:
+    """A subcommand in the list of all, described by the first line of its docstring."""
+    return tyro.conf.subcommand(
+        name, description=(inspect.getdoc(COMMANDS[name]) or "").split("\n")[0]
+    )

@@ -57,7 +57,7 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
     if seeds == 1:
         sentences.append(
             "There is only one seed, so there is no range over seeds and small differences mean "
-            "nothing. For more seeds: overparam run --seeds 0 1 2"
+            "nothing. For more, add --seeds 0 1 2 and another --name to the command."
         )
     edges = [
         label_of(row["method"])

@@ -6,14 +6,17 @@ import dataclasses
 import functools
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from overparam._files import check_writable
 from overparam.data import DataUnavailable, RegressionData, load, standardize
 from overparam.lab.report.study import package_versions
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
+from overparam.lab.terminal import say
 from overparam.lab.training.optimum import Optimum, find_optimum
 
 
@@ -53,6 +56,7 @@ class PreparedStudy:
                 "study": dataclasses.asdict(self.study),
                 "identity": self.identity,
                 "data": {
+                    "name": self.data.name,
                     "title": self.data.title,
                     "source": self.data.source,
                     "origin": self.data.origin,
@@ -82,6 +86,21 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
 
 
+def check_output(folder: Path, *subfolders: str) -> None:
+    """Check that results can be written, before the work that makes them.
+
+    Raises:
+        OSError: a file cannot be made in the folder or in one of its subfolders.
+    """
+    try:
+        check_writable(folder, *subfolders)
+    except OSError as error:
+        raise OSError(
+            f"{error.filename or folder} cannot be written ({error.strerror or error}); choose "
+            "another --output."
+        ) from None
+
+
 def load_or_fallback(name: str, fallback: str | None, console: Console) -> RegressionData:
     """Load a data set, or the fallback if it can be neither found nor downloaded.
 
@@ -95,7 +114,7 @@ def load_or_fallback(name: str, fallback: str | None, console: Console) -> Regre
         if fallback is None:
             raise
         message = f"{error} Using the embedded set {fallback!r} instead."
-        console.print(message, markup=False, soft_wrap=True)
+        say(console, message)
         return load(fallback, download=False)
 
 

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from overparam.lab.terminal import say
+
 
 @contextmanager
 def progress(console: Console, total: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar in a terminal; elsewhere, one line for every 10 %.
+    """A progress bar in a terminal that can redraw a line; elsewhere, one line for every 10 %.
 
     Args:
         console: where to show it.
@@ -20,7 +22,7 @@ def progress(console: Console, total: float) -> Iterator[Callable[[float], None]
     Yields:
         A function to call with the cost of the work done so far.
     """
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         columns = (TextColumn("Training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total)
@@ -33,6 +35,6 @@ def progress(console: Console, total: float) -> Iterator[Callable[[float], None]
         tenths = int(done * 10 / total) if total else 0
         if tenths > shown:
             shown = tenths
-            console.print(f"Training: {shown * 10} %", highlight=False)
+            say(console, f"Training: {shown * 10} %")
 
     yield show

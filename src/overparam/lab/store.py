@@ -13,6 +13,7 @@ import polars as pl
 import torch
 
 from overparam._files import write_whole
+from overparam.lab.spelling import command_line
 from overparam.lab.study import Shard
 
 # Only files that this class writes: finished shards, checkpoints, leftovers of a killed writer.
@@ -69,10 +70,11 @@ class StudyDirectory:
         """
         if not self.manifest.exists():
             raise FileNotFoundError(
-                f"{self.path} holds no study; start one with: overparam run --name {self.path.name}"
+                f"{self.path} holds no study; start one with: "
+                + command_line("run", output=self.path.parent, name=self.path.name)
             )
         try:
-            content = json.loads(self.manifest.read_text(encoding="utf-8"))
+            content = json.loads(self.manifest.read_text(encoding="utf-8-sig"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.manifest} is damaged ({error}); delete it.") from None
         if not isinstance(content, dict):
@@ -105,8 +107,9 @@ def read_table(path: Path) -> pl.DataFrame:
     Raises:
         ValueError: the file is damaged.
     """
+    # As bytes, because polars reads a path with [, * or ? as a pattern, and ~ and s3: as places.
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(io.BytesIO(path.read_bytes()))
     except pl.exceptions.PolarsError as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it and run the study again: only the curves in "

@@ -42,7 +42,7 @@ class Study:
 
     Attributes:
         data: name of a data set; `overparam data` lists them.
-        power: p of the loss mean |error|^p, at least 2.
+        power: exponent p of the loss mean |error|^p, at least 2.
         methods: methods to compare, such as gd, adam, rule:2.5, factors:3 or adam+factors:2.
         iterations: gradient steps of every run.
         lowest_rate: smallest learning rate of the grid.
@@ -51,7 +51,7 @@ class Study:
         more_rates: additional learning rates, for every method.
         warm_up: steps over which the learning rate grows linearly to its value; 0 for none.
         seeds: random seeds, one initialization each.
-        dtype: float64 or float32, for weights and gradients.
+        dtype: arithmetic of weights and gradients, float64 or float32.
         init: start of the factors. near_zero: every entry N(0, init_std^2), as in the paper;
             identity: the same plus the (rectangular) identity; residual: the first factor near
             zero, the others near the identity, as for hidden layers of width 1.
@@ -205,7 +205,7 @@ def read_study(path: Path) -> Study:
         ValueError: the file is not TOML, or a setting has an unknown name or a wrong type.
     """
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); name a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

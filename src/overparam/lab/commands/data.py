@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam import data
+from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.terminal import say, show_table
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class DataCommand:
 
     action: Annotated[Literal["list", "fetch", "verify"], tyro.conf.Positional] = "list"
     """list: show where each data set is. fetch: download to the cache. verify: check the files."""
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, NO_DEFAULT] = ()
     """Data sets; all of them if none is named."""
-    force: bool = False
+    force: Annotated[bool, NO_DEFAULT] = False
     """With fetch: download again, for example to replace a broken file in the cache."""
 
 
@@ -47,7 +49,7 @@ def manage(command: DataCommand, console: Console) -> int:
                 outcome = f"verified, {status.path or status.where}"
         except data.DataError as error:
             failed, outcome = True, str(error)
-        console.print(f"{name}: {outcome}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{name}: {outcome}")
     return 2 if failed else 0
 
 
@@ -65,7 +67,7 @@ def _list(names: tuple[str, ...], console: Console) -> None:
         checked = {True: "yes", False: f"BROKEN: {status.problem}", None: "-"}[status.verified]
         sizes = (f"{status.rows:,}", str(status.features), str(status.outputs))
         table.add_row(status.name, *sizes, checked, f"{status.path or status.where}")
-    console.print(table)
+    show_table(console, table)
     for status in known.values():
         if not names or status.name in names:
-            console.print(f"{status.name}: {status.title}. {status.licence}", highlight=False)
+            say(console, f"{status.name}: {status.title}. {status.licence}")

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
-from rich.table import Table
 
 from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
+from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead
 from overparam.lab.executor import Job, run_jobs, single_thread
-from overparam.lab.jobs import ShardJob, load_curves, shard_jobs
-from overparam.lab.paper.claims import chance_of_order
-from overparam.lab.paper.controls import KINDS
-from overparam.lab.paper.experiments import EXPERIMENTS, MAP, NETWORK, StoredResults
-from overparam.lab.paper.network import load_result
-from overparam.lab.paper.page import write_reproduction
-from overparam.lab.paper.results import ExperimentReport, StudyResult
+from overparam.lab.paper.experiments import EXPERIMENTS, MAP, NETWORK
+from overparam.lab.paper.order import cheapest_first
 from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
-from overparam.lab.paper.second_order import load_or_compute_baseline
 from overparam.lab.paper.studies import map_studies, regression_studies
-from overparam.lab.prepare import PreparedStudy, check_device, load_or_fallback, prepare_study
+from overparam.lab.prepare import (
+    PreparedStudy,
+    check_device,
+    check_output,
+    load_or_fallback,
+    prepare_study,
+)
 from overparam.lab.problems.mnist_cnn.jobs import CnnJob, cnn_jobs
 from overparam.lab.problems.mnist_cnn.study import SCALES, CnnStudy, on_digits
 from overparam.lab.progress import progress
+from overparam.lab.spelling import command_line
 from overparam.lab.store import StudyDirectory
-from overparam.lab.study import Shard, Study
-from overparam.lab.theory.check import FAILS, HOLDS
+from overparam.lab.study import Study
+from overparam.lab.terminal import say
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,16 @@ class ReproduceCommand:
         overparam reproduce --paper --device cuda --workers 1
     """
 
-    quick: bool = False
+    quick: Annotated[bool, NO_DEFAULT] = False
     """Shorter horizons and coarser grids, about eight minutes on two cores."""
-    paper: bool = False
+    paper: Annotated[bool, NO_DEFAULT] = False
     """The paper's horizons, and eight learning rates per decade."""
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], NO_DEFAULT] = ()
     """Experiments to run: emulation, tuned, adaptive, controls, adam, initialization, network, map.
     All of them if none is named. The page shows every experiment that is finished."""
     data: str = "ethanol"
     """Data set of the regression experiments, Ethanol in the paper."""
-    fallback: str | None = None
+    fallback: Annotated[str | None, NO_DEFAULT] = None
     """Embedded data set to use if the data can be neither found nor downloaded."""
     output: Path = Path("runs")
     """Folder in which results are kept, for example as OUTPUT/reproduce-quick."""
@@ -65,7 +69,7 @@ class ReproduceCommand:
     """Number of processes, one thread each. The results do not depend on it."""
     device: str = "cpu"
     """Where to train: cpu, cuda. The last digits of the curves depend on it."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, NO_DEFAULT] = False
     """Replace results of other settings that are stored in the same folder."""
 
     @property
@@ -78,6 +82,16 @@ class ReproduceCommand:
         if self.quick and self.paper:
             raise ValueError("--quick and --paper exclude each other; use only one of them.")
         return QUICK if self.quick else PAPER if self.paper else STANDARD
+
+    def completing(self, experiment: str) -> str:
+        """The command that completes an experiment of this rerun, at its scale, in its folder."""
+        flags = [f"--{name}" for name in ("quick", "paper") if getattr(self, name)]
+        options = {name: getattr(self, name) for name in ("data", "fallback", "output", "device")}
+        changed = {n: value for n, value in options.items() if value != getattr(_DEFAULTS, n)}
+        return command_line("reproduce", *flags, only=experiment, **changed)
+
+
+_DEFAULTS = ReproduceCommand()
 
 
 def reproduce(command: ReproduceCommand, console: Console) -> int:
@@ -95,6 +109,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
+    check_output(folder, "parts", "figures", NETWORK)
     raw = load_or_fallback(command.data, command.fallback, console)
     others, remarks = _other_data(scale.map_data, raw, MAP in chosen, folder)
     studies = regression_studies(scale, raw.name, _standard_features(raw), command.device)
@@ -123,34 +138,53 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         network, images = _network(scale, command.device, NETWORK in chosen, remarks)
         network_jobs = cnn_jobs(network, images, folder / NETWORK)
         test_images = len(images.test_images)
-    jobs: list[Job] = [job for name in studies if name in wanted for job in _jobs(prepared[name])]
+    jobs: dict[str, Sequence[Job]] = {name: jobs_of(prepared[name]) for name in wanted}
+    needs = {
+        name: [study for study in studies if EXPERIMENTS[name].needs(study)] for name in chosen
+    }
     if NETWORK in chosen:
-        jobs += network_jobs
-    # The longest jobs first, so that no worker is left with a long one at the end.
-    jobs.sort(key=lambda job: job.cost, reverse=True)
-    with progress(console, sum(job.cost for job in jobs)) as show:
-        finished = run_jobs(jobs, command.workers, show)
-    if not finished:
-        console.print("Interrupted. Finished work is kept; the same command continues it.")
+        jobs[NETWORK], needs[NETWORK] = network_jobs, [NETWORK]
     with single_thread():  # as the page says about its seconds
-        stored = _stored(prepared, folder)
-    if network_jobs:
-        stored = dataclasses.replace(
-            stored, network=load_result(network_jobs[0].study, network_jobs, test_images)
-        )
-    reports: dict[str, ExperimentReport] = {}
-    missing: dict[str, str] = {}
-    for name, experiment in EXPERIMENTS.items():
-        if experiment.finished(stored, studies):
-            reports[name] = experiment.report(stored)
-        else:
-            missing[name] = experiment.title
-    write_reproduction(
-        folder, reports=reports, missing=missing, lead=_lead(scale, raw), remarks=remarks
+        # Before the training, because its seconds are measured, and other work would distort them.
+        baselines = baselines_of(prepared, folder)
+    shown = Rerun(
+        folder,
+        lead(scale, raw.title),
+        remarks,
+        studies,
+        prepared,
+        baselines,
+        network_jobs,
+        test_images,
+        command.completing,
     )
-    _print_verdicts(reports, missing, console)
-    console.print(f"\nReport: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    ordered = cheapest_first(needs, jobs)
+    waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in chosen}
+    with progress(console, sum(job.cost for job in ordered)) as show:
+
+        def on_progress(cost: float) -> None:
+            show(cost)
+            if _drop_finished(waiting):
+                # A page that fails here is tried again at the end, and must not stop the training.
+                with single_thread(), contextlib.suppress(ValueError, OSError):
+                    shown.show_finished(console)
+
+        finished = run_jobs(ordered, command.workers, on_progress)
+    if not finished:
+        say(console, "Interrupted. Finished work is kept; the same command continues it.")
+    with single_thread():
+        shown.show_all(console)
     return 0 if finished else 130
+
+
+def _drop_finished(waiting: dict[str, list[Job]]) -> bool:
+    """Drop finished jobs, and experiments without any left; returns whether one was dropped."""
+    before = len(waiting)
+    for name, jobs in list(waiting.items()):
+        waiting[name] = [job for job in jobs if not job.finished()]
+        if not waiting[name]:
+            del waiting[name]
+    return len(waiting) < before
 
 
 def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -207,60 +241,3 @@ def _prepare(
     name: str, study: Study, raw: RegressionData, folder: Path, overwrite: bool
 ) -> PreparedStudy:
     return prepare_study(study, raw, StudyDirectory(folder / "parts" / name), overwrite)
-
-
-def _jobs(prepared: PreparedStudy) -> list[ShardJob]:
-    study, data = prepared.study, prepared.data
-    entries = data.features.numel() if study.power > 2 else 0
-
-    def step_cost(shard: Shard) -> float:
-        # An estimate for the progress bar: a constant for the calls, plus the work on the data.
-        return 1e-4 + len(shard.runs) * (1e-7 + 5e-11 * entries)
-
-    return shard_jobs(study, prepared.identity, data, prepared.directory, step_cost)
-
-
-def _stored(prepared: Mapping[str, PreparedStudy], folder: Path) -> StoredResults:
-    """The finished studies, with the second-order baselines and the seconds per iteration."""
-    results, baselines, seconds = {}, {}, {}
-    for name, ready in prepared.items():
-        finished = all(job.finished() for job in _jobs(ready))
-        ready.write_manifest(finished, ready.seconds)
-        if finished:
-            curves = load_curves(ready.study, ready.directory)
-            results[name] = StudyResult(ready.study, curves, ready.optimum.loss)
-    for loss in ("l2", "l4"):
-        names = [f"{loss}-{kind}" for kind in KINDS]
-        if set(names) <= results.keys():
-            # The file is called floor for results that were stored earlier.
-            path, timed = folder / f"floor-{loss}", [prepared[name] for name in names]
-            baselines[loss], seconds[loss] = load_or_compute_baseline(path, timed)
-    return StoredResults(results, baselines, seconds)
-
-
-def _lead(scale: Scale, raw: RegressionData) -> str:
-    return (
-        f"Arora, Cohen, Hazan, ICML 2018, rerun. Data: {raw.title}. Scale {scale.name!r}: "
-        f"{scale.tuned:,} iterations for the tuned runs, {len(scale.seeds)} seeds. Tuned methods "
-        "that are compared choose from the same learning rates, and divergence is a result like "
-        "any other. A verdict follows from the evidence below it and holds for its horizon. "
-        "Intervals are ranges over seeds: for two equally good methods, the intervals fail to "
-        f"overlap by chance once in {1 / chance_of_order(len(scale.seeds)):.0f} comparisons. A "
-        "comparison is not decided if the order changes with only every other learning rate, or if "
-        "the best learning rate of the method that is behind is at the edge of the grid. A tuned "
-        "distance below a millionth of the first one counts as 0."
-    )
-
-
-def _print_verdicts(
-    reports: Mapping[str, ExperimentReport], missing: Mapping[str, str], console: Console
-) -> None:
-    table = Table("Claim", "Verdict", title="The paper's claims, rerun", show_lines=True)
-    colours = {HOLDS: "green", FAILS: "red"}
-    for report in reports.values():
-        for claim in report.claims:
-            colour = colours.get(claim.verdict, "yellow")
-            table.add_row(claim.statement, f"[{colour}]{claim.verdict}[/]")
-    for title in missing.values():
-        table.add_row(title, "[yellow]not finished[/]")
-    console.print(table)

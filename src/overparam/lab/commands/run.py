@@ -14,18 +14,55 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from overparam.data import RegressionData, load_table
+from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.conclusions import conclusions
 from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import shard_jobs
 from overparam.lab.methods import label_of
-from overparam.lab.prepare import check_device, load_or_fallback, prepare_study
+from overparam.lab.prepare import check_device, check_output, load_or_fallback, prepare_study
 from overparam.lab.progress import progress
 from overparam.lab.report.study import write_report
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
 from overparam.lab.summary import iterations_by_target, targets, tuned
+from overparam.lab.terminal import say, show_table
 
 _RECORD_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """One table of your own in place of a known data set, standardized as in the paper."""
+
+    csv: Annotated[Path | None, NO_DEFAULT, tyro.conf.arg(aliases=["--parquet"])] = None
+    """CSV file (UTF-8, commas, names in the first line) or Parquet file. A value that is missing or
+    is not a number is an error."""
+    target: Annotated[str | None, NO_DEFAULT] = None
+    """Column to predict."""
+    features: Annotated[tuple[str, ...], NO_DEFAULT] = ()
+    """Columns to predict it from; all others if none is named."""
+
+    def load(self, command: RunCommand) -> RegressionData | None:
+        """The table, or None if none is asked for.
+
+        Raises:
+            ValueError: the options contradict each other, or the table cannot be used.
+        """
+        if self.csv is None:
+            for name, value in (("target", self.target), ("features", self.features)):
+                if value:
+                    raise ValueError(
+                        f"--{name} names a column of a table; name the file with --csv."
+                    )
+            return None
+        if command.study.data != Study().data:
+            raise ValueError(
+                f"data is {command.study.data!r} and --csv is {self.csv}; use only one of them."
+            )
+        if command.fallback is not None:
+            raise ValueError("--fallback is for data that are downloaded; leave it out with --csv.")
+        return load_table(self.csv, self.target, self.features)
 
 
 @dataclass(frozen=True)
@@ -39,6 +76,7 @@ class RunCommand:
         overparam run
         overparam run --methods gd rule:1.5 rule:2 adam+factors:2 --power 6 --name deeper
         overparam run --file study.toml --seeds 0 1 2 3 4
+        overparam run --csv prices.csv --target price --features size rooms --name prices
     """
 
     study: Annotated[Study, tyro.conf.arg(name="")] = field(default_factory=Study)
@@ -47,13 +85,14 @@ class RunCommand:
     """Name of the study; its folder is OUTPUT/NAME."""
     output: Path = Path("runs")
     """Folder in which studies are kept."""
-    file: Path | None = None
+    file: Annotated[Path | None, NO_DEFAULT] = None
     """TOML file with settings of the study, one `name = value` per line; flags override it."""
+    table: Annotated[TableOptions, tyro.conf.arg(name="your data")] = TableOptions()
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of processes, one thread each. The results do not depend on it."""
-    fallback: str | None = None
+    fallback: Annotated[str | None, NO_DEFAULT] = None
     """Embedded data set to use if the data can be neither found nor downloaded."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, NO_DEFAULT] = False
     """Replace another study that is stored under the same name."""
 
 
@@ -76,9 +115,15 @@ def run(command: RunCommand, console: Console) -> int:
     if command.workers < 1:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
     check_device(command.study.device)
-    raw = load_or_fallback(command.study.data, command.fallback, console)
-    study = dataclasses.replace(command.study, data=raw.name)
-    directory = StudyDirectory(command.output / command.name)
+    directory = _directory(command.output, command.name)
+    check_output(directory.path, "shards", "figures")
+    raw = command.table.load(command)
+    if raw is None:
+        raw = load_or_fallback(command.study.data, command.fallback, console)
+        study = dataclasses.replace(command.study, data=raw.name)
+    else:
+        # The contents identify a table, so that it may be renamed or moved.
+        study = dataclasses.replace(command.study, data=f"sha256:{raw.fingerprint}")
     prepared = prepare_study(study, raw, directory, command.overwrite)
     started = time.monotonic()
 
@@ -102,34 +147,48 @@ def run(command: RunCommand, console: Console) -> int:
         finished = run_jobs(jobs, command.workers, on_progress)
     record(finished)
     if not finished:
-        console.print("Interrupted. Finished work is kept; the same command continues it.")
+        say(console, "Interrupted. Finished work is kept; the same command continues it.")
     _finish(directory, console)
     return 0 if finished else 130
 
 
 def report(command: ReportCommand, console: Console) -> int:
     """Carry out `overparam report`; returns the exit status."""
-    _finish(StudyDirectory(command.output / command.name), console)
+    directory = _directory(command.output, command.name)
+    directory.read_manifest()  # that there is a study, before anything else about its folder
+    check_output(directory.path, "figures")
+    _finish(directory, console)
     return 0
+
+
+def _directory(output: Path, name: str) -> StudyDirectory:
+    """The directory of a study by name, which must lie in the output folder."""
+    path = Path(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"name is {name!r}, which names no folder inside {output}; choose another --name, or "
+            "the folder with --output."
+        )
+    return StudyDirectory(output / path)
 
 
 def _finish(directory: StudyDirectory, console: Console) -> None:
     results = write_report(directory)
     if results.finished:
-        console.print(_target_table(results.curves, results.optimum))
+        show_table(console, _target_table(results.curves, results.optimum))
     for sentence in conclusions(results.curves, results.optimum, results.finished):
-        console.print(f"• {sentence}", markup=False, highlight=False)
-    console.print(f"\nReport: {directory.path / 'report.html'}", markup=False, soft_wrap=True)
+        say(console, f"• {sentence}")
+    say(console, f"\nReport: {directory.path / 'report.html'}")
 
 
 def _target_table(curves: Any, optimum: float) -> Table:
     levels = targets(curves, optimum, most=5)
     found = iterations_by_target(curves, levels)
     table = Table(title="Iterations to reach a loss, each at its best lr", box=box.SIMPLE_HEAD)
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")
     for level in levels:
-        table.add_column(f"≤ {level:g}", justify="right", no_wrap=True)
-    table.add_column("final loss", justify="right", no_wrap=True)
+        table.add_column(f"≤ {level:g}", justify="right")
+    table.add_column("final loss", justify="right")
     for row in tuned(curves).to_dicts():
         reached = [found[row["method"], level] for level in levels]
         cells = ["-" if count is None else f"{count:,.0f}" for count in reached]

@@ -10,12 +10,15 @@ import altair as alt
 import vl_convert
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from overparam._files import write_whole
 from overparam.data import DataUnavailable, load, standardize
 from overparam.lab.executor import single_thread
+from overparam.lab.prepare import check_output
 from overparam.lab.report.page import Section, html_list, html_table, write_page
+from overparam.lab.terminal import open_console, say, show_table
 from overparam.lab.theory import (
     acceleration,
     balance,
@@ -72,10 +75,11 @@ def run_theory(output: Path, console: Console | None = None) -> int:
     Raises:
         OSError: the folder cannot be written.
     """
-    console = console or Console()
+    console = console or open_console()
+    check_output(output)
     features, targets, data, remark = regression_data()
     if remark:
-        console.print(remark, markup=False)
+        say(console, remark)
     with single_thread():
         results = [
             module.check(features, targets, data) if module is circulation else module.check()
@@ -83,7 +87,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         ]
     pairs = zip(CHECKS, results, strict=True)
     charts = [themed(module.chart(result.rows)) for module, result in pairs]
-    console.print(_verdict_table(results))
+    show_table(console, _verdict_table(results))
     for result, chart in zip(results, charts, strict=True):
         svg = vl_convert.vegalite_to_svg(chart.to_json())
         name = result.name.replace(" ", "_")
@@ -98,7 +102,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         ),
         sections=list(map(_section, results, charts)),
     )
-    console.print(f"Report: {output / 'theory.html'}", markup=False, soft_wrap=True)
+    say(console, f"Report: {output / 'theory.html'}")
     return 0
 
 
@@ -130,8 +134,7 @@ def _verdict_table(results: list[TheoryCheck]) -> Table:
             f"{'' if m.agrees else 'NOT '}within {_bounds(m)}: {m.value:.4g}, {m.what}"
             for m in result.evidence
         )
-        colour = _COLOUR[result.verdict]
-        table.add_row(result.name, f"[{colour}]{result.verdict}[/]", numbers.replace("[", r"\["))
+        table.add_row(result.name, Text(result.verdict, _COLOUR[result.verdict]), Text(numbers))
     return table
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -20,11 +21,24 @@ from overparam.lab.theory.check import FAILS, HOLDS
 _CLASSES = {HOLDS: "holds", FAILS: "fails"}
 
 
+@dataclass(frozen=True)
+class Missing:
+    """An experiment that is not finished.
+
+    Attributes:
+        title: what the page calls it.
+        command: the command that completes it.
+    """
+
+    title: str
+    command: str
+
+
 def write_reproduction(
     folder: Path,
     *,
     reports: Mapping[str, ExperimentReport],
-    missing: Mapping[str, str],
+    missing: Mapping[str, Missing],
     lead: str,
     remarks: Sequence[str],
 ) -> None:
@@ -35,7 +49,7 @@ def write_reproduction(
     Args:
         folder: where to write.
         reports: the finished experiments, by name.
-        missing: titles of the unfinished experiments, by name.
+        missing: the unfinished experiments, by name.
         lead: the paragraph below the title.
         remarks: sentences about this run as a whole, for example on data that could not be found.
     """
@@ -62,7 +76,7 @@ def write_reproduction(
 
 
 def _overview(
-    reports: Mapping[str, ExperimentReport], missing: Mapping[str, str], remarks: Sequence[str]
+    reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing], remarks: Sequence[str]
 ) -> str:
     rows = "".join(
         f"<tr><td><a href='#{name}'>{escape(claim.statement)}</a></td>"
@@ -74,9 +88,10 @@ def _overview(
         for claim in report.claims
     )
     rows += "".join(
-        f"<tr><td>{escape(title)}</td><td></td><td></td><td class='part'>not finished</td>"
-        f"<td>To complete it: overparam reproduce --only {escape(name)}</td></tr>"
-        for name, title in missing.items()
+        f"<tr><td>{escape(experiment.title)}</td><td></td><td></td>"
+        "<td class='part'>not finished</td>"
+        f"<td>To complete it: <code>{escape(experiment.command)}</code></td></tr>"
+        for experiment in missing.values()
     )
     head = "".join(
         f"<th scope='col'>{name}</th>"
@@ -101,7 +116,7 @@ def _claim_html(claim: Claim) -> str:
     )
 
 
-def _verdicts(reports: Mapping[str, ExperimentReport], missing: Mapping[str, str]) -> str:
+def _verdicts(reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing]) -> str:
     claims = [
         {"experiment": name, "verdict": claim.verdict} | dataclasses.asdict(claim)
         for name, report in reports.items()

@@ -60,7 +60,8 @@ def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]
     html = environment.get_template("page.html").render(
         title=title, lead=lead, sections=sections, charts=charts, bundle=bundle
     )
-    write_whole(path, html.encode("utf-8"))
+    # A path may hold bytes that are no text; a page with them shown as numbers is still a page.
+    write_whole(path, html.encode("utf-8", errors="backslashreplace"))
 
 
 def html_list(items: Sequence[str]) -> str:

@@ -93,7 +93,9 @@ def write_report(directory: StudyDirectory) -> Results:
     ]
     write_page(
         directory.path / "report.html",
-        title=f"Does depth accelerate training? The {study.data} data, p = {study.power:g}",
+        title="Does depth accelerate training? "
+        # Data of the user's own have a name beside the one that identifies them.
+        f"The {data.get('name', study.data)} data, p = {study.power:g}",
         lead=f"Linear regression with loss mean |error|^{study.power:g} on {data['rows']:,} rows "
         f"of {data['features']} features, full batch, {study.iterations:,} iterations. "
         f"{_count(study.methods, 'method')}, tuned over the same "
