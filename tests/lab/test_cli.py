@@ -1,15 +1,20 @@
+import dataclasses
 import json
 import sys
 
 import polars as pl
 import pytest
+import torch
 
 from overparam import __main__ as entry
+from overparam import __version__
 from overparam.data import DataUnavailable, load
 from overparam.lab import prepare
-from overparam.lab.cli import main
+from overparam.lab.cli import main, parse
 from overparam.lab.commands import run as run_command
+from overparam.lab.commands.options import GROUPS
 from overparam.lab.store import StudyDirectory
+from overparam.lab.study import Study
 
 SMALL = [
     "--data", "diabetes", "--methods", "gd", "rule:2", "adam", "--iterations", "60", "--points",
@@ -28,7 +33,7 @@ def command(in_process, tmp_path, monkeypatch, capsys):
         try:
             status = main(list(arguments))
         except SystemExit as error:
-            status = error.code
+            status = error.code or 0
         captured = capsys.readouterr()
         assert "Traceback" not in captured.out + captured.err
         return status, captured.out, captured.err
@@ -189,10 +194,24 @@ def test_fallback_where_the_data_is_unavailable(command, tmp_path, monkeypatch):
         (["data", "verify", "diabets"], "diabetes"),
         (["data", "list", "diabets"], "diabetes"),
         (["rnu"], "run"),
+        (["run", "--powr", "4"], "For full helptext, run overparam run --help"),
+        (["theory", "--outptu", "x"], "For full helptext, run overparam theory --help"),
+        (["--tyro-print-completion"], "name a shell after --tyro-print-completion: bash, zsh"),
+        (["run", "--target", "y"], "--target names a column of a table; name the file with --csv"),
+        (["run", "--features", "a"], "--features names a column of a table"),
+        (["run", "--csv", "absent.csv", "--target", "y"], "absent.csv cannot be read"),
+        (["run", "--csv", "a.csv"], "name the column to predict with --target"),
+        (["run", "--csv", "a.csv", "--target", "c"], "row 2 (line 3), column 'b': 'x' is not"),
+        (
+            ["run", "--csv", "a.csv", "--data", "diabetes"],
+            "--csv is a.csv; use only one",
+        ),
+        (["run", "--csv", "a.csv", "--fallback", "diabetes"], "leave it out with --csv"),
     ],
 )
 def test_errors_are_one_paragraph_with_a_remedy(command, tmp_path, arguments, message):
     (tmp_path / "bad.toml").write_text("powr = 4\n")
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n4,x,6\n")
     status, out, errors = command(*arguments)
     assert status == 2
     shown = " ".join((out + errors).replace("│", " ").split())
@@ -206,7 +225,22 @@ def test_errors_are_one_paragraph_with_a_remedy(command, tmp_path, arguments, me
     ("arguments", "texts"),
     [
         (["--help"], ["run", "report", "data", "Arora"]),
-        (["run", "--help"], ["overparam run --file study.toml", "--methods", "--power", "ethanol"]),
+        (
+            ["run", "--help"],
+            [
+                "overparam run --file study.toml",
+                "--methods",
+                "--power",
+                "ethanol",
+                "your data",
+                "--csv",
+                "--parquet",
+                "--target",
+                "learning rate options",
+                "initialization options",
+            ],
+        ),
+        (["--help"], ["overparam --version", "overparam --tyro-print-completion bash"]),
         (["report", "--help"], ["overparam report study", "--output"]),
         (["data", "--help"], ["overparam data fetch ethanol", "verify"]),
     ],
@@ -216,6 +250,66 @@ def test_help(command, arguments, texts):
     assert (status, errors) == (0, "")
     for text in texts:
         assert text in out
+
+
+@pytest.mark.parametrize("name", ["run", "report", "reproduce", "theory", "data"])
+def test_help_has_no_noise(command, name):
+    _, out, _ = command(name, "--help")
+    for noise in ("(default: )", "{None}", "--no-", "(default: None)", "(default: False)"):
+        assert noise not in out
+
+
+def test_every_setting_of_a_study_is_in_one_group():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(Study))
+
+
+def test_version_and_completion(command):
+    assert command("--version") == (0, f"overparam {__version__}\n", "")
+    for shell in ("bash", "zsh", "tcsh", "fish"):
+        status, out, _ = command("--tyro-print-completion", shell)
+        assert status == 0
+        assert "overparam" in out
+        assert "reproduce" in out
+
+
+def test_a_file_with_a_byte_order_mark(command, tmp_path):
+    (tmp_path / "study.toml").write_text("power = 6\n", encoding="utf-8-sig")
+    assert parse(["run", "--file", "study.toml"]).study.power == 6  # pyright: ignore
+
+
+def test_a_table_of_the_user(command, tmp_path):
+    raw = load("diabetes")
+    names = [f"x{i}" for i in range(raw.features.shape[1])]
+    rows = torch.cat([raw.features, raw.targets], dim=1).tolist()
+    table = pl.DataFrame(rows, schema=[*names, "<y>"], orient="row")
+    (tmp_path / "a[1]").mkdir()
+    table.write_csv(tmp_path / "a[1]" / "my <b>.csv")
+    table.write_parquet(tmp_path / "other.parquet")
+    settings = [*SMALL[2:], "--target", "<y>"]
+    status, _, errors = command("run", "--csv", "a[1]/my <b>.csv", *settings)
+    assert (status, errors) == (0, "")
+    folder = tmp_path / "runs" / "study"
+    manifest = StudyDirectory(folder).read_manifest()
+    assert manifest["study"]["data"] == f"sha256:{raw.fingerprint}"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "The my &lt;b&gt;.csv data" in page
+    assert "&lt;y&gt; from 10 features" in page
+    assert "<b>" not in page
+    assert command("report", "study")[0] == 0
+    # The same contents in another file are the same study, and the numbers those of the known set.
+    shard = folder / "shards" / "0000.parquet"
+    stamp = shard.stat().st_mtime_ns
+    assert command("run", "--parquet", "other.parquet", *settings)[0] == 0
+    assert shard.stat().st_mtime_ns == stamp
+    assert command("run", *SMALL, "--name", "known")[0] == 0
+    first, second = (
+        (tmp_path / "runs" / name / "curves.parquet").read_bytes() for name in ("study", "known")
+    )
+    assert first == second
+    features = ["--features", "x2", "x3", "--overwrite"]
+    assert command("run", "--csv", "other.parquet", *settings, *features)[0] == 0
+    assert StudyDirectory(folder).read_manifest()["data"]["features"] == 2
 
 
 def test_data(command):

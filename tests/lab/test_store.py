@@ -93,7 +93,7 @@ def test_a_damaged_shard_is_named(directory, keep):
 
 
 def test_a_missing_study_names_the_command_that_starts_one(directory):
-    with pytest.raises(FileNotFoundError, match="overparam run --output .* --name first$"):
+    with pytest.raises(FileNotFoundError, match=r"overparam run --output .* --name first$"):
         directory.read_manifest()
 
 

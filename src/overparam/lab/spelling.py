@@ -20,8 +20,8 @@ def command_line(command: str, *flags: str, **options: object) -> str:
     Example:
         >>> command_line("run", "--overwrite", name="a [1]", output=DEFAULT_OUTPUT)
         "overparam run --overwrite --name 'a [1]'"
-        >>> command_line("report", name="-x", output=Path("~"))
-        "overparam report --name=-x --output '~'"
+        >>> command_line("run", name="-x", output=Path("~"))
+        "overparam run --name=-x --output '~'"
     """
     words = ["overparam", command, *flags]
     for name, value in options.items():

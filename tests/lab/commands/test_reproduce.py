@@ -1,9 +1,12 @@
 """`overparam reproduce`, end to end on embedded data."""
 
 import dataclasses
+import html
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -11,10 +14,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 from support.reproduce_cases import TINY, in_a_process, rerun
 
 from overparam.data import DataUnavailable, load
-from overparam.lab.cli import main
+from overparam.lab.cli import main, parse
 from overparam.lab.commands import reproduce as command_module
 from overparam.lab.jobs import ShardJob
 from overparam.lab.paper.experiments import EXPERIMENTS
@@ -127,10 +131,61 @@ def test_one_experiment_and_then_the_rest(tmp_path):
     assert {path.name for path in (folder / "parts").iterdir()} == {"l4-adam"}
     assert not (folder / "network").exists()
     page = (folder / "report.html").read_text()
-    assert "overparam reproduce --only map" in page
-    assert rerun(tmp_path, only=("adaptive",)) == 0
+    printed = re.findall(r"<code>(overparam reproduce .*?)</code>", page)
+    commands = [parse(shlex.split(html.unescape(line))[1:]) for line in printed]
+    assert [command.only for command in commands] == [
+        (name,) for name in EXPERIMENTS if name != "adam"
+    ]
+    # The scale of this test has no flag; otherwise the printed command is run as it stands.
+    (completing,) = (command for command in commands if command.only == ("adaptive",))
+    completing = dataclasses.replace(completing, workers=0)
+    assert command_module.reproduce_at(TINY, completing, Console(quiet=True)) == 0
     verdicts = json.loads((folder / "verdicts.json").read_text())
     assert {claim["experiment"] for claim in verdicts["claims"]} == {"adam", "adaptive"}
+
+
+def test_experiments_are_finished_and_shown_one_by_one(tmp_path, monkeypatch):
+    """Run by hand, one job after another: after each, the page has what is finished."""
+    verdicts = tmp_path / "reproduce-tiny" / "verdicts.json"
+    steps = []
+
+    def one_by_one(jobs, workers, on_progress):
+        for job in jobs:
+            assert job.train(lambda: False, lambda cost: None)
+            on_progress(0.0)
+            stored = json.loads(verdicts.read_text()) if verdicts.exists() else {"claims": []}
+            steps.append((job.path.name, {claim["experiment"] for claim in stored["claims"]}))
+        return True
+
+    monkeypatch.setattr(command_module, "run_jobs", one_by_one)
+    output = io.StringIO()
+    command = command_module.ReproduceCommand(
+        only=("adaptive", "adam"), data="diabetes", output=tmp_path
+    )
+    assert command_module.reproduce_at(TINY, command, Console(file=output)) == 0
+    assert steps[0] == ("l4-adam", {"adam"})
+    assert {path for path, _ in steps[1:]} == {"l4-tuned", "l4-adaptive"}
+    assert all(shown == {"adam"} for _, shown in steps[1:-1])
+    assert steps[-1][1] == {"adam", "adaptive"}
+    printed = output.getvalue()
+    assert printed.index("Finished: Adam") < printed.index("Finished: AdaGrad")
+    assert printed.count("Finished: ") == 2
+    assert printed.count("Report so far: ") == 1
+
+
+def test_a_page_that_cannot_be_written_early_does_not_stop_the_training(tmp_path, monkeypatch):
+    def jobs_with_progress(jobs, workers, on_progress):
+        for job in jobs:
+            job.train(lambda: False, lambda cost: None)
+        on_progress(0.0)
+        return True
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(command_module, "run_jobs", jobs_with_progress)
+    monkeypatch.setattr(command_module.Rerun, "show_finished", fail)
+    assert rerun(tmp_path, only=("adam",)) == 0
 
 
 def test_results_of_other_data_are_not_replaced_unasked(tmp_path):

@@ -118,7 +118,7 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
     except DataUnavailable:
         data = load("diabetes")
         remark = (
-            "Ethanol is not on this machine (overparam data fetch ethanol downloads it); the "
+            "Ethanol is not on this machine (`overparam data fetch ethanol` downloads it); the "
             "regression losses use scikit-learn's diabetes data instead."
         )
     data = standardize(data)
