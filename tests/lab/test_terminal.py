@@ -89,15 +89,18 @@ def test_names_are_shown_as_they_are_and_lines_are_not_broken(monkeypatch):
     assert file.getvalue() == f"{line}\n"
 
 
-@pytest.mark.parametrize("columns", [1, 20, 80])
+@pytest.mark.parametrize("columns", [1, 20, 40, 60, 80, 200])
 def test_tables_keep_whole_words_and_numbers(monkeypatch, columns):
-    table = Table("method", "final loss", title=MARKUP)
-    table.add_row("Gradient descent", "1,234,567.25")
-    table.add_row(MARKUP, "0.5")
-    words = shown(monkeypatch, columns, lambda console: show_table(console, table)).split()
-    for word in ("Gradient", "descent", "1,234,567.25", MARKUP):
+    table = Table("method", "≤ 0.5", "≤ 0.25", "final loss", title=MARKUP)
+    table.add_row("Gradient descent", "1,234", "123,456", "1,234,567.25")
+    table.add_row(MARKUP, "5", "a sentence of several words", "0.5")
+    text = shown(monkeypatch, columns, lambda console: show_table(console, table))
+    words = text.split()
+    for word in ("Gradient", "descent", "1,234,567.25", "1,234", "sentence", "several", MARKUP):
         assert word in words
-    assert "…" not in "".join(words)
+    assert "…" not in text
+    # As wide as the terminal at most, unless the words need more.
+    assert max(map(len, text.splitlines())) <= max(columns, 75)
 
 
 def test_progress_in_a_terminal_that_cannot_redraw_is_lines(monkeypatch):

@@ -42,9 +42,20 @@ def say(console: Console, text: str) -> None:
 
 def show_table(console: Console, table: Table) -> None:
     """Print a table with whole words and numbers, even where it is wider than the terminal."""
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
-    if needed > console.width:
-        table.width = needed
+    options = console.options.update(max_width=10_000)
+    whole = Measurement.get(console, options, table)
+    if whole.maximum > console.width:
+        # Rich would shorten words; so each column gets the width of its longest word, and a part of
+        # what is left in proportion to what it lacks.
+        spare = max(0, console.width - whole.minimum)
+        lacking = whole.maximum - whole.minimum
+        table.width = whole.minimum
+        for column in table.columns:
+            cells = [Measurement.get(console, options, c) for c in (column.header, *column.cells)]
+            least, most = (max(sizes) for sizes in zip(*cells, strict=True))
+            added = spare * (most - least) // lacking
+            column.width = least + added
+            table.width += added
     console.print(table, crop=False, markup=False, emoji=False, highlight=False)
 
 
