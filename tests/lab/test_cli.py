@@ -266,7 +266,7 @@ def test_every_setting_of_a_study_is_in_one_group():
 
 def test_version_and_completion(command):
     assert command("--version") == (0, f"overparam {__version__}\n", "")
-    for shell in ("bash", "zsh", "tcsh", "fish"):
+    for shell in ("bash", "zsh", "fish"):
         status, out, _ = command("--tyro-print-completion", shell)
         assert status == 0
         assert "overparam" in out

@@ -27,13 +27,13 @@ Does depth accelerate training? Rerun the experiments of Arora, Cohen, Hazan (20
 optimization of deep networks: implicit acceleration by overparameterization', on real data and with
 tuned baselines.
 
-Help on one command, the version, and a script that completes by TAB (bash, zsh, tcsh or fish):
+Help on one command, the version, and a script that completes by TAB (bash, zsh or fish):
     overparam run --help
     overparam --version
     overparam --tyro-print-completion bash
 """
 
-_SHELLS = ("bash", "zsh", "tcsh", "fish")
+_SHELLS = ("bash", "zsh", "fish")
 
 Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCommand
 
