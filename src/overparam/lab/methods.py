@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 from overparam._words import did_you_mean
@@ -135,7 +136,7 @@ def label_of(name: str) -> str:
 
 def _exact(depth: float) -> str:
     """The shortest text that reads back as the same depth, without an exponent."""
-    return str(int(depth)) if depth.is_integer() else repr(depth)
+    return str(int(depth)) if depth.is_integer() else f"{Decimal(repr(depth)):f}"
 
 
 def _check_known(what: str, word: str, words: tuple[str, ...], text: str) -> None:

@@ -70,5 +70,5 @@ def _from_input(factors: Sequence[Tensor]) -> bool:
 
 def _times(first: Tensor, second: Tensor, out: Tensor | None = None) -> Tensor:
     """The matrix product."""
-    multiply = torch.mul if first.shape[-1] == 1 else torch.matmul
+    multiply = torch.mul if first.shape[-1] == 1 else torch.bmm
     return multiply(first, second, out=out)

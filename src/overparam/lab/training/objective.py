@@ -69,9 +69,10 @@ class PowerLoss:
             The gradients, ``(runs, m, n)``.
         """
         out = torch.empty_like(weights) if out is None else out
-        if self._gram is not None and self._cross is not None:
-            return torch.matmul(weights, self._gram, out=out).sub_(self._cross)
         flat, total = weights.reshape(-1, self.inputs), out.view(-1, self.inputs)
+        if self._gram is not None and self._cross is not None:
+            torch.mm(flat, self._gram, out=total)
+            return out.sub_(self._cross)
         scale, beta = self.power / self.rows, 0
         for features, residual, scratch in self._fast.residuals(flat):
             slopes = signed_power_(residual, self.power - 1, scratch)
