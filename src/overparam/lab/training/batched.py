@@ -69,6 +69,11 @@ class Sweep:
         """Whether every run has taken all its steps or diverged."""
         return self._recorded == len(self.record_steps) or not self._rows
 
+    @property
+    def replayable(self) -> bool:
+        """Whether its steps can be CUDA graphs: no weight of several outputs is decomposed."""
+        return self._batch.replayable
+
     def advance(self, steps: int) -> None:
         """Train for at most ``steps`` gradient steps."""
         end = self.step + steps

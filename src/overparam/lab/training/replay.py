@@ -12,6 +12,7 @@ from torch import Tensor
 
 from overparam.lab.training.batch import Batch, Lanes
 
+_LANES = 8
 _log = logging.getLogger(__name__)
 
 
@@ -25,9 +26,9 @@ class Capture(Protocol):
 
 def cuda_graph(work: Callable[[Lanes | None], None]) -> Callable[[], object]:
     """Capture work as a CUDA graph, in which the blocks of a batch run side by side."""
-    graph = torch.cuda.CUDAGraph()
+    graph, streams = torch.cuda.CUDAGraph(), _Streams()
     with torch.cuda.graph(graph):
-        work(_Streams())
+        work(streams)
     return graph.replay
 
 
@@ -35,20 +36,21 @@ class _Streams:
     """Streams as lanes: they fork from the stream of the capture and join it again."""
 
     def __init__(self) -> None:
-        self._streams: dict[int, torch.cuda.Stream] = {}
+        # Made before the capture, and more of them than run side by side with profit.
+        self._streams = [torch.cuda.Stream() for _ in range(_LANES)]
+        self._forked: dict[int, torch.cuda.Stream] = {}
 
     @contextmanager
     def lane(self, number: int) -> Iterator[None]:
-        if number not in self._streams:
-            self._streams[number] = torch.cuda.Stream()
-        stream = self._streams[number]
+        stream = self._forked[number] = self._streams[number % _LANES]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             yield
 
     def join(self) -> None:
-        for stream in self._streams.values():
+        for stream in self._forked.values():
             torch.cuda.current_stream().wait_stream(stream)
+        self._forked.clear()
 
 
 class Stepper:
