@@ -1,5 +1,6 @@
 """The steps of a sweep as a graph: what is captured and replayed is what runs eagerly."""
 
+import contextlib
 import logging
 
 import pytest
@@ -185,3 +186,21 @@ def test_a_graph_is_captured_on_a_gpu(small_data):
         stepper.run(25)
     assert list(stepper._graphs) == [25]
     torch.testing.assert_close(captured.weights, eager.weights, rtol=1e-9, atol=0, equal_nan=True)
+
+
+def test_blocks_run_side_by_side_unless_they_share_buffers(small_data):
+    """Each block forks into a lane of its own, and all join before the next gradient."""
+    seen = []
+
+    class Lanes:
+        def lane(self, number):
+            seen.append(number)
+            return contextlib.nullcontext()
+
+        def join(self):
+            seen.append("join")
+
+    names = ("gd", "rule:2", "factors:2", "factors:3", "loss_scaled", "adam", "momentum")
+    study, runs = study_of(), runs_of(methods=names)
+    Batch(objective_of(small_data, study), study, runs).steps(2, None, Lanes())
+    assert seen == [0, 1, 3, 4, "join"] * 2
