@@ -10,10 +10,13 @@ methods = st.one_of(
     st.builds(
         Method,
         st.sampled_from(sorted(OPTIMIZERS)),
-        st.sampled_from(["rule", "rule_normalized"]),
+        st.sampled_from(["rule", "rule_normalized", "norm"]),
         st.floats(1, 1e300) | whole,
     ),
     st.builds(Method, st.sampled_from(sorted(OPTIMIZERS)), st.just("factors"), whole),
+    st.builds(
+        Method, st.sampled_from(sorted(OPTIMIZERS)), st.just("radial"), st.floats(0, 1e300) | whole
+    ),
 )
 
 
@@ -35,6 +38,9 @@ def test_names_read_back_as_the_same_method(method):
         ("factors:3", Method("gd", "factors", 3.0)),
         ("adam+rule_normalized:2", Method("adam", "rule_normalized", 2.0)),
         ("momentum+factors:2.0", Method("momentum", "factors", 2.0)),
+        ("norm:2", Method("gd", "norm", 2.0)),
+        ("gd+radial:0", Method("gd", "radial", 0.0)),
+        ("adam+radial:0.5", Method("adam", "radial", 0.5)),
     ],
 )
 def test_names(name, method):
@@ -49,6 +55,9 @@ def test_canonical_names_and_labels():
     assert parse_method("rule_normalized:2").label == "Depth 2 (rule, normalized)"
     assert parse_method("adam+factors:2").label == "Adam, depth 2 (factors)"
     assert parse_method("momentum").label == "Heavy ball"
+    assert parse_method("norm:3").label == "Depth 3 (norm factor)"
+    assert parse_method("radial:2").label == "Stretched 2 times"
+    assert parse_method("adam+radial:0.5").label == "Adam, stretched 0.5 times"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,8 @@ def test_canonical_names_and_labels():
         ("plain", "unknown optimizer 'plain'"),
         ("rule:two", "depth 'two' is not a number"),
         ("rule:0.5", "depth 0.5 is not a finite number of at least 1"),
+        ("norm:0.5", "depth 0.5 is not a finite number of at least 1"),
+        ("radial:inf", "depth inf is not a finite number of at least 0"),
         ("rule:inf", "depth inf is not a finite number"),
         ("rule:nan", "depth nan is not a finite number"),
         ("factors:2.5", "use 'rule:2.5'"),

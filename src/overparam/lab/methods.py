@@ -2,23 +2,26 @@
 
 ``gd``, ``momentum`` and ``adam`` train the plain weight. ``rule:2.5`` is gradient descent with the
 end-to-end rule of depth 2.5, ``rule_normalized:2.5`` the same divided by the largest eigenvalue of
-its preconditioner, ``factors:3`` is gradient descent on three explicit factors, and
-``adam+factors:2`` is Adam on two. Depth takes the gradient first, and the optimizer steps with what
-it gives.
+its preconditioner, ``norm:2`` the rule's factor ``|W|^(2-2/N)`` alone, ``factors:3`` is gradient
+descent on three explicit factors, and ``adam+factors:2`` is Adam on two. Depth takes the gradient
+first, and the optimizer steps with what it gives. ``adam+radial:4`` is the other way round: the
+step of Adam is stretched four times along the weight.
+
+A new optimizer is a function in :mod:`~overparam.lab.training.updates` and a line here; a new kind
+of depth is a function and a line in :mod:`~overparam.lab.training.directions`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from overparam._words import did_you_mean
+from overparam.lab.training.directions import DEPTH_KINDS
 from overparam.lab.training.scaling import GradientScaling, by_loss, by_norm
+from overparam.lab.training.updates import UPDATES, Update
 
 
 class BaseOptimizer(NamedTuple):
@@ -26,30 +29,26 @@ class BaseOptimizer(NamedTuple):
 
     Attributes:
         label: a name for people.
-        build: makes the torch optimizer with lr 1; None for plain gradient descent.
+        update: from a direction to a step at an lr of 1.
         scaling: scales the gradient of the weight before anything else; None for no scaling.
     """
 
     label: str
-    build: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None
+    update: Update = UPDATES["plain"]
     scaling: GradientScaling | None = None
 
 
-# Their steps are linear in the lr, so one optimizer with lr 1 serves a batch of runs, each with its
-# own lr. Hyperparameters are torch's defaults; momentum is 0.9.
+# Hyperparameters are torch's defaults; momentum is 0.9.
 OPTIMIZERS = {
     "gd": BaseOptimizer("Gradient descent"),
-    "momentum": BaseOptimizer("Heavy ball", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)),
-    "nesterov": BaseOptimizer(
-        "Nesterov", lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True)
-    ),
-    "adagrad": BaseOptimizer("AdaGrad", lambda p: torch.optim.Adagrad(p, lr=1.0)),
-    "adadelta": BaseOptimizer("AdaDelta", lambda p: torch.optim.Adadelta(p, lr=1.0)),
-    "adam": BaseOptimizer("Adam", lambda p: torch.optim.Adam(p, lr=1.0)),
+    "momentum": BaseOptimizer("Heavy ball", UPDATES["momentum"]),
+    "nesterov": BaseOptimizer("Nesterov", UPDATES["nesterov"]),
+    "adagrad": BaseOptimizer("AdaGrad", UPDATES["adagrad"]),
+    "adadelta": BaseOptimizer("AdaDelta", UPDATES["adadelta"]),
+    "adam": BaseOptimizer("Adam", UPDATES["adam"]),
     "normalized": BaseOptimizer("Normalized gradient", scaling=by_norm),
     "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
-DEPTH_KINDS = ("plain", "rule", "rule_normalized", "factors")
 
 _PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<kind>\w+):(?P<depth>[\w.]+)")
 _EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
@@ -62,8 +61,9 @@ class Method:
     Attributes:
         optimizer: a key of ``OPTIMIZERS``.
         depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the
-            same over ``N s_max^(2-2/N)``) or ``factors`` (explicit factors).
-        depth: ``N``; 1 for a plain weight, a whole number for factors.
+            same over ``N s_max^(2-2/N)``), ``norm`` (its factor ``|W|^(2-2/N)`` alone), ``radial``
+            (steps stretched along the weight) or ``factors`` (explicit factors).
+        depth: ``N``; 1 for a plain weight, a whole number for factors, the stretch for ``radial``.
     """
 
     optimizer: str = "gd"
@@ -84,7 +84,7 @@ class Method:
         base = OPTIMIZERS[self.optimizer].label
         if self.depth_kind == "plain":
             return base
-        depth = f"depth {_exact(self.depth)} ({self.depth_kind.replace('_', ', ')})"
+        depth = DEPTH_KINDS[self.depth_kind].label.format(_exact(self.depth))
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 
@@ -105,7 +105,7 @@ def parse_method(text: str) -> Method:
     optimizer = match["optimizer"] or match["base"] or "gd"
     kind = match["kind"] or "plain"
     _check_known("optimizer", optimizer, tuple(OPTIMIZERS), text)
-    _check_known("kind of depth", kind, DEPTH_KINDS, text)
+    _check_known("kind of depth", kind, tuple(DEPTH_KINDS), text)
     if kind == "plain":
         if match["depth"]:
             raise ValueError(f"method {text!r}: plain weights have no depth; write {optimizer!r}.")
@@ -116,9 +116,12 @@ def parse_method(text: str) -> Method:
         raise ValueError(
             f"method {text!r}: depth {match['depth']!r} is not a number; examples: {_EXAMPLES}."
         ) from None
-    if not 1 <= depth < float("inf"):
-        raise ValueError(f"method {text!r}: depth {depth:g} is not a finite number of at least 1.")
-    if kind == "factors" and not depth.is_integer():
+    least = DEPTH_KINDS[kind].least
+    if not least <= depth < float("inf"):
+        raise ValueError(
+            f"method {text!r}: depth {depth:g} is not a finite number of at least {least:g}."
+        )
+    if DEPTH_KINDS[kind].whole and not depth.is_integer():
         raise ValueError(
             f"method {text!r}: a product has a whole number of factors; "
             f"for depth {depth:g} use {Method(optimizer, 'rule', depth).name!r}."
@@ -133,13 +136,13 @@ def label_of(name: str) -> str:
 
 def _exact(depth: float) -> str:
     """The shortest text that reads back as the same depth, without an exponent."""
-    return str(int(depth)) if depth.is_integer() else repr(depth)
+    return str(int(depth)) if depth.is_integer() else f"{Decimal(repr(depth)):f}"
 
 
 def _check_known(what: str, word: str, words: tuple[str, ...], text: str) -> None:
     if word in words:
         return
-    if what == "optimizer" and word in DEPTH_KINDS[1:]:
+    if what == "optimizer" and word in DEPTH_KINDS and word != "plain":
         hint = f" Did you mean '{word}:2'?"  # the depth is missing
     elif what == "kind of depth" and word in OPTIMIZERS:
         # An optimizer with a depth, such as adam:2.

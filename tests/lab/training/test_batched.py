@@ -271,10 +271,12 @@ def test_rule_follows_balanced_factors_the_closer_the_smaller_the_rate(small_dat
         study = dataclasses.replace(study_of(*names), iterations=steps, points=1)
         runs = [Run(parse_method(name), 0.02 / steps, 0) for name in names]
         sweep = sweep_of(study, runs, x, y)
-        sweep._groups[0].parameters = [0.5**depth * direction]
-        sweep._groups[1].parameters = [0.5 * direction, *map(torch.clone, rest)]
-        sweep.advance(steps + 1)
-        rule, factors = (group.weight() for group in sweep._groups)
+        state = sweep.state_dict()
+        state["blocks"][0]["parameters"] = [0.5**depth * direction]
+        state["blocks"][1]["parameters"] = [0.5 * direction, *map(torch.clone, rest)]
+        sweep.load_state_dict(state)
+        sweep.advance(steps)
+        rule, factors = sweep.weights()
         assert sweep.losses[0, -1] < 0.7 * sweep.losses[0, 0]
         gaps.append(float((rule - factors).norm() / rule.norm()))
     assert gaps[0] < 0.05
@@ -319,27 +321,31 @@ def test_initial_weights_of_the_methods_are_related_as_documented(small_data):
     x, y = small_data.features, small_data.targets
     study = study_of("gd")
 
-    def weight(name, width=1, seed=0):
+    def parameters(name, width=1, seed=0):
         runs = [Run(parse_method(name), 1e-3, seed)]
-        return sweep_of(study_of(name, width=width), runs, x, y)._groups[0]
+        sweep = sweep_of(study_of(name, width=width), runs, x, y)
+        return sweep.state_dict()["blocks"][0]["parameters"], sweep.weights()
+
+    def weight(name, width=1, seed=0):
+        return parameters(name, width, seed)[1]
 
     close = functools.partial(torch.testing.assert_close, rtol=1e-14, atol=0)
-    plain = weight("gd").weight()
-    for name in ("adam", "momentum", "rule:1", "factors:1"):
-        assert torch.equal(weight(name).weight(), plain)
+    plain = weight("gd")
+    for name in ("adam", "momentum", "rule:1", "factors:1", "norm:1", "radial:0", "adam+radial:4"):
+        assert torch.equal(weight(name), plain)
     for depth in (2, 3):
-        factors = weight(f"factors:{depth}")
-        assert torch.equal(factors.parameters[0], plain)
+        factors, product = parameters(f"factors:{depth}")
+        assert torch.equal(factors[0], plain)
         # Not bit for bit: processors add up a product of padded factors in different orders.
-        close(weight(f"rule:{depth}").weight(), factors.weight())
-        close(weight(f"adam+factors:{depth}").weight(), factors.weight())
+        close(weight(f"rule:{depth}"), product)
+        close(weight(f"adam+factors:{depth}"), product)
         wide = weight(f"factors:{depth}", width=4)
-        close(weight(f"rule:{depth}", width=4).weight(), wide.weight())
-    between = weight("rule:2.5").weight()
-    low, high = weight("rule:2").weight(), weight("rule:3").weight()
+        close(weight(f"rule:{depth}", width=4), wide)
+    between = weight("rule:2.5")
+    low, high = weight("rule:2"), weight("rule:3")
     assert float(between.norm()) == pytest.approx(float((low.norm() * high.norm()).sqrt()))
     torch.testing.assert_close(between / between.norm(), low / low.norm())
-    assert not torch.equal(plain, weight("gd", seed=1).weight())
+    assert not torch.equal(plain, weight("gd", seed=1))
     assert float(plain.norm()) == pytest.approx(study.init_std * math.sqrt(5), rel=0.9)
 
 

@@ -73,3 +73,12 @@ def test_saved_sweeps_continue_bit_for_bit(uninterrupted, small_data, stops):
 def test_two_sweeps_give_the_same_bytes(uninterrupted, small_data):
     dtype, expected = uninterrupted
     assert as_bytes(trained(dtype, small_data)) == expected
+
+
+def test_a_state_of_an_earlier_version_is_not_used(uninterrupted, small_data):
+    dtype, expected = uninterrupted
+    sweep = sweep_of(dtype, small_data)
+    sweep.load_state_dict({"step": 7, "groups": []})
+    assert sweep.step == 0
+    sweep.advance(1000)
+    assert as_bytes(sweep) == expected

@@ -7,11 +7,12 @@ that chain around an optimizer of torch.
 import pytest
 import torch
 
-from overparam import EndToEnd, Factored
+from overparam import EndToEnd, Factored, Radial
 from overparam.data import load, standardize
-from overparam.lab.methods import DEPTH_KINDS, OPTIMIZERS, parse_method
+from overparam.lab.methods import OPTIMIZERS, parse_method
 from overparam.lab.study import Run, Study
 from overparam.lab.training.batched import Sweep
+from overparam.lab.training.directions import DEPTH_KINDS
 from overparam.lab.training.objective import PowerLoss
 
 STEPS = 300
@@ -35,7 +36,9 @@ DEPTHS = {
     "rule": ("rule:2", "rule:2.5", "rule:3"),
     "rule_normalized": ("rule_normalized:2", "rule_normalized:2.5"),
     "factors": ("factors:2", "factors:3"),
+    "radial": ("radial:0", "radial:0.5", "radial:4"),
 }
+NOT_SHIPPED_DEPTHS = {"norm": "a control of the lab: one factor of the rule without the other"}
 NAMES = [
     f"{base}+{engine}".removesuffix("+")
     for base in INNER
@@ -46,8 +49,7 @@ NAMES = [
 
 def test_every_name_is_compared_or_has_a_reason():
     assert {*INNER, *NOT_SHIPPED} == set(OPTIMIZERS)
-    assert all(NOT_SHIPPED.values())
-    assert set(DEPTHS) == set(DEPTH_KINDS)
+    assert {*DEPTHS, *NOT_SHIPPED_DEPTHS} == set(DEPTH_KINDS)
 
 
 def shipped(method, layer, rate, start):
@@ -58,6 +60,8 @@ def shipped(method, layer, rate, start):
     if method.depth_kind == "factors":
         depth = int(method.depth)
         return Factored(layer, rate, inner, depth, init=lambda *_: start, **options)
+    if method.depth_kind == "radial":
+        return Radial(layer, rate, inner, radial=method.depth, **options)
     normalize = method.depth_kind == "rule_normalized"
     return EndToEnd(layer, rate, method.depth, inner, normalize=normalize, **options)
 
@@ -73,7 +77,7 @@ def test_a_run_of_the_lab_is_that_of_the_shipped_optimizer(name, data, power):
     # Not alone in its batch, whose runs have rates of their own.
     runs = [Run(method, rate, 0), Run(method, rate / 2, 1)]
     sweep = Sweep(PowerLoss(x, y, power), study, runs)
-    start = [each[0].clone() for each in sweep.state_dict()["groups"][0]["parameters"]]
+    start = [each[0].clone() for each in sweep.state_dict()["blocks"][0]["parameters"]]
 
     layer = torch.nn.Linear(x.shape[1], y.shape[1], bias=False, dtype=torch.float64)
     with torch.no_grad():

@@ -7,6 +7,7 @@ weights ``(runs, m, n)``. Full batch; the paper's sections 3 and 8.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 # Rows of one block: bounds the memory of the residuals, 2 MiB for 64 runs in float64. Smaller
 # blocks, which fit in the second-level cache, were measured and are not faster.
 BLOCK_ROWS = 4096
+# Numbers of runs whose buffers are kept.
+_MOST_SPACES = 3
 
 
 # The formula is that of overparam.theory.power_loss with scale = p/B. The methods compute it in
@@ -55,23 +58,32 @@ class PowerLoss:
         self._exact = _Blocks(features, targets)
         self._fast = self._exact if dtype == torch.float64 else _Blocks(features, targets, dtype)
 
-    def gradient(self, weights: Tensor) -> Tensor:
+    def gradient(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
         """``dL/dW = (p/B) sum_b sign(e) |e|^(p-1) x_b^T`` for each run.
 
         Args:
             weights: ``(runs, m, n)``.
+            out: where to write the gradients, contiguous; by default a new tensor.
 
         Returns:
             The gradients, ``(runs, m, n)``.
         """
+        out = torch.empty_like(weights) if out is None else out
+        flat, total = weights.reshape(-1, self.inputs), out.view(-1, self.inputs)
         if self._gram is not None and self._cross is not None:
-            return torch.matmul(weights, self._gram).sub_(self._cross)
-        flat = weights.reshape(-1, self.inputs)
-        total = torch.zeros_like(flat)
-        scale = self.power / self.rows
-        for features, residual in self._fast.residuals(flat):
-            total.addmm_(signed_power_(residual, self.power - 1), features, alpha=scale)
-        return total.view_as(weights)
+            torch.mm(flat, self._gram, out=total)
+            return out.sub_(self._cross)
+        scale, beta = self.power / self.rows, 0
+        for features, residual, scratch in self._fast.residuals(flat):
+            slopes = signed_power_(residual, self.power - 1, scratch)
+            total.addmm_(slopes, features, alpha=scale, beta=beta)
+            beta = 1
+        return out
+
+    def buffers(self) -> list[Tensor]:
+        """The tensors that :meth:`gradient` writes to; a captured graph must keep them alive."""
+        blocks = (self._fast, self._exact)
+        return [tensor for each in blocks for space in each.spaces.values() for tensor in space]
 
     def loss(self, weights: Tensor, *, exact: bool = True) -> Tensor:
         """``L(W)`` for each run, ``(runs,)``.
@@ -84,8 +96,8 @@ class PowerLoss:
         blocks = self._exact if exact else self._fast
         flat = (weights.double() if exact else weights).reshape(-1, self.inputs)
         total = flat.new_zeros(flat.shape[0])
-        for _, residual in blocks.residuals(flat):
-            slopes = signed_power_(residual.clone(), self.power - 1)
+        for _, residual, scratch in blocks.residuals(flat):
+            slopes = signed_power_(residual.clone(), self.power - 1, scratch)
             total += residual.mul_(slopes).sum(dim=1)
         return total.view(-1, self.outputs).sum(dim=1) / self.rows
 
@@ -106,40 +118,49 @@ class _Blocks:
         # float32 (6 % faster).
         self._by_columns = dtype == torch.float32
         blocks = [block.mT for block in stacked.split(BLOCK_ROWS)]
+        self._longest = blocks[0].shape[1]
         self._blocks = blocks if self._by_columns else [block.contiguous() for block in blocks]
         self._features = [block[: self.inputs].mT for block in self._blocks]
-        self._extended = stacked.new_empty(0, 0)
-        self._residuals: list[Tensor] = []
+        self.spaces: dict[int, _Space] = {}
 
-    def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each block of features ``(b, n)`` with the residuals ``(runs*m, b)``.
+    def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield each block of features ``(b, n)`` with its residuals ``(runs*m, b)``.
 
-        The next block overwrites the residuals.
+        The third tensor is scratch of the shape of the residuals. The next block overwrites both.
         """
-        if self._extended.shape[0] != flat.shape[0]:
-            self._allocate(flat)
-        self._extended[:, : self.inputs] = flat
-        for block, features, residual in zip(
-            self._blocks, self._features, self._residuals, strict=True
-        ):
-            yield features, torch.mm(self._extended, block, out=residual)
+        space = self.spaces.get(flat.shape[0]) or self._allocate(flat)
+        space.extended[:, : self.inputs] = flat
+        for block, features in zip(self._blocks, self._features, strict=True):
+            residual, scratch = (self._part(each, block.shape[1]) for each in space[1:])
+            yield features, torch.mm(space.extended, block, out=residual), scratch
 
-    def _allocate(self, flat: Tensor) -> None:
-        # Buffers and views for this number of runs, which changes only when a run diverges.
+    def _part(self, buffer: Tensor, size: int) -> Tensor:
+        """The start of a buffer as ``(runs*m, size)``."""
+        if self._by_columns:
+            return buffer[: buffer.shape[0] // self._longest * size].view(size, -1).mT
+        return buffer[: buffer.shape[0] // self._longest * size].view(-1, size)
+
+    def _allocate(self, flat: Tensor) -> _Space:
+        # The number of runs changes only when runs diverge, and between methods that ask for the
+        # loss of a part of them.
+        while len(self.spaces) >= _MOST_SPACES:
+            del self.spaces[next(iter(self.spaces))]
         runs = flat.shape[0]
         signs = -torch.eye(self.outputs).repeat(runs // self.outputs, 1).to(flat)
-        self._extended = torch.cat((flat, signs), dim=1)
-        buffer = flat.new_empty(runs * self._blocks[0].shape[1])
-        sizes = [block.shape[1] for block in self._blocks]
-        self._residuals = [
-            buffer[: runs * size].view(size, runs).mT
-            if self._by_columns
-            else buffer[: runs * size].view(runs, size)
-            for size in sizes
-        ]
+        extended = torch.cat((flat, signs), dim=1)
+        buffers = (flat.new_empty(runs * self._longest) for _ in range(2))
+        return self.spaces.setdefault(runs, _Space(extended, *buffers))
 
 
-def signed_power_(error: Tensor, exponent: float) -> Tensor:
+class _Space(NamedTuple):
+    """What one number of runs needs: ``[W, -1]``, residuals and scratch of their size."""
+
+    extended: Tensor
+    residual: Tensor
+    scratch: Tensor
+
+
+def signed_power_(error: Tensor, exponent: float, scratch: Tensor | None = None) -> Tensor:
     """Replace ``e`` by ``sign(e) |e|^q`` in place.
 
     Odd whole ``q`` are computed without logarithms: ``q = 3``, for example, is two multiplications.
@@ -147,6 +168,8 @@ def signed_power_(error: Tensor, exponent: float) -> Tensor:
     Args:
         error: ``e``, overwritten.
         exponent: ``q >= 0``.
+        scratch: of the same shape, overwritten; by default a new tensor, which for large errors
+            costs more than the arithmetic.
 
     Returns:
         ``error``.
@@ -159,6 +182,8 @@ def signed_power_(error: Tensor, exponent: float) -> Tensor:
         return error
     if exponent == 3:
         return torch.pow(error, 3, out=error)
+    scratch = torch.empty_like(error) if scratch is None else scratch
     if exponent % 2 == 1:
-        return error.mul_((error * error).pow_((exponent - 1) // 2))
-    return error.copy_(error.sign() * error.abs().pow_(exponent))
+        return error.mul_(torch.mul(error, error, out=scratch).pow_((exponent - 1) // 2))
+    size = torch.abs(error, out=scratch).pow_(exponent)
+    return error.sign_().mul_(size)

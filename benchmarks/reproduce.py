@@ -1,0 +1,173 @@
+"""Microseconds per step of a sweep, and what `overparam reproduce` would take with it.
+
+    python benchmarks/reproduce.py [--device cuda] [--scale standard] [--only l4 map-abalone]
+
+First the paper's methods on Ethanol, p = 4: gradient descent, five methods, all nine, with 27 runs
+each. On a GPU, eager steps beside captured ones, with blocks of runs one after the other and side
+by side, the launches per step, and the distance to the losses of the CPU. Then one shard of every
+study, a few hundred steps each, times shards and iterations: an estimate, since runs that diverge
+later make the batch smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from overparam.data import RegressionData, load, standardize
+from overparam.lab.methods import parse_method
+from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
+from overparam.lab.paper.studies import map_studies, regression_studies
+from overparam.lab.study import DTYPES, PAPER_METHODS, Run, Study, shards
+from overparam.lab.training.batch import Batch
+from overparam.lab.training.batched import LOOK_EVERY, Sweep
+from overparam.lab.training.objective import PowerLoss
+from overparam.lab.training.replay import Capture, cuda_graph
+
+_SCALES = {scale.name: scale for scale in (QUICK, STANDARD, PAPER)}
+_SETS = (("gd",), PAPER_METHODS[:5], PAPER_METHODS)
+_REPEATS = 5
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations that are neither views nor allocations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count += not (func.is_view or "empty" in str(func))
+        return result
+
+
+def _one_lane(work):
+    """A CUDA graph whose blocks run one after the other."""
+    return cuda_graph(lambda lanes: work(None))
+
+
+def _refused(work):
+    raise RuntimeError("asked to stay eager")
+
+
+def _microseconds(sweep: Sweep, steps: int) -> float:
+    """Median time of a step; the CPU's is processor time, which other work delays less."""
+    on_gpu = sweep.objective.device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+
+    def now() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock()
+
+    sweep.advance(3 * LOOK_EVERY if on_gpu else 3)
+    times = []
+    for _ in range(_REPEATS):
+        start = now()
+        sweep.advance(steps)
+        times.append((now() - start) / steps)
+    return 1e6 * statistics.median(times)
+
+
+def _sweep(
+    data: RegressionData, study: Study, runs: tuple[Run, ...], capture: Capture | None = None
+) -> Sweep:
+    objective = PowerLoss(
+        data.features, data.targets, study.power, DTYPES[study.dtype], study.device
+    )
+    # So long, and recorded so rarely, that no loss is computed while the clock runs.
+    endless = dataclasses.replace(study, iterations=10**6, points=1)
+    return Sweep(objective, endless, runs, capture=capture)
+
+
+def methods_table(data: RegressionData, device: str) -> None:
+    """The methods of the paper at rates that do not diverge."""
+    ways: dict[str, Capture | None] = {"steps": None}
+    if device.startswith("cuda"):
+        ways = {"eager": _refused, "graph, one lane": _one_lane, "graph": cuda_graph}
+    print(f"microseconds per step, {device}\n\n| runs | dtype | launches | {' | '.join(ways)} |")
+    for methods in _SETS:
+        runs = tuple(
+            Run(parse_method(name), rate * 1e-6, seed)
+            for name in methods
+            for seed in range(3)
+            for rate in range(1, 10)
+        )
+        for dtype in DTYPES:
+            study = Study(methods=methods, dtype=dtype, width=1, device=device)
+            found = [f"{_microseconds(_sweep(data, study, runs, way), 200):9.1f}"
+                     for way in ways.values()]  # fmt: skip
+            print(f"| {len(runs)} | {dtype} | {_launches(data, study, runs):.0f} | "
+                  f"{' | '.join(found)} |", flush=True)  # fmt: skip
+            if device != "cpu" and dtype == "float64":
+                print(f"  losses against the CPU: {_distance(data, study, runs):.1e}")
+
+
+def _launches(data: RegressionData, study: Study, runs: tuple[Run, ...]) -> float:
+    objective = PowerLoss(data.features, data.targets, study.power, DTYPES[study.dtype])
+    batch = Batch(objective, study, runs)
+    batch.steps(1)
+    with _Launches() as seen:
+        batch.steps(10, torch.empty(10, len(runs), dtype=DTYPES[study.dtype]))
+    return seen.count / 10
+
+
+def _distance(data: RegressionData, study: Study, runs: tuple[Run, ...]) -> float:
+    """The largest relative difference of any recorded loss in 300 steps."""
+    losses = []
+    for device in (study.device, "cpu"):
+        short = dataclasses.replace(study, iterations=300, points=40, device=device)
+        objective = PowerLoss(data.features, data.targets, 4.0, torch.float64, device)
+        sweep = Sweep(objective, short, runs)
+        sweep.advance(300)
+        losses.append(sweep.losses)
+    return float(((losses[0] - losses[1]).abs() / losses[1]).max())
+
+
+def plan(scale: Scale, data: RegressionData, device: str, only: tuple[str, ...]) -> None:
+    """The estimate, study by study."""
+    studies = {
+        **regression_studies(scale, data.name, data.features.shape[1], device),
+        **map_studies(scale, device),
+    }
+    sets, total, steps = {data.name: data}, 0.0, 200 if device.startswith("cuda") else 10
+    for name, study in studies.items():
+        if only and not name.startswith(only):
+            continue
+        if study.data not in sets:
+            sets[study.data] = standardize(load(study.data, download=False))
+        found = []
+        for shard in shards(study):
+            sweep = _sweep(sets[study.data], study, shard.runs)
+            if device != "cpu" and not sweep.replayable:
+                continue
+            found.append(_microseconds(sweep, steps))
+        skipped = len(shards(study)) - len(found)
+        seconds = sum(found) * 1e-6 * study.iterations
+        total += seconds
+        print(f"{name:24} {len(found):3} shards {statistics.mean(found or [0]):9.1f} us per step "
+              f"{seconds:7.0f} s{f', {skipped} shards left out (SVD)' * bool(skipped)}",
+              flush=True)  # fmt: skip
+    print(f"{scale.name}: {total:.0f} s for one worker, without the network")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scale", choices=(*_SCALES, "none"), default="standard")
+    parser.add_argument("--only", nargs="*", default=())
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = standardize(load("ethanol", download=False))
+    methods_table(data, arguments.device)
+    if arguments.scale != "none":
+        plan(_SCALES[arguments.scale], data, arguments.device, tuple(arguments.only))
+
+
+if __name__ == "__main__":
+    main()

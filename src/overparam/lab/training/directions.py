@@ -1,0 +1,177 @@
+"""What depth does with a gradient: one entry per kind, for adjacent runs of any depths.
+
+An entry is built once for its runs and returns a function of their weights and gradients, both
+``(runs, m, n)``, which overwrites the gradients with directions. Where it says so, it never looks
+at a value from the host, so that a GPU can replay it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from overparam.lab.training.updates import Move
+from overparam.rule.fast import update_of_rows
+from overparam.rule.reference import end_to_end_update
+
+Apply = Callable[[Tensor, Tensor], object]
+
+
+class Depths:
+    """The depths of adjacent runs.
+
+    Args:
+        depths: one per run.
+        like: a tensor of the dtype and device of the runs.
+
+    Attributes:
+        each: ``N``, ``(runs, 1, 1)``.
+    """
+
+    def __init__(self, depths: Sequence[float], like: Tensor) -> None:
+        self._depths = tuple(depths)
+        self.each = torch.tensor(self._depths, dtype=like.dtype, device=like.device)[:, None, None]
+
+    def pieces(self) -> Iterator[tuple[slice, float]]:
+        """The runs of each depth, and the depth."""
+        start = 0
+        for depth, runs in itertools.groupby(self._depths):
+            stop = start + len(list(runs))
+            yield slice(start, stop), depth
+            start = stop
+
+    def one_or_each(self) -> float | Tensor:
+        """The depth if all are the same, else ``(runs,)`` in float64."""
+        if len(set(self._depths)) == 1:
+            return self._depths[0]
+        return torch.tensor(self._depths, dtype=torch.float64, device=self.each.device)
+
+
+def rule(depths: Depths, outputs: int) -> Apply:
+    """The end-to-end update: Claim 2 for one output, Theorem 1 for several."""
+    if outputs == 1:
+        powers, excess = _powers(depths), depths.each - 1
+        return lambda weights, gradients: _rule_of_one_row_(weights, gradients, powers, excess)
+    depth = depths.one_or_each()
+    return lambda weights, gradients: gradients.copy_(end_to_end_update(weights, gradients, depth))
+
+
+def rule_normalized(depths: Depths, outputs: int) -> Apply:
+    """The same over the largest eigenvalue of its preconditioner, ``N s_max^(2-2/N)``."""
+
+    def one(weights: Tensor, gradients: Tensor, depth: float) -> Tensor:
+        if outputs == 1:
+            return update_of_rows(weights, gradients, depth, normalize=True)
+        # The rule has degree 2 - 2/N in the weight.
+        largest = torch.linalg.matrix_norm(weights, ord=2, keepdim=True)
+        unit = weights / largest.clamp_min(torch.finfo(weights.dtype).tiny)
+        return end_to_end_update(unit, gradients, depth) / depth
+
+    def apply(weights: Tensor, gradients: Tensor) -> None:
+        for rows, depth in depths.pieces():
+            gradients[rows] = one(weights[rows], gradients[rows], depth)
+
+    return apply
+
+
+def norm_factor(depths: Depths, outputs: int) -> Apply:
+    """``|W|^(2-2/N) G``: Claim 2 without its stretch along the weight."""
+    powers = _powers(depths)
+    return lambda weights, gradients: gradients.mul_(_size_powers(_scaled(weights), powers))
+
+
+def stretched(weights: Tensor, move: Move, radial: Tensor) -> Tensor:
+    r"""A direction with its component along the weight multiplied by ``r``.
+
+    .. math::
+        u + (r - 1) \, \frac{\langle W, s \circ u \rangle}{\langle W, s \circ W \rangle} \, W
+
+    with the metric ``s`` of Adam, or 1. Source: :mod:`overparam.rule.radial`.
+
+    Args:
+        weights: ``W``, ``(runs, m, n)``.
+        move: ``u`` and ``s``, of the same shape.
+        radial: ``r``, ``(runs, 1, 1)``.
+
+    Returns:
+        ``(runs, m, n)``.
+    """
+    measured = weights if move.metric is None else weights * move.metric
+    size = (measured * weights).sum((-2, -1), keepdim=True)
+    along = (measured * move.direction).sum((-2, -1), keepdim=True)
+    along = along * (radial - 1) / torch.where(size > 0, size, 1.0)
+    return torch.addcmul(move.direction, along, weights)
+
+
+class _Scaled(NamedTuple):
+    """Weights over their largest entry, so that no square leaves the range of the dtype."""
+
+    unit: Tensor
+    size: Tensor
+    length: Tensor
+
+
+def _scaled(weights: Tensor) -> _Scaled:
+    # As overparam.rule.basis.in_range, with two operations in place of four.
+    tiny = torch.finfo(weights.dtype).tiny
+    size = weights.abs().amax((-2, -1), keepdim=True).clamp_min_(tiny**0.8)
+    unit = weights / size
+    return _Scaled(unit, size, torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True))
+
+
+def _powers(depths: Depths) -> list[tuple[slice, float]]:
+    """``2 - 2/N`` of each piece; N = 2 needs no power."""
+    return [(rows, 2 - 2 / depth) for rows, depth in depths.pieces() if depth != 2]
+
+
+def _size_powers(scaled: _Scaled, powers: list[tuple[slice, float]]) -> Tensor:
+    """``|W|^(2-2/N)`` with ``0^0 = 1``, ``(runs, 1, 1)``."""
+    size = scaled.length.double() * scaled.size
+    for rows, exponent in powers:
+        torch.pow(size[rows], exponent, out=size[rows])
+    return size.to(scaled.unit.dtype)
+
+
+def _rule_of_one_row_(
+    weights: Tensor, gradients: Tensor, powers: list[tuple[slice, float]], excess: Tensor
+) -> None:
+    """:func:`overparam.rule.fast.update_of_rows` for one row, whose length is the largest."""
+    scaled = _scaled(weights)
+    across = _size_powers(scaled, powers)
+    length = scaled.length.clamp_min(torch.finfo(weights.dtype).tiny ** 0.5)
+    along = (scaled.unit * gradients).sum(-1, keepdim=True) / (length * length)
+    along = along * (across * excess)
+    torch.addcmul(scaled.unit.mul_(along), gradients, across, out=gradients)
+
+
+class DepthKind(NamedTuple):
+    """A kind of depth.
+
+    Attributes:
+        label: for people, with the depth in braces.
+        direction: from the depths and the number of outputs to a function of weights and
+            gradients; None if the kind acts elsewhere.
+        least: the smallest depth.
+        whole: whether the depth is a whole number.
+        decomposes: whether weights of several outputs are decomposed, which no GPU can replay.
+    """
+
+    label: str
+    direction: Callable[[Depths, int], Apply] | None = None
+    least: float = 1.0
+    whole: bool = False
+    decomposes: bool = False
+
+
+DEPTH_KINDS = {
+    "plain": DepthKind(""),
+    "rule": DepthKind("depth {} (rule)", rule, decomposes=True),
+    "rule_normalized": DepthKind("depth {} (rule, normalized)", rule_normalized, decomposes=True),
+    "norm": DepthKind("depth {} (norm factor)", norm_factor),
+    "radial": DepthKind("stretched {} times", least=0.0),
+    "factors": DepthKind("depth {} (factors)", whole=True),
+}
