@@ -11,49 +11,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from support.study_cases import DATA, SLOW, STUDY, checkpoint_of, complete, identity_of, run_study
 
 from overparam._files import write_whole
-from overparam.data import load, standardize
 from overparam.lab import executor as pool
 from overparam.lab import jobs as runner
 from overparam.lab import resume  # noqa: F401 - for the process that is killed
-from overparam.lab.jobs import ShardJob, load_curves, shard_jobs
-from overparam.lab.store import StudyDirectory, read_state, write_table
-from overparam.lab.study import Study, shards
-
-STUDY = Study(
-    "diabetes", methods=("gd", "rule:2.5", "adam", "adam+factors:2"), iterations=400, points=40,
-    lowest_rate=1e-3, highest_rate=1e3, rates_per_decade=1, seeds=(0, 1), shard_runs=10,
-)  # fmt: skip
-# Jobs of about a second each, which is long enough to be killed.
-SLOW = Study(
-    "diabetes", methods=("gd", "adam"), iterations=2_500, points=40, lowest_rate=1e-4,
-    highest_rate=1e-1, rates_per_decade=2, seeds=(0,), shard_runs=4,
-)  # fmt: skip
-DATA = standardize(load("diabetes"))
-
-
-def identity_of(study):
-    return study.identity(load("diabetes").fingerprint)
-
-
-def run_study(study, directory, workers, on_progress=lambda steps: None):
-    jobs = shard_jobs(study, identity_of(study), DATA, directory)
-    return pool.run_jobs(jobs, workers, on_progress)
-
-
-def checkpoint_of(path, shard):
-    return read_state(StudyDirectory(path).checkpoint_file(shard), {"sweep"})
-
-
-def complete(study, path):
-    """Train what is missing; returns the stored bytes of every shard and of all curves."""
-    directory = StudyDirectory(path)
-    assert run_study(study, directory, workers=0)
-    write_table(path / "curves.parquet", load_curves(study, directory))
-    assert not list((path / "shards").glob("*.checkpoint"))
-    files = [directory.shard_file(shard) for shard in shards(study)]
-    return [file.read_bytes() for file in (*files, path / "curves.parquet")]
+from overparam.lab.jobs import ShardJob, load_curves
+from overparam.lab.local_workers import ignoring_interrupts
+from overparam.lab.store import StudyDirectory
+from overparam.lab.study import shards
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +116,7 @@ def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
 def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     complete(STUDY, tmp_path)
     monkeypatch.setattr(ShardJob, "train", None)
-    monkeypatch.setattr(pool, "_run_pool", None)
+    monkeypatch.setattr(pool, "_run", None)
     steps = []
     for workers in (0, 2):
         assert run_study(STUDY, StudyDirectory(tmp_path), workers, steps.append)
@@ -251,7 +218,7 @@ def test_studies_can_run_outside_the_main_thread(tmp_path):
     entered = []
 
     def enter():
-        with pool._ignoring_interrupts():
+        with ignoring_interrupts():
             entered.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)

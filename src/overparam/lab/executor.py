@@ -1,18 +1,27 @@
-"""Runs resumable jobs in a pool of processes, which can be stopped at any time."""
+"""Runs resumable jobs on any executor of ``concurrent.futures``, which can be stopped at any time.
+
+Nothing but ``submit`` and futures is asked of the executor: a pool of processes, dask, or a job in
+this process. Jobs keep their results in files already. The wish to stop and the progress are files
+too, so that they work wherever the workers are, as long as they share the folder.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import Any, Protocol
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
 
 import torch
+
+from overparam._files import write_whole
+from overparam.lab.local_workers import ignoring_interrupts, local_pool
+
+_LOOK_SECONDS = 0.25
 
 
 class Job(Protocol):
@@ -42,21 +51,27 @@ class Job(Protocol):
 
 
 def run_jobs(
-    jobs: Sequence[Job], workers: int, on_progress: Callable[[float], None] = lambda cost: None
+    jobs: Sequence[Job],
+    workers: int | Executor,
+    on_progress: Callable[[float], None] = lambda cost: None,
+    *,
+    folder: Path | None = None,
 ) -> bool:
     """Run the jobs that are not finished yet.
 
     Args:
         jobs: the jobs, started in this order.
-        workers: number of processes, one thread each; 0 runs the jobs in this process and does not
-            report progress.
+        workers: number of processes on this machine, one thread each; 0 runs the jobs in this
+            process and does not report progress. Or an executor, whose workers share ``folder``.
         on_progress: called now and then with the cost of the work done so far, summed over jobs.
+        folder: where messages to and from workers lie while they work; a temporary folder of this
+            machine if there is none.
 
     Returns:
         Whether every job is finished; False after an interrupt (ctrl-C).
 
     Raises:
-        RuntimeError: a worker process was killed from outside.
+        RuntimeError: a worker was killed from outside, or the scheduler of a cluster is gone.
         Exception: whatever a job raised; the other jobs save their state and stop.
     """
     todo = [job for job in jobs if not job.finished()]
@@ -67,87 +82,147 @@ def run_jobs(
             for job in todo:
                 job.train(lambda: False, lambda cost: None)
         return True
-    return _run_pool(todo, workers, lambda cost: on_progress(done + cost)) if todo else True
+    if not todo:
+        return True
+    with ExitStack() as stack:
+        if isinstance(workers, int):
+            executor = stack.enter_context(local_pool(min(workers, len(todo))))
+        else:
+            executor = workers
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        messages = _Messages(folder, todo)
+        messages.clear()
+        stack.callback(messages.clear)
+        return _run(executor, todo, messages, lambda cost: on_progress(done + cost))
 
 
-def _run_pool(todo: Sequence[Job], workers: int, on_progress: Callable[[float], None]) -> bool:
-    context = multiprocessing.get_context("spawn")
-    stop, done = context.Event(), context.Value("d", 0.0)
-    pool = ProcessPoolExecutor(
-        min(workers, len(todo)), context, initializer=_set_up_worker, initargs=(stop, done)
-    )
-    with pool:
-        with _ignoring_interrupts():
-            futures = [pool.submit(_train_in_worker, job) for job in todo]
-        pending, failed = set(futures), None
+def _run(
+    executor: Executor,
+    todo: Sequence[Job],
+    messages: _Messages,
+    on_progress: Callable[[float], None],
+) -> bool:
+    futures: list[Future[bool]] = []
+    try:
+        failed = None
         try:
+            # Processes that start now must not die of a ctrl-C that is meant for this one.
+            with ignoring_interrupts():
+                for number, job in enumerate(todo):
+                    futures.append(executor.submit(_train, job, str(messages.folder), number))
+            pending = set(futures)
             while pending and failed is None:
-                ended, pending = wait(pending, timeout=0.25)
-                failed = next((future for future in ended if future.exception()), None)
-                on_progress(done.value)
+                ended, pending = wait(pending, timeout=_LOOK_SECONDS)
+                failed = next((each for each in ended if _error(each) is not None), None)
+                on_progress(messages.cost())
         except KeyboardInterrupt:
             pass
-        broken = failed is not None and isinstance(failed.exception(), BrokenProcessPool)
-        if pending and not broken:
-            # Workers finish their chunk, save a checkpoint and return; queued jobs return at once.
-            stop.set()
-        try:
-            # A second ctrl-C must not interrupt the saving that the first one asked for.
-            with _ignoring_interrupts():
+        # A second ctrl-C must not interrupt the saving that the first one asked for.
+        with ignoring_interrupts():
+            if failed is None or not isinstance(_error(failed), (BrokenExecutor, CancelledError)):
+                # Workers finish their chunk, save a checkpoint and return. No future is cancelled:
+                # some executors call a future cancelled while its work goes on unseen.
+                if not all(future.done() for future in futures):
+                    messages.ask_to_stop()
                 wait(futures)
+            elif failed is not None:
+                raise _error(failed) or AssertionError
+            on_progress(messages.cost())
             # All results, so that no failure hides behind a job that was stopped.
             results = [future.result() for future in futures]
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process was killed from outside (out of memory?). Finished jobs and "
-                "checkpoints are kept: run the same command again, with fewer --workers."
-            ) from None
-    return all(results)
+            return all(results)
+    except CancelledError:
+        raise RuntimeError(
+            "the scheduler is gone. Finished jobs and checkpoints are kept: start it again, with "
+            "its workers, and run the same command."
+        ) from None
+    except BrokenExecutor:
+        raise RuntimeError(
+            "a worker process was killed from outside (out of memory?). Finished jobs and "
+            "checkpoints are kept: run the same command again, with fewer --workers."
+        ) from None
 
 
-_worker: dict[str, Any] = {}
+def _error(future: Future[bool]) -> BaseException | None:
+    """What ended a future that is done, if it was no result."""
+    return CancelledError() if future.cancelled() else future.exception()
 
 
-def _set_up_worker(stop: Any, done: Any) -> None:
-    # The parent handles ctrl-C; a worker that dies of it would save nothing.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _worker.update(stop=stop, done=done, started=False)
+class _Messages:
+    """Files by which jobs in other processes hear that they should stop, and tell their progress.
+
+    Args:
+        folder: shared with the workers.
+        jobs: in the order of their numbers.
+    """
+
+    def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
+        self.folder = folder.absolute() / "running"
+        self._jobs = jobs
+        self._costs = [0.0] * len(jobs)
+
+    def clear(self) -> None:
+        """Delete all messages, also those of a command that was killed."""
+        if self.folder.is_dir():
+            for file in (self.folder / "stop", *self.folder.glob("*.cost")):
+                file.unlink(missing_ok=True)
+            try:
+                self.folder.rmdir()
+            except OSError:  # other files, or messages that a late worker still writes
+                return
+
+    def ask_to_stop(self) -> None:
+        """Ask every job to save its state and return."""
+        write_whole(self.folder / "stop", b"")
+
+    def cost(self) -> float:
+        """The cost of the work that all jobs have told of."""
+        for number, job in enumerate(self._jobs):
+            try:
+                told = float((self.folder / f"{number}.cost").read_text())
+            except (OSError, ValueError):  # not yet, or half written
+                continue
+            self._costs[number] = max(self._costs[number], min(told, job.cost))
+        return sum(self._costs)
 
 
-def _exit_with_parent() -> None:
-    """End this worker when its parent has died; otherwise it would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+_started = threading.Event()
+"""Whether this worker process has trained anything."""
 
 
-def _train_in_worker(job: Job) -> bool:
-    # If the stop comes early, each worker still does one chunk, so that there are curves to report.
-    if _worker["stop"].is_set() and _worker["started"]:
-        return False
-    _worker["started"] = True
+def _train(job: Job, folder: str, number: int) -> bool:
+    """Train a job in a worker; whether it is finished."""
+    stop_file, cost_file = Path(folder) / "stop", Path(folder) / f"{number}.cost"
+    cost, looked, stopping = 0.0, -1.0, False
 
-    def add(cost: float) -> None:
-        with _worker["done"].get_lock():
-            _worker["done"].value += cost
+    def look() -> None:
+        nonlocal looked, stopping
+        looked = time.monotonic()
+        stopping = stop_file.exists()
+        cost_file.parent.mkdir(parents=True, exist_ok=True)
+        cost_file.write_text(repr(cost))
 
-    return job.train(_worker["stop"].is_set, add)
+    def stop() -> bool:
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            look()
+        return stopping
 
+    def add(more: float) -> None:
+        nonlocal cost
+        cost += more
 
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Ignore ctrl-C in this process, and in the processes that it starts, while they import."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    # Executors of a cluster may give a job out twice: whoever comes second has nothing to do. If
+    # the stop comes early, each worker still trains one chunk, so that there are curves to report.
+    if not job.finished() and not (_started.is_set() and stop_file.exists()):
+        _started.set()
+        torch.set_num_threads(1)
+        finished = job.train(stop, add)
+    else:
+        finished = job.finished()
+        cost = job.cost if finished else 0.0
+    look()
+    return finished
 
 
 @contextmanager

@@ -1,0 +1,161 @@
+"""Workers beyond this machine: a dask cluster, or one part of the jobs for each job of an array."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+import overparam
+from overparam.lab.executor import Job
+
+with contextlib.suppress(
+    ModuleNotFoundError
+):  # Windows has no such locks: nothing is checked there
+    import fcntl
+
+_Job = TypeVar("_Job", bound=Job)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several equal parts of all jobs.
+
+    Attributes:
+        number: from 1 to ``count``.
+        count: of parts.
+    """
+
+    number: int
+    count: int
+
+    @staticmethod
+    def of(text: str) -> Part:
+        """Read ``"I/N"``.
+
+        Raises:
+            ValueError: it is not that, or I is not between 1 and N.
+        """
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise ValueError(f"part is {text!r}; write I/N, for example --part 1/8.")
+        part = Part(int(number), int(count))
+        if not 1 <= part.number <= part.count:
+            raise ValueError(f"part is {text!r}; I runs from 1 to N, for example --part 1/8.")
+        return part
+
+    def jobs(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Every N-th job, from the I-th on: neighbours in a sorted list go to different parts."""
+        return list(jobs[self.number - 1 :: self.count])
+
+
+@contextmanager
+def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
+    """What :func:`overparam.lab.executor.run_jobs` takes: a dask cluster, or processes here.
+
+    Args:
+        scheduler: address of a dask scheduler, for example ``"tcp://host:8786"``.
+        workers: processes on this machine where there is no scheduler.
+
+    Raises:
+        ValueError: no scheduler answers, it has no workers, or they run other versions.
+        ModuleNotFoundError: dask.distributed is not installed.
+    """
+    if scheduler is None:
+        yield workers
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "--scheduler needs dask.distributed; install overparam[cluster]."
+        ) from None
+    try:
+        client = Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no dask scheduler answers at {scheduler!r} ({error}); start one with: dask scheduler"
+        ) from None
+    with client:
+        _check_workers(client, scheduler)
+        # pure=False: jobs write files, so equal calls must not be merged into one.
+        yield client.get_executor(pure=False)
+
+
+def _check_workers(client: Any, scheduler: str) -> None:
+    """Raise unless there are workers, and all run the versions of this process."""
+    here, found = _versions(), client.run(_versions)
+    if not found:
+        raise ValueError(
+            f"the scheduler at {scheduler!r} has no workers; start some: dask worker {scheduler}"
+        )
+    for worker, versions in found.items():
+        if versions != here:
+            raise ValueError(
+                f"the worker {worker} has {versions} and this process {here}; results would "
+                "depend on which worker ran what: install the same versions."
+            )
+
+
+def _versions() -> str:
+    return f"overparam {overparam.__version__} with torch {torch.__version__}"
+
+
+@contextmanager
+def claimed(folder: Path, part: Part | None = None) -> Iterator[None]:
+    """Keep other commands off a folder of results; parts of the same jobs may work beside another.
+
+    The claim is a file lock: it ends with the process, however that ends.
+
+    Args:
+        folder: of the study or of the reproduction.
+        part: of the jobs.
+
+    Raises:
+        ValueError: another command is at work there.
+    """
+    with _locked(folder, "lock", "exclusive" if part is None else "shared"):
+        if part is None:
+            yield
+        else:
+            with _locked(folder, f"lock-{part.number}-of-{part.count}", "exclusive"):
+                yield
+
+
+@contextmanager
+def prepared_alone(folder: Path) -> Iterator[None]:
+    """Wait until no other command prepares a folder; then be the one that does."""
+    with _locked(folder, "lock-prepare", "wait"):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, name: str, how: Literal["exclusive", "shared", "wait"]) -> Iterator[None]:
+    if "fcntl" not in globals():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{name}").open("a+") as file:
+        kind = fcntl.LOCK_SH if how == "shared" else fcntl.LOCK_EX
+        try:
+            fcntl.flock(file, kind if how == "wait" else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another command"
+            raise ValueError(
+                f"{who} is at work in {folder}; wait for it, stop it, or choose another --output."
+            ) from None
+        file.truncate(0)
+        if how == "exclusive":
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+        file.truncate(0)

@@ -1,0 +1,140 @@
+"""The jobs of a study on a real dask cluster of processes, and in parts without any engine."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from support.study_cases import DATA, SLOW, complete, identity_of
+
+from overparam.lab.cluster import Part, claimed, workers_of
+from overparam.lab.executor import run_jobs
+from overparam.lab.jobs import ShardJob, shard_jobs
+from overparam.lab.store import StudyDirectory
+from overparam.lab.study import shards
+
+distributed = pytest.importorskip("distributed")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return complete(SLOW, tmp_path_factory.mktemp("expected"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=60
+    ) as cluster:
+        yield cluster
+
+
+def _jobs(path: Path) -> list[ShardJob]:
+    return shard_jobs(SLOW, identity_of(SLOW), DATA, StudyDirectory(path))
+
+
+def _run(cluster, path: Path, on_progress=lambda cost: None) -> bool:
+    with workers_of(cluster.scheduler_address, 1) as workers:
+        return run_jobs(_jobs(path), workers, on_progress, folder=path)
+
+
+def test_a_cluster_gives_the_same_bytes_and_counts_all_work(cluster, expected, tmp_path):
+    costs: list[float] = []
+    assert _run(cluster, tmp_path, costs.append)
+    assert costs == sorted(costs)
+    assert costs[-1] == sum(job.cost for job in _jobs(tmp_path))
+    assert not (tmp_path / "running").exists()
+    assert complete(SLOW, tmp_path) == expected
+
+
+def test_a_worker_that_is_killed_is_replaced(cluster, expected, tmp_path):
+    with distributed.Client(cluster, set_as_default=False) as client:
+        pids = [next(iter(client.run(os.getpid).values()))]
+
+    def kill(cost: float) -> None:
+        if cost > 0 and pids:
+            os.kill(pids.pop(), signal.SIGKILL)
+
+    assert _run(cluster, tmp_path, kill)
+    assert not pids
+    assert complete(SLOW, tmp_path) == expected
+
+
+def test_an_interrupt_saves_and_the_same_command_goes_on(cluster, expected, tmp_path):
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupt(cost: float) -> None:
+        if cost > 0 and interrupts:
+            raise interrupts.pop()
+
+    assert not _run(cluster, tmp_path, interrupt)
+    assert list((tmp_path / "shards").iterdir())
+    assert not all(job.finished() for job in _jobs(tmp_path))
+    assert _run(cluster, tmp_path)
+    assert complete(SLOW, tmp_path) == expected
+
+
+def test_a_scheduler_that_is_gone_is_an_error_that_says_what_to_do(expected, tmp_path):
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=60
+    ) as cluster:
+        closing: list[threading.Thread] = []
+
+        def close(cost: float) -> None:
+            if cost > 0 and not closing:
+                closing.append(threading.Thread(target=cluster.close))
+                closing[0].start()
+
+        with pytest.raises(RuntimeError, match=r"the scheduler is gone\. Finished jobs"):
+            _run(cluster, tmp_path, close)
+        closing[0].join()
+    assert complete(SLOW, tmp_path) == expected
+
+
+def test_what_is_wrong_with_a_scheduler_is_said():
+    with (
+        pytest.raises(ValueError, match="no dask scheduler answers at 'tcp"),
+        workers_of("tcp://127.0.0.1:9", 1),
+    ):
+        pass
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=60) as cluster,
+        pytest.raises(ValueError, match="has no workers; start some: dask worker"),
+        workers_of(cluster.scheduler_address, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_parts_share_out_all_jobs(count):
+    jobs = _jobs(Path("unused"))
+    parts = [Part(number + 1, count).jobs(jobs) for number in range(count)]
+    assert sorted(job.shard.number for part in parts for job in part) == [
+        shard.number for shard in shards(SLOW)
+    ]
+
+
+@pytest.mark.parametrize("text", ["3", "0/2", "3/2", "a/b", "1/", "-1/2", "1.5/2"])
+def test_what_is_not_a_part_is_an_error(text):
+    with pytest.raises(ValueError, match=f"part is '{text}'; "):
+        Part.of(text)
+    assert Part.of("2/3") == Part(2, 3)
+
+
+def test_only_parts_may_work_beside_another(tmp_path):
+    with claimed(tmp_path):
+        for part in (None, Part(1, 2)):
+            with pytest.raises(ValueError, match="is at work in"), claimed(tmp_path, part):
+                pass
+    with claimed(tmp_path, Part(1, 2)), claimed(tmp_path, Part(2, 2)):
+        with (
+            pytest.raises(ValueError, match=f"process {os.getpid()} on"),
+            claimed(tmp_path, Part(2, 2)),
+        ):
+            pass
+        with pytest.raises(ValueError, match="another command is at work in"), claimed(tmp_path):
+            pass
+    with claimed(tmp_path):
+        pass
