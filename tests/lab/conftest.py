@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 def in_process(monkeypatch):
     """Make the command line train in this process, because starting workers takes seconds."""
 
-    def in_this_process(jobs, workers, on_progress):
+    def in_this_process(jobs, workers, on_progress, **_):
         finished = run_jobs(jobs, 0)
         on_progress(sum(job.cost for job in jobs))
         return finished

@@ -334,7 +334,9 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
 
 def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
     finishing = run_command.run_jobs
-    monkeypatch.setattr(run_command, "run_jobs", lambda *rest: finishing(*rest) and False)
+    monkeypatch.setattr(
+        run_command, "run_jobs", lambda *rest, **more: finishing(*rest, **more) and False
+    )
     status, out, _ = command("run", *SMALL)
     assert status == 130
     assert "Interrupted. Finished work is kept; the same command continues it." in out

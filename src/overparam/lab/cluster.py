@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,7 @@ import torch
 import overparam
 from overparam.lab.executor import Job
 
-with contextlib.suppress(
-    ModuleNotFoundError
-):  # Windows has no such locks: nothing is checked there
+if os.name == "posix":  # Windows has no such locks: there, nothing is claimed
     import fcntl
 
 _Job = TypeVar("_Job", bound=Job)
@@ -139,7 +136,7 @@ def prepared_alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, name: str, how: Literal["exclusive", "shared", "wait"]) -> Iterator[None]:
-    if "fcntl" not in globals():
+    if os.name != "posix":
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ def run_jobs(
         workers: number of processes on this machine, one thread each; 0 runs the jobs in this
             process and does not report progress. Or an executor, whose workers share ``folder``.
         on_progress: called now and then with the cost of the work done so far, summed over jobs.
-        folder: where messages to and from workers lie while they work; a temporary folder of this
+        folder: for the messages to and from workers, while they work; a temporary folder of this
             machine if there is none.
 
     Returns:
@@ -105,33 +105,26 @@ def _run(
 ) -> bool:
     futures: list[Future[bool]] = []
     try:
-        failed = None
         try:
             # Processes that start now must not die of a ctrl-C that is meant for this one.
             with ignoring_interrupts():
                 for number, job in enumerate(todo):
                     futures.append(executor.submit(_train, job, str(messages.folder), number))
-            pending = set(futures)
-            while pending and failed is None:
+            pending, failed = set(futures), False
+            while pending and not failed:
                 ended, pending = wait(pending, timeout=_LOOK_SECONDS)
-                failed = next((each for each in ended if _error(each) is not None), None)
+                failed = any(each.cancelled() or each.exception() for each in ended)
                 on_progress(messages.cost())
         except KeyboardInterrupt:
             pass
-        # A second ctrl-C must not interrupt the saving that the first one asked for.
-        with ignoring_interrupts():
-            if failed is None or not isinstance(_error(failed), (BrokenExecutor, CancelledError)):
-                # Workers finish their chunk, save a checkpoint and return. No future is cancelled:
-                # some executors call a future cancelled while its work goes on unseen.
-                if not all(future.done() for future in futures):
-                    messages.ask_to_stop()
-                wait(futures)
-            elif failed is not None:
-                raise _error(failed) or AssertionError
-            on_progress(messages.cost())
-            # All results, so that no failure hides behind a job that was stopped.
-            results = [future.result() for future in futures]
-            return all(results)
+        finally:
+            # A second ctrl-C must not interrupt the saving that the first one asked for.
+            with ignoring_interrupts():
+                _stop(futures, messages)
+        on_progress(messages.cost())
+        # All results, so that no failure hides behind a job that was stopped.
+        results = [future.result() for future in futures]
+        return all(results)
     except CancelledError:
         raise RuntimeError(
             "the scheduler is gone. Finished jobs and checkpoints are kept: start it again, with "
@@ -144,21 +137,27 @@ def _run(
         ) from None
 
 
-def _error(future: Future[bool]) -> BaseException | None:
-    """What ended a future that is done, if it was no result."""
-    return CancelledError() if future.cancelled() else future.exception()
+def _stop(futures: Sequence[Future[bool]], messages: _Messages) -> None:
+    """Let workers finish their chunk, save and return; nothing to do where all have ended.
+
+    No future is cancelled: some executors call a future cancelled while its work goes on unseen.
+    """
+    if all(future.done() for future in futures):
+        return
+    messages.ask_to_stop()
+    wait(futures)
 
 
 class _Messages:
     """Files by which jobs in other processes hear that they should stop, and tell their progress.
 
     Args:
-        folder: shared with the workers.
+        folder: shared with the workers; made and deleted as needed.
         jobs: in the order of their numbers.
     """
 
     def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
-        self.folder = folder.absolute() / "running"
+        self.folder = folder.absolute()
         self._jobs = jobs
         self._costs = [0.0] * len(jobs)
 

@@ -149,7 +149,7 @@ def test_experiments_are_finished_and_shown_one_by_one(tmp_path, monkeypatch):
     verdicts = tmp_path / "reproduce-tiny" / "verdicts.json"
     steps = []
 
-    def one_by_one(jobs, workers, on_progress):
+    def one_by_one(jobs, workers, on_progress, **_):
         for job in jobs:
             assert job.train(lambda: False, lambda cost: None)
             on_progress(0.0)
@@ -175,7 +175,7 @@ def test_experiments_are_finished_and_shown_one_by_one(tmp_path, monkeypatch):
 
 
 def test_a_page_that_cannot_be_written_early_does_not_stop_the_training(tmp_path, monkeypatch):
-    def jobs_with_progress(jobs, workers, on_progress):
+    def jobs_with_progress(jobs, workers, on_progress, **_):
         for job in jobs:
             job.train(lambda: False, lambda cost: None)
         on_progress(0.0)

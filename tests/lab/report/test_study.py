@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         original = run_command.run_jobs
-        patch.setattr(run_command, "run_jobs", lambda jobs, *rest: original(jobs, 0))
+        patch.setattr(run_command, "run_jobs", lambda jobs, *rest, **more: original(jobs, 0))
         arguments = ["--data", "diabetes", "--iterations", "200", "--points", "30", "--seeds", "0",
                      "1", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
                      "10", "--init-std", "0.1", "--output", str(output),

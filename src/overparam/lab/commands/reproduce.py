@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,7 @@ from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
 from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead
+from overparam.lab.commands.work import Work
 from overparam.lab.executor import Job, run_jobs, single_thread
 from overparam.lab.paper.experiments import EXPERIMENTS, MAP, NETWORK
 from overparam.lab.paper.order import cheapest_first
@@ -67,6 +68,10 @@ class ReproduceCommand:
     """Folder in which results are kept, for example as OUTPUT/reproduce-quick."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of processes, one thread each. The results do not depend on it."""
+    scheduler: Annotated[str | None, NO_DEFAULT] = None
+    """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
+    part: Annotated[str | None, NO_DEFAULT] = None
+    """I/N runs every N-th job from the I-th on, for job arrays; the last part writes the report."""
     device: str = "cpu"
     """Where to train: cpu, cuda. The last digits of the curves depend on it."""
     overwrite: Annotated[bool, NO_DEFAULT] = False
@@ -109,7 +114,18 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
+    work = Work.of(command, folder)
     check_output(folder, "parts", "figures", NETWORK)
+    with work.claimed():
+        with work.preparing():
+            rerun, needs, jobs = _prepared(scale, command, folder, chosen, console)
+        return _train(work, rerun, needs, jobs, console)
+
+
+def _prepared(
+    scale: Scale, command: ReproduceCommand, folder: Path, chosen: tuple[str, ...], console: Console
+) -> tuple[Rerun, dict[str, list[str]], dict[str, Sequence[Job]]]:
+    """The rerun, the studies of each chosen experiment, and the jobs of each study."""
     raw = load_or_fallback(command.data, command.fallback, console)
     others, remarks = _other_data(scale.map_data, raw, MAP in chosen, folder)
     studies = regression_studies(scale, raw.name, _standard_features(raw), command.device)
@@ -147,7 +163,7 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     with single_thread():  # as the page says about its seconds
         # Before the training, because its seconds are measured, and other work would distort them.
         baselines = baselines_of(prepared, folder)
-    shown = Rerun(
+    rerun = Rerun(
         folder,
         lead(scale, raw.title),
         remarks,
@@ -158,22 +174,35 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
         test_images,
         command.completing,
     )
+    return rerun, needs, jobs
+
+
+def _train(
+    work: Work,
+    rerun: Rerun,
+    needs: Mapping[str, Sequence[str]],
+    jobs: Mapping[str, Sequence[Job]],
+    console: Console,
+) -> int:
     ordered = cheapest_first(needs, jobs)
-    waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in chosen}
-    with progress(console, sum(job.cost for job in ordered)) as show:
+    own = work.own(ordered)
+    waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in needs}
+    with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:
 
         def on_progress(cost: float) -> None:
             show(cost)
             if _drop_finished(waiting):
                 # A page that fails here is tried again at the end, and must not stop the training.
                 with single_thread(), contextlib.suppress(ValueError, OSError):
-                    shown.show_finished(console)
+                    rerun.show_finished(console)
 
-        finished = run_jobs(ordered, command.workers, on_progress)
+        finished = run_jobs(own, workers, on_progress, folder=work.messages)
+    if finished and work.leaves_to_others(ordered, console):
+        return 0
     if not finished:
         say(console, "Interrupted. Finished work is kept; the same command continues it.")
     with single_thread():
-        shown.show_all(console)
+        rerun.show_all(console)
     return 0 if finished else 130
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from overparam.data import RegressionData, load_table
 from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.commands.work import Work
 from overparam.lab.conclusions import conclusions
 from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import shard_jobs
@@ -90,6 +91,10 @@ class RunCommand:
     table: Annotated[TableOptions, tyro.conf.arg(name="your data")] = TableOptions()
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of processes, one thread each. The results do not depend on it."""
+    scheduler: Annotated[str | None, NO_DEFAULT] = None
+    """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
+    part: Annotated[str | None, NO_DEFAULT] = None
+    """I/N runs every N-th job from the I-th on, for job arrays; the last part writes the report."""
     fallback: Annotated[str | None, NO_DEFAULT] = None
     """Embedded data set to use if the data can be neither found nor downloaded."""
     overwrite: Annotated[bool, NO_DEFAULT] = False
@@ -116,6 +121,7 @@ def run(command: RunCommand, console: Console) -> int:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
     check_device(command.study.device)
     directory = _directory(command.output, command.name)
+    work = Work.of(command, directory.path)
     check_output(directory.path, "shards", "figures")
     raw = command.table.load(command)
     if raw is None:
@@ -124,17 +130,30 @@ def run(command: RunCommand, console: Console) -> int:
     else:
         # The contents identify a table, so that it may be renamed or moved.
         study = dataclasses.replace(command.study, data=f"sha256:{raw.fingerprint}")
-    prepared = prepare_study(study, raw, directory, command.overwrite)
+    with work.claimed():
+        return _train(command, work, study, raw, directory, console)
+
+
+def _train(
+    command: RunCommand,
+    work: Work,
+    study: Study,
+    raw: RegressionData,
+    directory: StudyDirectory,
+    console: Console,
+) -> int:
     started = time.monotonic()
 
     def record(finished: bool) -> None:
         prepared.write_manifest(finished, prepared.seconds + time.monotonic() - started)
 
-    record(finished=False)
+    with work.preparing():
+        prepared = prepare_study(study, raw, directory, command.overwrite)
+        record(finished=False)
     jobs = shard_jobs(study, prepared.identity, prepared.data, directory)
-    recorded = started
+    own, recorded = work.own(jobs), started
 
-    with progress(console, sum(job.cost for job in jobs)) as show:
+    with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:
 
         def on_progress(steps: float) -> None:
             nonlocal recorded
@@ -144,7 +163,9 @@ def run(command: RunCommand, console: Console) -> int:
                 recorded = time.monotonic()
                 record(finished=False)
 
-        finished = run_jobs(jobs, command.workers, on_progress)
+        finished = run_jobs(own, workers, on_progress, folder=work.messages)
+    if finished and work.leaves_to_others(jobs, console):
+        return 0
     record(finished)
     if not finished:
         say(console, "Interrupted. Finished work is kept; the same command continues it.")
