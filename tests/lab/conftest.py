@@ -5,6 +5,7 @@ import torch
 from support.reproduce_cases import rerun
 
 from overparam.data import RegressionData
+from overparam.lab.cli import main
 from overparam.lab.commands import run as run_command
 from overparam.lab.executor import run_jobs
 
@@ -49,6 +50,24 @@ def in_process(monkeypatch):
         return finished
 
     monkeypatch.setattr(run_command, "run_jobs", in_this_process)
+
+
+@pytest.fixture
+def command(in_process, tmp_path, monkeypatch, capsys):
+    """Calls the command line in an empty folder: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments):
+        try:
+            status = main(list(arguments))
+        except SystemExit as error:
+            status = error.code or 0
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return status, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from overparam import __main__ as entry
 from overparam import __version__
 from overparam.data import DataUnavailable, load
 from overparam.lab import prepare
-from overparam.lab.cli import main, parse
+from overparam.lab.cli import parse
 from overparam.lab.commands import run as run_command
 from overparam.lab.commands.options import GROUPS
 from overparam.lab.store import StudyDirectory
@@ -21,24 +21,6 @@ SMALL = [
     "20", "--seeds", "0", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
     "1e-1", "--init-std", "0.1",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def command(in_process, tmp_path, monkeypatch, capsys):
-    """Calls the command line in an empty folder: exit status, output, errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments):
-        try:
-            status = main(list(arguments))
-        except SystemExit as error:
-            status = error.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return status, captured.out, captured.err
-
-    return call
 
 
 def test_run_and_report(command, tmp_path):

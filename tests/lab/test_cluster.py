@@ -138,3 +138,43 @@ def test_only_parts_may_work_beside_another(tmp_path):
             pass
     with claimed(tmp_path):
         pass
+
+
+def test_parts_of_a_command_write_one_report(command, tmp_path):
+    """Each part trains its own; the last to end writes the report, with the bytes of one run."""
+    settings = ["--data", "diabetes", "--iterations", "100", "--methods", "gd", "rule:2"]
+    settings += ["--seeds", "0", "--shard-runs", "4", "--output", str(tmp_path)]
+    status, out, _ = command("run", "--name", "parts", "--part", "1/2", *settings)
+    assert status == 0
+    assert "Part 1 of 2 is done; other parts have" in " ".join(out.split())
+    assert not (tmp_path / "parts" / "report.html").exists()
+    status, out, _ = command("run", "--name", "parts", "--part", "2/2", *settings)
+    assert status == 0
+    assert "Report:" in out
+    assert command("run", "--name", "whole", *settings)[0] == 0
+    curves = [(tmp_path / name / "curves.parquet").read_bytes() for name in ("parts", "whole")]
+    assert curves[0] == curves[1]
+    assert StudyDirectory(tmp_path / "parts").read_manifest()["finished"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--part", "1/2", "--scheduler", "tcp://a:1"], "leave out one of the two"),
+        (["--part", "1/2", "--overwrite"], "would delete what other parts have stored"),
+        (["--part", "3/2"], "part is '3/2'"),
+        (["--scheduler", "tcp://127.0.0.1:9"], "no dask scheduler answers"),
+    ],
+)
+def test_options_that_cannot_be_used(command, options, words, tmp_path):
+    status, _, errors = command("run", "--data", "diabetes", "--output", str(tmp_path), *options)
+    assert status == 2
+    assert words in " ".join(errors.split())
+
+
+def test_a_folder_at_work_is_refused(command, tmp_path):
+    with claimed(tmp_path / "study"):
+        status, _, errors = command("run", "--data", "diabetes", "--output", str(tmp_path))
+    assert status == 2
+    assert f"process {os.getpid()} on" in errors
+    assert "is at work in" in errors
