@@ -120,11 +120,10 @@ class ChainLayout:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the factors."""
+        """Of the factors, each like the weight of a convolution with as many groups."""
         channels = (self.shape[1], *self.widths, self.shape[0] // self.groups)
-        batch = () if self.groups == 1 else (self.groups,)
         pairs = zip(itertools.pairwise(channels), self.sizes, strict=True)
-        return tuple((*batch, high, low, *size) for (low, high), size in pairs)
+        return tuple((self.groups * high, low, *size) for (low, high), size in pairs)
 
     @property
     def product_flops(self) -> int:
@@ -139,7 +138,7 @@ class ChainLayout:
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         """The kernel, of :attr:`shape`."""
-        return chain.compose([self._with_group(factor) for factor in factors]).reshape(self.shape)
+        return chain.compose([self._by_group(factor) for factor in factors]).reshape(self.shape)
 
     def balanced(self, weight: Tensor) -> tuple[Tensor, ...]:
         """A chain whose composition is ``weight``, balanced pair by pair."""
@@ -155,13 +154,13 @@ class ChainLayout:
     def neighbours(self, factors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Each pair of neighbouring kernels as matrices that share the hidden channels.
 
-        A convolution of one group drops the leading dimension, as its factors do.
+        A convolution of one group drops the leading dimension.
         """
-        pairs = chain.neighbours([self._with_group(factor) for factor in factors])
+        pairs = chain.neighbours([self._by_group(factor) for factor in factors])
         return [(low[0], high[0]) for low, high in pairs] if self.groups == 1 else pairs
 
-    def _with_group(self, factor: Tensor) -> Tensor:
-        return factor[None] if self.groups == 1 else factor
+    def _by_group(self, factor: Tensor) -> Tensor:
+        return factor.unflatten(0, (self.groups, -1))
 
 
 Layout = MatrixLayout | ChainLayout
@@ -231,7 +230,9 @@ def decode_layout(encoded: Tensor) -> Layout:
         ValueError: the tensor holds no layout.
     """
     try:
-        ((name, fields),) = json.loads(bytes(encoded.cpu().tolist())).items()
+        content = json.loads(bytes(encoded.cpu().tolist()))
+        name = "matrix" if "matrix" in content else "chain"
+        fields = content[name]
         fields = {key: _tuples(value) for key, value in fields.items()}
         if name == "matrix":
             view = {key: _tuples(value) for key, value in fields["view"].items()}

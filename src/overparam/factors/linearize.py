@@ -127,16 +127,15 @@ def _of_rank_one_over_channels(
     """See :func:`variance_from_factors`; means over channels, weighted by the spread of ones."""
     ones = torch.ones(layout.shape, dtype=torch.float64, device=factors[0].device)
     spread = _spread(layout, factors, ones)
-    dims = len(layout.shape)
 
     def sums(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        first, last = (p.reshape(layout.groups, *p.shape[-dims:]) for p in (parts[0], parts[-1]))
+        first, last = (p.unflatten(0, (layout.groups, -1)) for p in (parts[0], parts[-1]))
         return last.flatten(2).sum(-1), first.transpose(1, 2).flatten(2).sum(-1)
 
     (rows, columns), (row_weights, column_weights) = sums(variances), sums(spread)
     total = (rows.sum(-1) / row_weights.sum(-1) + columns.sum(-1) / column_weights.sum(-1)) / 2
     channels = _outer(rows / row_weights, columns / column_weights, total)
-    taps = (1,) * (dims - 2)
+    taps = (1,) * (len(layout.shape) - 2)
     return channels.reshape(layout.shape[:2] + taps).expand(layout.shape)
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from overparam.reparam.swap import take_out
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 _SWAPPING = _named_member_accessor.swap_tensor.__code__.co_filename
+_LAYERS = str(Path(nn.Linear.forward.__code__.co_filename).parent)
 
 
 class _Pass:
@@ -65,9 +67,9 @@ def extend_class(owner: nn.Module) -> None:
     own, base = cast("Any", type(owner)), type(owner).__bases__[0]
     for attribute, held in cast("nn.ModuleDict", owner.parametrizations).items():
         if holds_product(held):
-            setattr(own, attribute, property(_reader(attribute), _writer(attribute)))
+            setattr(own, attribute, _property(attribute))
     own.register_parameter = _register_parameter
-    if isinstance(owner, _ASKING_TWICE) or base.forward.__module__.startswith("torch.nn."):
+    if isinstance(owner, _ASKING_TWICE):
         own.forward = _forward_in_a_pass(base)
     if isinstance(owner, nn.RNNBase):
         # torch's own list of weights would hold products of an earlier pass.
@@ -76,31 +78,34 @@ def extend_class(owner: nn.Module) -> None:
         own._update_flat_weights = _ignore
 
 
-def _reader(attribute: str) -> Callable[[Any], Tensor]:
-    """What reading the weight does."""
+def _property(attribute: str) -> property:
+    """What reading the weight does, and assigning something other than a parameter to it."""
 
     def read(self: Any) -> Tensor:
-        held = self.parametrizations[attribute]
+        held: Any = self.parametrizations[attribute]
         if held.stand_ins:
             given = _given(self, attribute, held)
             if given is not None:
                 return given
         if torch.compiler.is_compiling():
             return held()
-        passes = _here.passes
-        for current in reversed(passes):
+        for current in reversed(_here.passes):
             if current.owner is self:
                 return _kept(current, attribute, held)
-        if passes:
-            return held()
-        if _asked_by_functional_call(1):
-            return guard.guarded(torch.empty(0), attribute, held)
+        reader = sys._getframe(1).f_code
+        if reader.co_filename == _SWAPPING:
+            return guard.guarded(torch.empty(0), attribute, held)  # a name for what is in place
+        if reader.co_name == "forward" and reader.co_filename.startswith(_LAYERS):
+            return held()  # torch's own layers do not write
         return _guarded(self, attribute, held())
 
-    return read
+    def write(self: Any, value: Any) -> None:
+        (_write_outside if torch.compiler.is_compiling() else _write)(self, attribute, value)
+
+    return property(read, write)
 
 
-def _kept(current: _Pass, attribute: str, held: parametrize.ParametrizationList) -> Tensor:
+def _kept(current: _Pass, attribute: str, held: Callable[[], Tensor]) -> Tensor:
     """The product of this pass, formed at its first use.
 
     Only in the context in which the pass began. Under other modes of gradients or autocast it
@@ -115,44 +120,37 @@ def _kept(current: _Pass, attribute: str, held: parametrize.ParametrizationList)
 
 
 def _context() -> tuple[object, ...]:
-    kinds = {"cpu", torch.accelerator.current_accelerator().type} if _ACCELERATED else {"cpu"}  # pyright: ignore
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        *((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in sorted(kinds)),
-        torch._C._autograd._top_saved_tensors_default_hooks(True),
+        *((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in _DEVICES),
+        cast("Any", torch._C)._autograd._top_saved_tensors_default_hooks(True),
     )
 
 
-_ACCELERATED = torch.accelerator.is_available()
+def _devices() -> tuple[str, ...]:
+    accelerator = torch.accelerator.current_accelerator()
+    return ("cpu",) if accelerator is None else ("cpu", accelerator.type)
+
+
+_DEVICES = _devices()
 
 
 def _guarded(owner: nn.Module, attribute: str, value: Tensor) -> Tensor:
     """A value that is read outside a forward pass; left alone where it is traced or transformed."""
     if (
         type(value) is not Tensor
-        or torch.jit.is_tracing()
-        or torch._C._functorch.maybe_current_level() is not None
+        or cast("Any", torch.jit).is_tracing()
+        or cast("Any", torch._C)._functorch.maybe_current_level() is not None
     ):
         return value
     kind = parametrize.type_before_parametrizations(owner).__name__
     return guard.guarded(value, f"{attribute} of a {kind}", held_at(owner, attribute))
 
 
-def _writer(attribute: str) -> Callable[[Any, Any], None]:
-    """What assigning something other than a parameter to the weight does."""
-
-    def write(self: Any, value: Any) -> None:
-        if torch.compiler.is_compiling():
-            return _write_outside(self, attribute, value)
-        return _write(self, attribute, value)
-
-    return write
-
-
 def _write(owner: Any, attribute: str, value: Any) -> None:
     held = held_at(owner, attribute)
-    if _asked_by_functional_call(2):
+    if _asked_by_functional_call():
         _give(owner, attribute, held, value)
         return
     if value is None:
@@ -194,23 +192,20 @@ def _register_parameter(self: Any, name: str, param: nn.Parameter | None) -> Non
     held = dict(self.parametrizations.items()).get(name)
     if not holds_product(held):
         return nn.Module.register_parameter(self, name, param)
-    if _asked_by_functional_call(2):
+    if _asked_by_functional_call():
         return _give(self, name, held, param)
     if param is not None and not isinstance(param, nn.Parameter):
         raise TypeError(f"cannot register {type(param).__name__} as the parameter {name!r}.")
     return take_out(self, {name: param})
 
 
-def _asked_by_functional_call(above: int) -> bool:
+def _asked_by_functional_call() -> bool:
     """Whether the code that swaps tensors for a functional call is among the nearest callers.
 
     torch offers no other sign; a compiled frame keeps the file name.
-
-    Args:
-        above: callers to skip before the first that may be it.
     """
-    frame = sys._getframe(above + 1)
-    for _ in range(5):
+    frame = sys._getframe(2)
+    for _ in range(6):
         if frame is None:
             return False
         if frame.f_code.co_filename == _SWAPPING:

@@ -45,7 +45,8 @@ def gradients_for_factors(
     """What an accumulated gradient of the weight is at its factors: ``J^T G``."""
     if gradient is None:
         return [None] * len(factors)
-    return gradient_to_factors(layout, factors, gradient.to(factors[0]))
+    with torch.inference_mode(False):
+        return gradient_to_factors(layout, factors, gradient.to(factors[0]))
 
 
 def gradient_of_weight(held: parametrize.ParametrizationList) -> Tensor | None:
@@ -54,7 +55,8 @@ def gradient_of_weight(held: parametrize.ParametrizationList) -> Tensor | None:
     parts = [factor.grad for factor in factors if factor.grad is not None]
     if len(parts) < len(factors):
         return None
-    return gradient_from_factors(layout_of(held), factors, parts)
+    with torch.inference_mode(False), torch.no_grad():
+        return gradient_from_factors(layout_of(held), factors, parts)
 
 
 def plain_parameter(held: parametrize.ParametrizationList, weight: Tensor) -> nn.Parameter:
@@ -85,13 +87,14 @@ def hand_back(held: parametrize.ParametrizationList, parameter: nn.Parameter) ->
             factor.grad = part if factor.grad is None else factor.grad + part
 
 
-def misfit(parameter: Tensor) -> str | None:
+def misfit(parameter: Any) -> str | None:
     """Why a parameter cannot become a product because of what kind of tensor it is, or None."""
     kind = type(parameter)
     if kind is not nn.Parameter:
         return f"it is a {kind.__name__}, a tensor subclass whose meaning factors would lose"
     if parameter.layout != torch.strided:
         return f"its memory layout is {parameter.layout}"
-    if parameter.has_names():
-        return f"its dimensions have the names {parameter.names}, which factors do not"
+    names = getattr(parameter, "names", ())  # older torch
+    if any(names):
+        return f"its dimensions have the names {names}, which factors do not"
     return None

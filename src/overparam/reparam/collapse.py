@@ -75,23 +75,21 @@ def collapse(
             "overparam.collapse_state_dict, or collapse the module inside DistributedDataParallel."
         )
     check_detachable(found)
-    held_lists = {id(place.factors): place for place in reversed(found)}
+    held_lists = {id(place.factors): place.factors for place in found}
     if optimizer is not None:
-        check_collapse(optimizer, [factors_of(p.factors) for p in held_lists.values()])
+        check_collapse(optimizer, [factors_of(held) for held in held_lists.values()])
     warn_of_hooks(
         (
             (f"{place.name} (factor {number})", factor)
-            for place in held_lists.values()
+            for place in {id(place.factors): place for place in reversed(found)}.values()
             for number, factor in enumerate(factors_of(place.factors), start=1)
         ),
         "the factors go, and their weight takes their place",
     )
-    gradients = {key: gradient_of_weight(place.factors) for key, place in held_lists.items()}
-    states = {
-        key: _carried(optimizer, place.factors)
-        for key, place in held_lists.items()
-        if optimizer is not None
-    }
+    gradients = {key: gradient_of_weight(held) for key, held in held_lists.items()}
+    states: dict[int, dict[str, Any]] = {}
+    if optimizer is not None:
+        states = {key: _carried(optimizer, held) for key, held in held_lists.items()}
     before = None if example_inputs is None else outputs_of(model, example_inputs)
     with all_or_nothing((place.module for place in found), optimizer):
         order = None if optimizer is None else GroupOrder.of(optimizer, model)
@@ -101,9 +99,8 @@ def collapse(
             if difference is not None:
                 raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
         if optimizer is not None and order is not None:
-            for key, place in held_lists.items():
-                factors, weight = factors_of(place.factors), swap.parameters[key]
-                exchange(optimizer, factors, [weight], [states[key]])
+            for key, held in held_lists.items():
+                exchange(optimizer, factors_of(held), [swap.parameters[key]], [states[key]])
             order.restore(optimizer, model)
     for key, gradient in gradients.items():
         swap.parameters[key].grad = gradient
@@ -116,7 +113,8 @@ def _carried(
     """The optimizer's state for a weight, from that of its factors."""
     factors = factors_of(held)
     states = [optimizer.state.get(factor, {}) for factor in factors]
-    return state_to_weight(layout_of(held), [factor.detach() for factor in factors], states)
+    with torch.inference_mode(False), torch.no_grad():
+        return state_to_weight(layout_of(held), factors, states)
 
 
 def make_recognizable(owner: nn.Module) -> None:
@@ -244,8 +242,9 @@ class _Owner:
         return cls(module, products, kind, modules, names, type(module))
 
     def put_back(self) -> None:
-        """The module as it was: the same class and the same containers, so that what was compiled
-        for it stays valid; parameters and submodules that were exchanged meanwhile are kept.
+        """The module as it was; parameters and submodules that were exchanged are kept.
+
+        The class and the containers are the same ones, so that what was compiled stays valid.
         """
         module, inner = self.module, "parametrizations"
         if type(module) is not self.plain_kind:  # parametrized otherwise meanwhile

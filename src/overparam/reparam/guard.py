@@ -7,7 +7,7 @@ A product is formed at each use. What is written into it (``nn.init.zeros_(layer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,14 +58,14 @@ class ProductValue(Tensor):
             return result if source is None else _guard_aliases(result, source)
 
     @property
-    def _is_param(self) -> bool:
+    def _is_param(self) -> bool:  # pyright: ignore
         """Read by ``isinstance(value, nn.Parameter)``."""
         return False
 
     @_is_param.setter
     def _is_param(self, value: bool) -> None:
         # nn.Parameter(value) keeps the class of what it is given, and a parameter is written to.
-        self.__dict__.clear()
+        cast("dict[str, Any]", self.__dict__).clear()
         self.__class__ = nn.Parameter  # pyright: ignore
 
 

@@ -140,9 +140,7 @@ def overparameterize(
     owners = [site.module for entry in plan.entries for site in entry.selected.sites]
     with all_or_nothing(owners, optimizer):
         order = None if optimizer is None else GroupOrder.of(optimizer, model)
-        for entry, start, parts, state in zip(
-            plan.entries, starts, gradients, states, strict=True
-        ):
+        for entry, start, parts, state in zip(plan.entries, starts, gradients, states, strict=True):
             factors = _replace(entry, start)
             for factor, part in zip(factors, parts, strict=True):
                 factor.grad = part
