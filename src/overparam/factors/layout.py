@@ -200,6 +200,35 @@ def make_layout(
     return dataclasses.replace(layout, widths=_resolve_widths(width, layout.least_widths))
 
 
+def resized(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """The layout for a matrix of another size: hidden layers as wide as they were, where they may.
+
+    A hidden layer that was the narrowest that holds any weight is so again.
+
+    Raises:
+        ValueError: the weight is not one matrix, so that its new shape could be read in many ways.
+
+    Example:
+        >>> from overparam.layers.views import embedding_view
+        >>> resized(MatrixLayout(embedding_view((50, 8)), (8,)), (60, 8)).shapes
+        ((8, 8), (60, 8))
+    """
+    if (
+        not isinstance(layout, MatrixLayout)
+        or layout.view.batch > 1
+        or not len(layout.shape) == len(shape) == 2
+    ):
+        raise ValueError(
+            f"a weight of shape {tuple(shape)} is put in the place of a product of shape "
+            f"{layout.shape}; change shapes before you overparameterize."
+        )
+    rows, columns = reversed(shape) if layout.view.transposed else shape
+    view = dataclasses.replace(layout.view, shape=tuple(shape), rows=rows, columns=columns)
+    least, now = min(layout.view.rows, layout.view.columns), min(rows, columns)
+    widths = tuple(now if width == least else max(width, now) for width in layout.widths)
+    return MatrixLayout(view, widths)
+
+
 def chain_fits(view: MatrixView, strategy: str) -> str | None:
     """Why a weight cannot be a chain of kernels, or None where it can."""
     if view.kind != "convolution":

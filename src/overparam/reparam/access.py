@@ -84,7 +84,7 @@ def _property(attribute: str) -> property:
     def read(self: Any) -> Tensor:
         held: Any = self.parametrizations[attribute]
         if held.stand_ins:
-            given = _given(self, attribute, held)
+            given = _given_outside(self, attribute, held)
             if given is not None:
                 return given
         if torch.compiler.is_compiling():
@@ -97,7 +97,10 @@ def _property(attribute: str) -> property:
             return guard.guarded(torch.empty(0), attribute, held)  # a name for what is in place
         if reader.co_name == "forward" and reader.co_filename.startswith(_LAYERS):
             return held()  # torch's own layers do not write
-        return _guarded(self, attribute, held())
+        value = _guarded(self, attribute, held())
+        if reader.co_name == "get_parameter" and type(value) is guard.ProductValue:
+            value.asked_as_parameter = True
+        return value
 
     def write(self: Any, value: Any) -> None:
         (_write_outside if torch.compiler.is_compiling() else _write)(self, attribute, value)
@@ -160,10 +163,10 @@ def _write(owner: Any, attribute: str, value: Any) -> None:
     if source is None:
         held.right_inverse(guard.plain(value))
     elif source is not held:
-        _tie(owner, attribute, cast("parametrize.ParametrizationList", source), value)
+        _tie(owner, attribute, source, value)
 
 
-_write_outside = torch.compiler.disable(_write)
+_write_outside: Callable[[Any, str, Any], None] = torch.compiler.disable(_write)  # pyright: ignore
 
 
 def _tie(
@@ -194,6 +197,8 @@ def _register_parameter(self: Any, name: str, param: nn.Parameter | None) -> Non
         return nn.Module.register_parameter(self, name, param)
     if _asked_by_functional_call():
         return _give(self, name, held, param)
+    if guard.held_by(param) is not None:
+        return _write(self, name, param)
     if param is not None and not isinstance(param, nn.Parameter):
         raise TypeError(f"cannot register {type(param).__name__} as the parameter {name!r}.")
     return take_out(self, {name: param})
@@ -230,13 +235,15 @@ def _give(owner: Any, attribute: str, held: Any, value: Any) -> None:
         _here.given[key] = ((owner, held), value)
 
 
-@torch.compiler.disable
 def _given(owner: Any, attribute: str, held: Any) -> Tensor | None:
     """What stands in for a product in this thread: given for this place, or for one tied to it."""
     for key in ((id(owner), attribute), id(held)):
         if key in _here.given:
             return _here.given[key][1]
     return None
+
+
+_given_outside: Callable[[Any, str, Any], Tensor | None] = torch.compiler.disable(_given)  # pyright: ignore
 
 
 def _forward_in_a_pass(base: type) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """The value of a product outside a forward pass: it reads as a tensor, and refuses to be written.
 
 A product is formed at each use. What is written into it (``nn.init.zeros_(layer.weight)``,
-``layer.weight.data.mul_(2)``) would be lost without a word; here it raises.
+``layer.weight.data.mul_(2)``) would be lost without a word; here it raises. Only
+``layer.weight.data = value`` is taken, as an assignment: libraries resize embeddings by it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from overparam.reparam.product import overwrite
 
 _ITEMS = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__imatmul__", "__itruediv__"}
 _ITEMS |= {"__ifloordiv__", "__idiv__", "__imod__", "__ipow__", "__iand__", "__ior__", "__ixor__"}
 _HARMLESS = {"requires_grad_", "share_memory_", "is_shared_"}
+_SET_DATA = cast("Any", Tensor.data).__set__
 # These make something out of the whole object, class and all.
 _WHOLE = {"__reduce_ex__", "__deepcopy__", "__repr__", "__format__"}
 
@@ -27,10 +32,13 @@ class ProductValue(Tensor):
     Attributes:
         place: in words, for messages.
         held: what holds the factors; None for what merely shares the memory.
+        asked_as_parameter: whether ``model.get_parameter`` asked for it, by which libraries tie
+            one weight to another.
     """
 
     place: str
-    held: nn.Module | None
+    held: parametrize.ParametrizationList | None
+    asked_as_parameter: bool = False
 
     @classmethod
     def __torch_function__(
@@ -44,9 +52,12 @@ class ProductValue(Tensor):
         del types
         kwargs = kwargs or {}
         target = _written(func, args, kwargs)
+        if target is not None and target.held is not None and func == _SET_DATA:
+            overwrite(target.held, _plain(args[1]))
+            return None
         if target is not None:
             raise RuntimeError(
-                f"{func.__name__} would write into {target.place}, which is a product of factors: "
+                f"{_called(func)} would write into {target.place}, which is a product of factors: "
                 "what is written there is lost. Assign the new value (layer.weight = value), or "
                 "write inside overparam.collapsed(model)."
             )
@@ -60,16 +71,16 @@ class ProductValue(Tensor):
     @property
     def _is_param(self) -> bool:  # pyright: ignore
         """Read by ``isinstance(value, nn.Parameter)``."""
-        return False
+        return self.asked_as_parameter
 
     @_is_param.setter
-    def _is_param(self, value: bool) -> None:
+    def _is_param(self, value: bool) -> None:  # pyright: ignore
         # nn.Parameter(value) keeps the class of what it is given, and a parameter is written to.
         cast("dict[str, Any]", self.__dict__).clear()
         self.__class__ = nn.Parameter  # pyright: ignore
 
 
-def guarded(value: Tensor, place: str, held: nn.Module | None) -> Tensor:
+def guarded(value: Tensor, place: str, held: parametrize.ParametrizationList | None) -> Tensor:
     """A tensor that refuses to be written, with the same memory and graph."""
     with torch._C.DisableTorchFunctionSubclass():
         result = value.as_subclass(ProductValue)
@@ -77,7 +88,7 @@ def guarded(value: Tensor, place: str, held: nn.Module | None) -> Tensor:
         return result
 
 
-def held_by(value: object) -> nn.Module | None:
+def held_by(value: object) -> parametrize.ParametrizationList | None:
     """What holds the factors of a value that was read from a product, or None."""
     return value.held if type(value) is ProductValue else None
 
@@ -90,6 +101,12 @@ def plain(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.as_subclass(Tensor) if type(value) is ProductValue else value
+
+
+def _called(func: Callable[..., Any]) -> str:
+    """The name that users know a function by: an attribute for its setter."""
+    own = getattr(func, "__self__", None)
+    return f"setting .{own.__name__}" if func.__name__ == "__set__" and own else func.__name__
 
 
 def _written(

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from overparam._precision import without_autocast
 from overparam.factors.initialize import initial_factors
-from overparam.factors.layout import Layout, decode_layout, encode_layout
+from overparam.factors.layout import Layout, decode_layout, encode_layout, resized
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -97,6 +97,31 @@ class Product(nn.Module):
             probe = torch.empty((1,) + (2,) * (dims - 1)).to(memory_format=self.memory_format)
             self.memory_format = memory_format_of(fn(probe))
         return self
+
+
+def overwrite(held: parametrize.ParametrizationList, value: Tensor) -> None:
+    """What ``layer.weight.data = value`` means: shape, dtype and device may change with it.
+
+    The factors stay the same parameters.
+
+    Raises:
+        ValueError: the new weight has no balanced factors, or its shape can be read in many ways.
+        RuntimeError: something else is computed from the product.
+    """
+    product = product_of(held)
+    if len(held) > 1:
+        raise RuntimeError(
+            f"a further parametrization ({type(held[1]).__name__}) is on top of the product; "
+            "remove it before you set .data."
+        )
+    layout = product.layout
+    if tuple(value.shape) != layout.shape:
+        layout = resized(layout, tuple(value.shape))
+    factors = initial_factors(layout, value)
+    for factor, new in zip(factors_of(held), factors, strict=True):
+        factor.data = new
+    product.layout, product.memory_format = layout, memory_format_of(value)
+    product._encoded = encode_layout(layout)
 
 
 def memory_format_of(tensor: Tensor) -> torch.memory_format:
