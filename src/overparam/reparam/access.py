@@ -76,6 +76,7 @@ def extend_class(owner: nn.Module) -> None:
         owner.__dict__.pop("_flat_weights", None)
         own._flat_weights = property(_flat_weights, _ignore)
         own._update_flat_weights = _ignore
+        own._replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
 
 
 def _property(attribute: str) -> property:
@@ -268,9 +269,9 @@ def _running(owner: nn.Module) -> Iterator[None]:
         _here.passes.pop()
 
 
-def _flat_weights(self: Any) -> list[Tensor]:
-    """The weights of a recurrent layer, in torch's order."""
-    return [getattr(self, name) for name in self._flat_weights_names]
+def _flat_weights(self: Any) -> list[Tensor | None]:
+    """The weights of a recurrent layer, in torch's order; None before a replica has one."""
+    return [getattr(self, name, None) for name in self._flat_weights_names]
 
 
 def _ignore(self: Any, value: object = None) -> None:
