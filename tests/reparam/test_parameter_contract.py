@@ -99,8 +99,8 @@ def test_functional_calls_nest_fail_and_transform() -> None:
     torch.testing.assert_close(batched, torch.stack([x @ ones.mT, x @ twos.mT]))
     loss = lambda w: functional_call(model, {"weight": w}, (x,)).square().sum()  # noqa: E731
     torch.testing.assert_close(torch.func.grad(loss)(ones), 2 * (x @ ones.mT).mT @ x)
-    hessian = torch.func.hessian(loss)(ones)
-    assert hessian.shape == (2, 3, 2, 3)
+    hessian = torch.func.jacrev(torch.func.grad(loss))(ones)
+    torch.testing.assert_close(hessian[0, :, 0], 2 * x.mT @ x)
     assert _same(before, model)
     torch.testing.assert_close(model(x).detach(), value)
 
@@ -242,9 +242,6 @@ def test_accumulated_gradients_go_both_ways() -> None:
     )
     (plain[1](plain[0](x)[..., None]).square().sum()).backward()
     gradients = {name: p.grad.clone() for name, p in plain.named_parameters()}
-    model = overparameterize(copy.deepcopy(plain), 3, targets="all")
-    for name, parameter in plain.named_parameters():
-        model.get_submodule(name.split(".")[0])._parameters  # noqa: B018
     model = copy.deepcopy(plain)
     for first, second in zip(model.parameters(), plain.parameters(), strict=True):
         first.grad = second.grad.clone()
@@ -308,7 +305,7 @@ def test_channels_last(
     with collapsed(model):
         assert model.weight.is_contiguous(memory_format=memory_format)
         model.to(memory_format=torch.contiguous_format)
-    assert model.weight.is_contiguous()
+    assert model.parametrizations.weight[0].memory_format is torch.contiguous_format
     model.to(memory_format=memory_format)
     collapse(model)
     assert model.weight.is_contiguous(memory_format=memory_format)
@@ -407,10 +404,14 @@ def test_reading_a_product_gives_plain_tensors() -> None:
         assert not vars(parameter)
         with torch.no_grad():
             parameter.zero_()
-    compiled = torch.compile(nn.functional.linear, backend="eager", fullgraph=True)
-    torch.testing.assert_close(
-        compiled(torch.ones(1, 3), layer.weight), torch.ones(1, 3) @ weight.mT
-    )
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_function_takes_the_value_of_a_product() -> None:
+    layer = overparameterize(nn.Linear(3, 2))
+    compiled = torch.compile(nn.functional.linear, backend="eager")
+    x = torch.ones(1, 3)
+    torch.testing.assert_close(compiled(x, layer.weight), x @ layer.weight.mT)
 
 
 def test_setting_data_sets_the_value_with_shape_and_dtype() -> None:

@@ -26,6 +26,7 @@ from overparam.reparam.carry import gradient_of_weight, hand_back, plain_paramet
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
 from overparam.reparam.optimizer_state import GroupOrder, check_collapse, exchange
 from overparam.reparam.plan import already_sharded, already_wrapped
+from overparam.reparam.product import memory_format_of
 from overparam.reparam.swap import all_or_nothing, take_out
 from overparam.reparam.verify import first_difference, outputs_of
 
@@ -273,7 +274,11 @@ def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
     """The product as a parameter; the same one if a tied place was collapsed on its own before."""
     weight = current_weight(held)
     earlier: nn.Parameter | None = held.__dict__.get("plain")
-    if earlier is not None and torch.equal(earlier, weight):
+    if (
+        earlier is not None
+        and torch.equal(earlier, weight)
+        and memory_format_of(earlier) is memory_format_of(weight)
+    ):
         return earlier
     # In __dict__, so that it does not count as a parameter of the list.
     held.__dict__["plain"] = plain_parameter(held, weight)

@@ -19,12 +19,20 @@ from overparam.reparam.product import overwrite
 _ITEMS = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__imatmul__", "__itruediv__"}
 _ITEMS |= {"__ifloordiv__", "__idiv__", "__imod__", "__ipow__", "__iand__", "__ior__", "__ixor__"}
 _HARMLESS = {"requires_grad_", "share_memory_", "is_shared_"}
+_GET_BASE = cast("Any", Tensor._base).__get__
 _SET_DATA = cast("Any", Tensor.data).__set__
 # These make something out of the whole object, class and all.
 _WHOLE = {"__reduce_ex__", "__deepcopy__", "__repr__", "__format__"}
 
 
-class ProductValue(Tensor):
+class _LikeAnyTensor(torch._C._TensorMeta):
+    """Related to every tensor: ``torch.testing.assert_close(layer.weight, parameter)`` asks."""
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, Tensor)
+
+
+class ProductValue(Tensor, metaclass=_LikeAnyTensor):
     """A tensor that shows the value of a product; results computed from it are plain tensors.
 
     What shares its memory (``.data``, ``.detach()``, a row) is guarded too.
@@ -65,8 +73,10 @@ class ProductValue(Tensor):
             if func.__name__ in _WHOLE:
                 args = [_plain(arg) for arg in args]
             result = func(*args, **kwargs)
-            source = next((arg for arg in args if isinstance(arg, ProductValue)), None)
-            return result if source is None else _guard_aliases(result, source)
+            source = next((arg for arg in args if type(arg) is ProductValue), None)
+            if source is None or func == _GET_BASE:
+                return result
+            return _guard_aliases(result, source)
 
     @property
     def _is_param(self) -> bool:  # pyright: ignore
