@@ -46,14 +46,20 @@ def overparameterize(
     or ``fully_shard``; before or after ``torch.compile``. :func:`overparam.collapse` goes back.
     ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
 
-    The product is formed again at each use, in float32 or better with autocast off, and cast once
-    to the dtype of the factors. (``torch.set_float32_matmul_precision`` lowers it as it lowers
-    any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
-    gradients under activation checkpointing: do not use it.
+    The product is formed again at each use (once for each forward pass of attention and recurrent
+    layers), in float32 or better with autocast off, and cast once to the dtype of the factors.
+    (``torch.set_float32_matmul_precision`` lowers it as it lowers any product in float32.)
 
-    **Writing.** Assign a weight to set it (``layer.weight = value``): it is factored, balanced.
-    Writing into it in place (``layer.weight.mul_(2)``, ``reset_parameters``) changes a temporary
-    product, and is lost; do that inside :func:`overparam.collapsed`.
+    **Writing.** Assign a tensor to set a weight (``layer.weight = value``): it is factored,
+    balanced. Assign an ``nn.Parameter`` and it takes the place of the product, as in a plain layer;
+    assign the weight of another product (``head.weight = embedding.weight``) and the two are tied.
+    What would write into the value of a product (``layer.weight.mul_(2)``, ``nn.init``,
+    ``reset_parameters``) raises; do that inside :func:`overparam.collapsed`.
+    ``torch.func.functional_call`` takes the plain names and leaves the factors alone.
+
+    **What hangs on a weight.** An accumulated gradient, ``requires_grad``, the memory format and
+    attributes go along, both ways. Hooks do not: a warning names them. Tensor subclasses are
+    skipped.
 
     **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
     plain one loads too, with factors that are balanced again, which does not fit an optimizer's old
