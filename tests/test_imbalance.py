@@ -8,6 +8,7 @@ from support.unusual_layers import LAYERS, Layer, outputs
 from torch import Tensor, nn
 
 from overparam import Factored, imbalance, overparameterize, plan_overparameterization
+from overparam.factors.layout import ChainLayout, Layout
 from overparam.reparam.attach import factors_of, places
 
 
@@ -87,10 +88,12 @@ def test_only_what_is_known_to_follow_each_other_is_a_product() -> None:
     ]
 
 
-def as_kernel(factor: Tensor, groups: int) -> Tensor:
+def as_kernel(layout: Layout, factor: Tensor, groups: int) -> Tensor:
     """A factor as (groups, out, in, taps), whatever it leaves out."""
-    grouped = factor.detach() if groups > 1 else factor.detach()[None]
-    return grouped.flatten(3) if grouped.ndim > 3 else grouped[..., None]
+    factor = factor.detach()
+    if isinstance(layout, ChainLayout):
+        return factor.unflatten(0, (groups, -1)).flatten(3)
+    return (factor if groups > 1 else factor[None])[..., None]
 
 
 @pytest.mark.parametrize("strategy", ["matrix", "sides", "kernels"])
@@ -102,10 +105,11 @@ def test_every_weight_that_is_a_product_is_found(layer: Layer, strategy: str) ->
     overparameterize(model, **settings)
     found = imbalance(model)
     assert list(found) == [entry.name for entry in plan.entries if entry.layout.depth > 1]
-    held = {place.name: factors_of(place.factors) for place in places(model)}
+    held = {place.name: place for place in places(model)}
     for name, gaps in found.items():
         groups = len(gaps) if gaps.ndim > 1 else 1
-        kernels = [as_kernel(factor, groups) for factor in held[name]]
+        layout, factors = held[name].layout, factors_of(held[name].factors)
+        kernels = [as_kernel(layout, factor, groups) for factor in factors]
         sizes = []
         for low, high in itertools.pairwise(kernels):
             below = torch.einsum("gaik,gbik->gab", low, low)

@@ -17,6 +17,7 @@ from overparam import (
     imbalance,
     near_zero_initialization,
 )
+from overparam.factors.balance import svd_by_gram, thin_svd
 
 PRODUCT_TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}
 INITIALIZATIONS = (near_zero_initialization, balanced_initialization, identity_initialization)
@@ -151,3 +152,31 @@ def test_identity_moments() -> None:
 def test_identity_is_exact_without_noise() -> None:
     factors = identity_initialization(2, 5, 4, width=3, batch=(2,))
     assert torch.equal(factor_product(factors), torch.eye(2, 5).expand(2, 2, 5))
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (7, 7), (3, 5, 9), (2, 9, 5)])
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_both_decompositions_against_lapack(shape: tuple[int, ...], spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64, generator=generator)
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    singular = torch.logspace(0, -spread, singular.shape[-1], dtype=torch.float64).expand_as(
+        singular
+    )
+    matrix = left * singular[..., None, :] @ right
+    for found, relative in ((thin_svd(matrix), 1e-12), (svd_by_gram(matrix), 1e-8)):
+        u, s, vt = found
+        torch.testing.assert_close(s.sort(descending=True).values, singular, rtol=relative, atol=0)
+        torch.testing.assert_close(u * s[..., None, :] @ vt, matrix, rtol=0, atol=1e-14)
+        one = torch.eye(s.shape[-1], dtype=torch.float64).expand(*s.shape, -1)
+        torch.testing.assert_close(u.mT @ u, one, rtol=0, atol=relative)
+        torch.testing.assert_close(vt @ vt.mT, one, rtol=0, atol=relative)
+
+
+def test_zeros_of_a_matrix_of_low_rank_stay_zeros() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 2, generator=generator) @ torch.randn(2, 20, generator=generator)
+    first, second = balanced_factors(weight, 2)
+    torch.testing.assert_close(second @ first, weight)
+    assert int((first.abs().amax(-1) > 0).sum()) == int((second.abs().amax(0) > 0).sum()) == 2
+    assert not balanced_factors(torch.zeros(3, 5), 2)[0].any()

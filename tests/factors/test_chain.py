@@ -28,10 +28,8 @@ def run_sequence(layer: nn.Module, x: Tensor, factors: list[Tensor]) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = functional.pad(x, pads, mode=mode)
     for number, factor in enumerate(factors):
-        grouped = factor if groups > 1 else factor[None]
-        kernel = grouped.flatten(0, 1)
         stride = layer.stride if number == len(factors) - 1 else 1
-        x = CONVOLUTION[dims](x, kernel, stride=stride, dilation=layer.dilation, groups=groups)
+        x = CONVOLUTION[dims](x, factor, stride=stride, dilation=layer.dilation, groups=groups)
     return x + layer.bias.reshape(-1, *(1,) * dims)
 
 

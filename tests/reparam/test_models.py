@@ -132,3 +132,31 @@ def test_trainer_saves_tied_products_and_resumes_exactly(tmp_path: Path) -> None
     assert sorted(plain) == sorted(expected)
     for key, value in expected.items():
         assert torch.equal(plain[key], value), key
+
+
+@pytest.mark.parametrize("targets", ["all", "all-linear"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("size", [60, 40])
+def test_embeddings_are_resized_and_weights_tied(targets: str, tied: bool, size: int) -> None:
+    def make() -> Any:
+        torch.manual_seed(0)
+        model = _gpt2()
+        model.config.tie_word_embeddings = tied
+        return transformers.GPT2LMHeadModel(model.config).eval()
+
+    plain, model = make(), make()
+    overparameterize(model, targets=targets)
+    for each in (plain, model):
+        torch.manual_seed(1)
+        each.resize_token_embeddings(size, mean_resizing=False)
+    inputs = {"input_ids": torch.tensor([[1, 5, 7, 2]])}
+    expected, found = (each(**inputs).logits for each in (plain, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    model.tie_weights()
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+    one = {id(p) for p in model.transformer.wte.parameters()}
+    assert one.isdisjoint(map(id, model.lm_head.parameters())) != tied
+    found.sum().backward()
+    collapse(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert model.lm_head.weight.shape == plain.lm_head.weight.shape

@@ -143,11 +143,10 @@ def _matrices(
 
 def _centred(shape: tuple[int, ...], weight: Tensor, layout: ChainLayout) -> Tensor:
     """The kernel that hands on its channels: the identity at its central tap."""
-    grouped = shape if layout.groups > 1 else (1, *shape)
-    kernel = weight.new_zeros(grouped)
-    centre = tuple((k - 1) // 2 for k in grouped[3:])
+    kernel = weight.new_zeros(layout.groups, shape[0] // layout.groups, *shape[1:])
+    centre = tuple((k - 1) // 2 for k in shape[2:])
     kernel[(slice(None), slice(None), slice(None), *centre)] = torch.eye(
-        grouped[1], grouped[2], dtype=weight.dtype, device=weight.device
+        *kernel.shape[1:3], dtype=weight.dtype, device=weight.device
     )
     return kernel.reshape(shape)
 

@@ -120,11 +120,10 @@ class ChainLayout:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the factors."""
+        """Of the factors, each like the weight of a convolution with as many groups."""
         channels = (self.shape[1], *self.widths, self.shape[0] // self.groups)
-        batch = () if self.groups == 1 else (self.groups,)
         pairs = zip(itertools.pairwise(channels), self.sizes, strict=True)
-        return tuple((*batch, high, low, *size) for (low, high), size in pairs)
+        return tuple((self.groups * high, low, *size) for (low, high), size in pairs)
 
     @property
     def product_flops(self) -> int:
@@ -139,7 +138,7 @@ class ChainLayout:
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         """The kernel, of :attr:`shape`."""
-        return chain.compose([self._with_group(factor) for factor in factors]).reshape(self.shape)
+        return chain.compose([self._by_group(factor) for factor in factors]).reshape(self.shape)
 
     def balanced(self, weight: Tensor) -> tuple[Tensor, ...]:
         """A chain whose composition is ``weight``, balanced pair by pair."""
@@ -155,13 +154,13 @@ class ChainLayout:
     def neighbours(self, factors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Each pair of neighbouring kernels as matrices that share the hidden channels.
 
-        A convolution of one group drops the leading dimension, as its factors do.
+        A convolution of one group drops the leading dimension.
         """
-        pairs = chain.neighbours([self._with_group(factor) for factor in factors])
+        pairs = chain.neighbours([self._by_group(factor) for factor in factors])
         return [(low[0], high[0]) for low, high in pairs] if self.groups == 1 else pairs
 
-    def _with_group(self, factor: Tensor) -> Tensor:
-        return factor[None] if self.groups == 1 else factor
+    def _by_group(self, factor: Tensor) -> Tensor:
+        return factor.unflatten(0, (self.groups, -1))
 
 
 Layout = MatrixLayout | ChainLayout
@@ -201,6 +200,35 @@ def make_layout(
     return dataclasses.replace(layout, widths=_resolve_widths(width, layout.least_widths))
 
 
+def resized(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """The layout for a matrix of another size: hidden layers as wide as they were, where they may.
+
+    A hidden layer that was the narrowest that holds any weight is so again.
+
+    Raises:
+        ValueError: the weight is not one matrix, so that its new shape could be read in many ways.
+
+    Example:
+        >>> from overparam.layers.views import embedding_view
+        >>> resized(MatrixLayout(embedding_view((50, 8)), (8,)), (60, 8)).shapes
+        ((8, 8), (60, 8))
+    """
+    if (
+        not isinstance(layout, MatrixLayout)
+        or layout.view.batch > 1
+        or not len(layout.shape) == len(shape) == 2
+    ):
+        raise ValueError(
+            f"a weight of shape {tuple(shape)} is put in the place of a product of shape "
+            f"{layout.shape}; change shapes before you overparameterize."
+        )
+    rows, columns = reversed(shape) if layout.view.transposed else shape
+    view = dataclasses.replace(layout.view, shape=tuple(shape), rows=rows, columns=columns)
+    least, now = min(layout.view.rows, layout.view.columns), min(rows, columns)
+    widths = tuple(now if width == least else max(width, now) for width in layout.widths)
+    return MatrixLayout(view, widths)
+
+
 def chain_fits(view: MatrixView, strategy: str) -> str | None:
     """Why a weight cannot be a chain of kernels, or None where it can."""
     if view.kind != "convolution":
@@ -231,7 +259,9 @@ def decode_layout(encoded: Tensor) -> Layout:
         ValueError: the tensor holds no layout.
     """
     try:
-        ((name, fields),) = json.loads(bytes(encoded.cpu().tolist())).items()
+        content = json.loads(bytes(encoded.cpu().tolist()))
+        name = "matrix" if "matrix" in content else "chain"
+        fields = content[name]
         fields = {key: _tuples(value) for key, value in fields.items()}
         if name == "matrix":
             view = {key: _tuples(value) for key, value in fields["view"].items()}

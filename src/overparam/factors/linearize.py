@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from overparam.factors.balance import thin_svd
 from overparam.factors.layout import ChainLayout, Layout, MatrixLayout
 from overparam.factors.product import factor_product
 
@@ -127,16 +128,15 @@ def _of_rank_one_over_channels(
     """See :func:`variance_from_factors`; means over channels, weighted by the spread of ones."""
     ones = torch.ones(layout.shape, dtype=torch.float64, device=factors[0].device)
     spread = _spread(layout, factors, ones)
-    dims = len(layout.shape)
 
     def sums(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        first, last = (p.reshape(layout.groups, *p.shape[-dims:]) for p in (parts[0], parts[-1]))
+        first, last = (p.unflatten(0, (layout.groups, -1)) for p in (parts[0], parts[-1]))
         return last.flatten(2).sum(-1), first.transpose(1, 2).flatten(2).sum(-1)
 
     (rows, columns), (row_weights, column_weights) = sums(variances), sums(spread)
     total = (rows.sum(-1) / row_weights.sum(-1) + columns.sum(-1) / column_weights.sum(-1)) / 2
     channels = _outer(rows / row_weights, columns / column_weights, total)
-    taps = (1,) * (dims - 2)
+    taps = (1,) * (len(layout.shape) - 2)
     return channels.reshape(layout.shape[:2] + taps).expand(layout.shape)
 
 
@@ -183,7 +183,7 @@ def _inverse_at_balance(layout: Layout, factors: Sequence[Tensor]) -> Callable[[
     if not isinstance(layout, MatrixLayout):
         return lambda gradient: gradient
     view, sides = layout.view, _sides(layout, factors)
-    u, s, vt = torch.linalg.svd(view.split(layout.product(factors)), full_matrices=False)
+    u, s, vt = thin_svd(view.split(layout.product(factors)))
     ones = torch.ones_like(s)
     left = [ones if a is None else (u.mT @ a).square().sum(-1) for a, _ in sides]
     right = [ones if b is None else (b @ vt.mT).square().sum(-2) for _, b in sides]

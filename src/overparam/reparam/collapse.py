@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from overparam.factors.initialize import initial_factors
+from overparam.factors.transport import state_to_weight
 from overparam.reparam.attach import (
     Place,
     attach_tied,
     check_detachable,
     current_weight,
-    detach,
     factors_of,
     layout_of,
     places,
-    product_of,
 )
+from overparam.reparam.carry import gradient_of_weight, hand_back, plain_parameter, warn_of_hooks
 from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_checkpoints
-from overparam.reparam.optimizer_state import GroupOrder, check_collapse, weight_into_optimizer
+from overparam.reparam.optimizer_state import GroupOrder, check_collapse, exchange
 from overparam.reparam.plan import already_sharded, already_wrapped
+from overparam.reparam.product import memory_format_of
+from overparam.reparam.swap import all_or_nothing, take_out
 from overparam.reparam.verify import first_difference, outputs_of
 
 
@@ -75,27 +77,45 @@ def collapse(
         )
     check_detachable(found)
     held_lists = {id(place.factors): place.factors for place in found}
-    order = None
     if optimizer is not None:
         check_collapse(optimizer, [factors_of(held) for held in held_lists.values()])
-        order = GroupOrder.of(optimizer, model)
+    warn_of_hooks(
+        (
+            (f"{place.name} (factor {number})", factor)
+            for place in {id(place.factors): place for place in reversed(found)}.values()
+            for number, factor in enumerate(factors_of(place.factors), start=1)
+        ),
+        "the factors go, and their weight takes their place",
+    )
+    gradients = {key: gradient_of_weight(held) for key, held in held_lists.items()}
+    states: dict[int, dict[str, Any]] = {}
+    if optimizer is not None:
+        states = {key: _carried(optimizer, held) for key, held in held_lists.items()}
     before = None if example_inputs is None else outputs_of(model, example_inputs)
-    swap = _Swap.plain(found)
-    if example_inputs is not None and before is not None:
-        try:
+    with all_or_nothing((place.module for place in found), optimizer):
+        order = None if optimizer is None else GroupOrder.of(optimizer, model)
+        swap = _Swap.plain(found)
+        if example_inputs is not None and before is not None:
             difference = first_difference(before, outputs_of(model, example_inputs))
             if difference is not None:
                 raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
-        except BaseException:
-            swap.undo()
-            raise
-    if optimizer is not None and order is not None:
-        for key, held in held_lists.items():
-            weight_into_optimizer(
-                optimizer, factors_of(held), swap.parameters[key], layout_of(held)
-            )
-        order.restore(optimizer, model)
+        if optimizer is not None and order is not None:
+            for key, held in held_lists.items():
+                exchange(optimizer, factors_of(held), [swap.parameters[key]], [states[key]])
+            order.restore(optimizer, model)
+    for key, gradient in gradients.items():
+        swap.parameters[key].grad = gradient
     return model
+
+
+def _carried(
+    optimizer: torch.optim.Optimizer, held: parametrize.ParametrizationList
+) -> dict[str, Any]:
+    """The optimizer's state for a weight, from that of its factors."""
+    factors = factors_of(held)
+    states = [optimizer.state.get(factor, {}) for factor in factors]
+    with torch.inference_mode(False), torch.no_grad():
+        return state_to_weight(layout_of(held), factors, states)
 
 
 def make_recognizable(owner: nn.Module) -> None:
@@ -154,60 +174,128 @@ def collapsed(model: nn.Module) -> Iterator[nn.Module]:
 
 @dataclass
 class _Swap:
-    """Products taken out of a model, with what it takes to put them back."""
+    """Products taken out of a model, with what it takes to put them back.
+
+    Attributes:
+        taken: places with their factors.
+        parameters: what stands in for factors, by the id of what holds them.
+        owners: modules as they were with products and as they were left.
+    """
 
     taken: list[tuple[Place, parametrize.ParametrizationList]]
     parameters: dict[int, nn.Parameter]
+    owners: list[_Owner]
 
     @classmethod
     def plain(cls, found: list[Place]) -> _Swap:
         """Replace every product by a plain parameter, tied ones by one and the same."""
-        swap = cls([], {})
-        for place in found:
-            held = place.factors
-            if id(held) not in swap.parameters:
-                swap.parameters[id(held)] = _plain_parameter(held)
-            detach(place, swap.parameters[id(held)])
-            refuse_plain_checkpoints(place.module)
-            swap.taken.append((place, held))
+        taken = [(place, place.factors) for place in found]
+        parameters: dict[int, nn.Parameter] = {}
+        for _, held in taken:
+            if id(held) not in parameters:
+                parameters[id(held)] = _plain_parameter(held)
+        modules = {id(place.module): place.module for place in found}
+        swap = cls(taken, parameters, [])
+        with all_or_nothing(modules.values()):
+            for module in modules.values():
+                mine = {p.attribute: held for p, held in taken if p.module is module}
+                swap.owners.append(_Owner.plain(module, mine, parameters))
         return swap
 
     def undo(self) -> None:
         """Put the products back; a weight that was changed is factored again first."""
-        owners = {id(held): (place, held) for place, held in reversed(self.taken)}
+        first = {id(held): (place, held) for place, held in reversed(self.taken)}
         # All or none: what cannot be factored is found before anything is put back.
-        changed = [(held, *_changed(place, held)) for place, held in owners.values()]
-        for held, now, values in changed:
-            held.to(device=now.device, dtype=now.dtype)
-            with torch.no_grad():
-                for factor, value in zip(factors_of(held), values, strict=False):
-                    factor.copy_(value)
-        for place, held in self.taken:
-            held.__dict__.pop("plain", None)
-            attach_tied(place.module, place.attribute, held)
-            make_recognizable(place.module)
+        changed = [(held, *_changed(place, held)) for place, held in first.values()]
+        with all_or_nothing(owner.module for owner in self.owners):
+            for owner in self.owners:
+                owner.put_back()
+            for held, now, values in changed:
+                held.to(device=now.device, dtype=now.dtype)
+                with torch.no_grad():
+                    for factor, value in zip(factors_of(held), values, strict=False):
+                        factor.copy_(value)
+                hand_back(held, now)
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """One module with products, and how it was left without them."""
+
+    module: nn.Module
+    products: dict[str, parametrize.ParametrizationList]
+    kind: type[nn.Module]
+    modules: dict[str, nn.Module | None]
+    parameters: tuple[str, ...]
+    plain_kind: type[nn.Module]
+
+    @classmethod
+    def plain(
+        cls,
+        module: nn.Module,
+        products: dict[str, parametrize.ParametrizationList],
+        parameters: Mapping[int, nn.Parameter],
+    ) -> _Owner:
+        """Take the products out."""
+        kind, modules, names = type(module), dict(module._modules), tuple(module._parameters)
+        take_out(module, {name: parameters[id(held)] for name, held in products.items()})
+        refuse_plain_checkpoints(module)
+        return cls(module, products, kind, modules, names, type(module))
+
+    def put_back(self) -> None:
+        """The module as it was; parameters and submodules that were exchanged are kept.
+
+        The class and the containers are the same ones, so that what was compiled stays valid.
+        """
+        module, inner = self.module, "parametrizations"
+        if type(module) is not self.plain_kind:  # parametrized otherwise meanwhile
+            for name, held in self.products.items():
+                attach_tied(module, name, held)
+        else:
+            module.__class__ = self.kind
+            now = {**module._modules, inner: self.modules[inner]}
+            _refill(module._modules, now, self.modules)
+            rest = {k: v for k, v in module._parameters.items() if k not in self.products}
+            _refill(module._parameters, rest, self.parameters)
+            if isinstance(module, nn.RNNBase):
+                module.__dict__.pop("_flat_weights", None)
+        make_recognizable(module)
+
+
+def _refill(target: dict[str, Any], content: Mapping[str, Any], order: Iterable[str]) -> None:
+    """Exchange what a dictionary holds, in a given order as far as it goes."""
+    target.clear()
+    for name in (*order, *content):
+        if name in content:
+            target[name] = content[name]
 
 
 def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
     """The product as a parameter; the same one if a tied place was collapsed on its own before."""
     weight = current_weight(held)
     earlier: nn.Parameter | None = held.__dict__.get("plain")
-    if earlier is not None and torch.equal(earlier, weight):
+    if (
+        earlier is not None
+        and torch.equal(earlier, weight)
+        and memory_format_of(earlier) is memory_format_of(weight)
+    ):
         return earlier
-    trained = any(factor.requires_grad for factor in factors_of(held))
-    parameter = nn.Parameter(weight.contiguous(), requires_grad=trained)
-    vars(parameter).update(product_of(held).attributes)
     # In __dict__, so that it does not count as a parameter of the list.
-    held.__dict__["plain"] = parameter
-    return parameter
+    held.__dict__["plain"] = plain_parameter(held, weight)
+    return held.__dict__["plain"]
 
 
 def _changed(
     place: Place, held: parametrize.ParametrizationList
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[nn.Parameter, tuple[Tensor, ...]]:
     """The weight as it is now, and its factors where it is no longer their product."""
-    now: Tensor = getattr(place.module, place.attribute).detach()
+    now = place.module._parameters.get(place.attribute)
     layout = layout_of(held)
+    if now is None:
+        raise ValueError(
+            f"{place.name} is no plain parameter any more (it was removed, or parametrized). The "
+            "model stays plain."
+        )
     if tuple(now.shape) != layout.shape:
         raise ValueError(
             f"{place.name} has the shape {tuple(now.shape)} now, its factors are for "

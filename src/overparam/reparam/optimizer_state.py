@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from overparam.factors.layout import Layout
-from overparam.factors.transport import check_states, state_to_factors, state_to_weight
+from overparam.factors.transport import check_states
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
@@ -125,47 +125,22 @@ class GroupOrder:
                 ]
 
 
-def factors_into_optimizer(
+def exchange(
     optimizer: torch.optim.Optimizer,
-    weight: nn.Parameter,
-    factors: Sequence[nn.Parameter],
-    layout: Layout,
+    old: Sequence[nn.Parameter],
+    new: Sequence[nn.Parameter],
+    states: Sequence[dict[str, Any]],
 ) -> None:
-    """Put factors in the place of a weight: in the same group, with state."""
-    if not _replace(optimizer, [weight], factors):
-        return
-    state = optimizer.state.pop(weight, {})
-    values = [factor.detach() for factor in factors]
-    for factor, entries in zip(factors, state_to_factors(layout, values, state), strict=True):
-        if entries:
-            optimizer.state[factor] = entries
-
-
-def weight_into_optimizer(
-    optimizer: torch.optim.Optimizer,
-    factors: Sequence[nn.Parameter],
-    weight: nn.Parameter,
-    layout: Layout,
-) -> None:
-    """Put a weight in the place of its factors: in the same group, with state."""
-    if not _replace(optimizer, factors, [weight]):
-        return
-    states = [optimizer.state.pop(factor, {}) for factor in factors]
-    values = [factor.detach() for factor in factors]
-    entries = state_to_weight(layout, values, states)
-    if entries:
-        optimizer.state[weight] = entries
-
-
-def _replace(
-    optimizer: torch.optim.Optimizer, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]
-) -> bool:
-    """Put ``new`` where the first of ``old`` stands; whether the optimizer held it."""
+    """Put ``new`` parameters with their states where the first of ``old`` stands, if it does."""
     old_ids = {id(parameter) for parameter in old}
     for group in optimizer.param_groups:
         for position, parameter in enumerate(group["params"]):
             if id(parameter) in old_ids:
                 rest = [p for p in group["params"][position:] if id(p) not in old_ids]
                 group["params"] = [*group["params"][:position], *new, *rest]
-                return True
-    return False
+                for gone in old:
+                    optimizer.state.pop(gone, None)
+                for each, state in zip(new, states, strict=True):
+                    if state:
+                        optimizer.state[each] = state
+                return

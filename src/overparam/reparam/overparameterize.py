@@ -9,15 +9,19 @@ import torch
 from torch import nn
 
 from overparam.factors.initialize import initial_factors
+from overparam.factors.transport import state_to_factors
 from overparam.layers.select import Selected, Targets
 from overparam.reparam.attach import attach, attach_tied, factors_of, held_at
+from overparam.reparam.carry import gradients_for_factors, warn_of_hooks
 from overparam.reparam.collapse import make_recognizable
-from overparam.reparam.optimizer_state import (
-    GroupOrder,
-    check_optimizer,
-    factors_into_optimizer,
+from overparam.reparam.optimizer_state import GroupOrder, check_optimizer, exchange
+from overparam.reparam.plan import (
+    Plan,
+    PlanEntry,
+    already_wrapped,
+    plan_overparameterization,
 )
-from overparam.reparam.plan import Plan, already_wrapped, plan_overparameterization
+from overparam.reparam.swap import all_or_nothing
 from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
 
 
@@ -42,14 +46,20 @@ def overparameterize(
     or ``fully_shard``; before or after ``torch.compile``. :func:`overparam.collapse` goes back.
     ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
 
-    The product is formed again at each use, in float32 or better with autocast off, and cast once
-    to the dtype of the factors. (``torch.set_float32_matmul_precision`` lowers it as it lowers
-    any product in float32.) ``torch.nn.utils.parametrize.cached`` is not needed, and loses
-    gradients under activation checkpointing: do not use it.
+    The product is formed again at each use (once for each forward pass of attention and recurrent
+    layers), in float32 or better with autocast off, and cast once to the dtype of the factors.
+    (``torch.set_float32_matmul_precision`` lowers it as it lowers any product in float32.)
 
-    **Writing.** Assign a weight to set it (``layer.weight = value``): it is factored, balanced.
-    Writing into it in place (``layer.weight.mul_(2)``, ``reset_parameters``) changes a temporary
-    product, and is lost; do that inside :func:`overparam.collapsed`.
+    **Writing.** Assign a tensor to set a weight (``layer.weight = value``): it is factored,
+    balanced. Assign an ``nn.Parameter`` and it takes the place of the product, as in a plain layer;
+    assign the weight of another product (``head.weight = embedding.weight``) and the two are tied.
+    What would write into the value of a product (``layer.weight.mul_(2)``, ``nn.init``,
+    ``reset_parameters``) raises; do that inside :func:`overparam.collapsed`.
+    ``torch.func.functional_call`` takes the plain names and leaves the factors alone.
+
+    **What hangs on a weight.** An accumulated gradient, ``requires_grad``, the memory format and
+    attributes go along, both ways. Hooks do not: a warning names them. Tensor subclasses are
+    skipped.
 
     **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
     plain one loads too, with factors that are balanced again, which does not fit an optimizer's old
@@ -117,27 +127,48 @@ def overparameterize(
         std=std,
     )
     starts = _starts(plan, generator)
-    order = None
+    warn_of_hooks(
+        ((entry.name, entry.selected.parameter) for entry in plan.entries),
+        "a product of factors takes the weight's place, and the weight has no gradient of its own",
+    )
+    states: list[list[dict[str, Any]]] = [[] for _ in plan.entries]
     if optimizer is not None:
         check_optimizer(optimizer, [entry.selected.parameter for entry in plan.entries])
-        order = GroupOrder.of(optimizer, model)
-    for entry, factors in zip(plan.entries, starts, strict=True):
-        first, *others = entry.selected.sites
-        attach(first.module, first.attribute, entry.layout, factors)
-        held = held_at(first.module, first.attribute)
-        for site in others:
-            attach_tied(site.module, site.attribute, held)
-        for site in entry.selected.sites:
-            make_recognizable(site.module)
-        if optimizer is not None:
-            factors_into_optimizer(
-                optimizer, entry.selected.parameter, factors_of(held), entry.layout
-            )
-    if optimizer is not None and order is not None:
-        order.restore(optimizer, model)
-    if optimizer is not None and weight_decay_on == "product":
-        set_weight_decay_on(model, optimizer, weight_decay_on)
+        states = [
+            state_to_factors(entry.layout, f, optimizer.state.get(entry.selected.parameter, {}))
+            for entry, f in zip(plan.entries, starts, strict=True)
+        ]
+    gradients = [
+        gradients_for_factors(entry.layout, factors, entry.selected.parameter.grad)
+        for entry, factors in zip(plan.entries, starts, strict=True)
+    ]
+    # From here on the model changes.
+    owners = [site.module for entry in plan.entries for site in entry.selected.sites]
+    with all_or_nothing(owners, optimizer):
+        order = None if optimizer is None else GroupOrder.of(optimizer, model)
+        for entry, start, parts, state in zip(plan.entries, starts, gradients, states, strict=True):
+            factors = _replace(entry, start)
+            for factor, part in zip(factors, parts, strict=True):
+                factor.grad = part
+            if optimizer is not None:
+                exchange(optimizer, [entry.selected.parameter], factors, state)
+        if optimizer is not None and order is not None:
+            order.restore(optimizer, model)
+        if optimizer is not None and weight_decay_on == "product":
+            set_weight_decay_on(model, optimizer, weight_decay_on)
     return model
+
+
+def _replace(entry: PlanEntry, start: tuple[torch.Tensor, ...]) -> list[nn.Parameter]:
+    """Put a product at every place of one parameter; the factors."""
+    first, *others = entry.selected.sites
+    attach(first.module, first.attribute, entry.layout, start)
+    held = held_at(first.module, first.attribute)
+    for site in others:
+        attach_tied(site.module, site.attribute, held)
+    for site in entry.selected.sites:
+        make_recognizable(site.module)
+    return factors_of(held)
 
 
 def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.Tensor, ...]]:

@@ -15,6 +15,7 @@ from overparam.factors.layout import STRATEGIES, Layout, chain_fits, make_layout
 from overparam.layers.choice import Choice
 from overparam.layers.select import Selected, Selection, Skipped, Targets
 from overparam.layers.table import PLAIN, WeightRow, WeightTable, weight_row
+from overparam.reparam.carry import misfit
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,20 @@ def plan_overparameterization(
     for layer_settings in (settings, *choice.overrides.values()):
         _check_words(layer_settings)
     selection = choice.select(model)
+    selection = Selection(tuple(_possible(entry) for entry in selection.entries))
     entries = [
         _entry(chosen, {**settings, **choice.options(choice.patterns(chosen.sites))})
         for chosen in selection.selected
     ]
     return Plan(tuple(entries), selection)
+
+
+def _possible(entry: Selected | Skipped) -> Selected | Skipped:
+    """The entry, skipped where its kind of tensor cannot become a product."""
+    reason = misfit(entry.parameter) if isinstance(entry, Selected) else None
+    if reason is None:
+        return entry
+    return Skipped(entry.sites, entry.parameter, entry.sites[0].view, reason, asked=True)
 
 
 def _entry(selected: Selected, settings: Mapping[str, Any]) -> PlanEntry:

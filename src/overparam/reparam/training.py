@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from overparam.factors.linearize import gradient_from_factors
+from overparam.layers.places import parametrizations_of
 from overparam.reparam.attach import factors_of, places
-from overparam.reparam.collapse import collapse, collapsed
+from overparam.reparam.collapse import collapse
+from overparam.reparam.product import current_weight, holds_product
 
 
 def weight_gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -84,6 +88,32 @@ class AveragedWeights(AveragedModel):
         collapse(self.module)
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the present weights of ``model`` into the average."""
-        with collapsed(model):
-            super().update_parameters(model)
+        """Take the present weights of ``model`` into the average; the model is not touched."""
+        with torch.no_grad():
+            super().update_parameters(_PlainView(model))  # pyright: ignore[reportArgumentType]
+
+
+class _PlainView:
+    """The parameters and buffers that a model would have without products, in their order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Each once, products by their value."""
+        seen: set[int] = set()
+        for module in self._model.modules():
+            if isinstance(module, parametrize.ParametrizationList) and holds_product(module):
+                continue
+            held = parametrizations_of(module)
+            products = {name: each for name, each in held.items() if holds_product(each)}
+            order = getattr(module.parametrizations, "original_order", ()) if products else ()
+            for name in dict.fromkeys((*order, *module._parameters)):
+                source = products.get(name, module._parameters.get(name))
+                if source is not None and id(source) not in seen:
+                    seen.add(id(source))
+                    yield current_weight(source) if name in products else source  # pyright: ignore
+
+    def buffers(self) -> Iterator[Tensor]:
+        """As in the model."""
+        return self._model.buffers()

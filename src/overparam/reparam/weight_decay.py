@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def check_decay(
     """Raise unless :func:`set_weight_decay_on` would accept these words and this optimizer.
 
     Raises:
+        TypeError: the optimizer is a wrapper that takes no hooks.
         ValueError: an unknown word, no optimizer, or one that does not say how it decays.
     """
     decay_rule.check_word(on)
@@ -33,8 +35,24 @@ def check_decay(
                 'weight_decay_on="product" needs the optimizer: pass optimizer=, or call '
                 "overparam.reparam.set_weight_decay_on(model, optimizer) once it is made."
             )
+        _check_hooks(optimizer)
         for group in optimizer.param_groups:
             _decoupled(optimizer, group, decoupled)
+
+
+def _check_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Raise where an optimizer cannot be told to do something before each step."""
+    try:
+        optimizer.register_step_pre_hook(lambda *_: None).remove()
+        weakref.ref(optimizer)
+        hash(optimizer)
+    except (AttributeError, TypeError):
+        kind = type(optimizer)
+        raise TypeError(
+            f"{kind.__module__}.{kind.__qualname__} takes no hooks before its steps, so its decay "
+            "cannot be made that of the product; pass the optimizer that it wraps "
+            "(for example optimizer.optimizer)."
+        ) from None
 
 
 def set_weight_decay_on(
@@ -78,10 +96,8 @@ def set_weight_decay_on(
         True
     """
     check_decay(optimizer, on, decoupled=decoupled)
-    earlier = _HOOKS.pop(optimizer, None)
-    if earlier is not None:
-        earlier.remove()
     if on == "factors":
+        _forget(optimizer)
         return
     model_reference = weakref.ref(model)
     ways = [_decoupled(optimizer, group, decoupled) for group in optimizer.param_groups]
@@ -100,7 +116,16 @@ def set_weight_decay_on(
         correct(stepping)
         return None
 
-    _HOOKS[optimizer] = optimizer.register_step_pre_hook(before_step)
+    registered = optimizer.register_step_pre_hook(before_step)
+    _forget(optimizer)
+    _HOOKS[optimizer] = registered
+
+
+def _forget(optimizer: torch.optim.Optimizer) -> None:
+    """Take away what an earlier call has registered."""
+    earlier = _HOOKS.pop(optimizer, None)
+    if earlier is not None:
+        earlier.remove()
 
 
 def _then(
@@ -139,6 +164,7 @@ def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool
         for number, group in enumerate(optimizer.param_groups)
         for p in group["params"]
     }
+    changes: list[Callable[[], None]] = []
     for held in {id(place.factors): place.factors for place in places(model)}.values():
         factors = factors_of(held)
         number = number_of.get(id(factors[0]))
@@ -149,10 +175,13 @@ def _correct(model: nn.Module, optimizer: torch.optim.Optimizer, ways: list[bool
         if not decay:
             continue
         decoupled = ways[number] if number < len(ways) else _decoupled(optimizer, group, None)
-        with torch.no_grad():
-            if decoupled:
-                decay_rule.check_amount(group["lr"], decay)
-                decay_rule.scale(factors, group["lr"] * decay)
-            else:
-                sign = -1.0 if group.get("maximize") else 1.0
-                decay_rule.pull(layout_of(held), factors, scale * sign * float(decay))
+        if decoupled:
+            decay_rule.check_amount(group["lr"], decay)
+            changes.append(partial(decay_rule.scale, factors, group["lr"] * decay))
+        else:
+            amount = scale * (-1.0 if group.get("maximize") else 1.0) * float(decay)
+            changes.append(partial(decay_rule.pull, layout_of(held), factors, amount))
+    # All are checked by now.
+    with torch.no_grad():
+        for change in changes:
+            change()
