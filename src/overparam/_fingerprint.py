@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Odd, so that multiplication modulo 2^64 loses nothing.
@@ -45,24 +46,42 @@ def _weights(count: int, device: torch.device) -> Tensor:
 
 
 class Written:
-    """What is known of weights since they were written, without waiting for a device."""
+    """Weights as they were last written, so that a look at them costs one pass or none."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[int, int]] = {}
+        self._seen = WeakTensorKeyDictionary()
 
-    def remember(self, p: Tensor) -> Tensor:
-        """The fingerprint of a weight that has just been written."""
-        self._seen[id(p)] = (p._version, p.data_ptr() if not p.is_meta else 0)
-        return fingerprint(p)
+    def remember(self, p: Tensor, factor: Tensor, written: Tensor) -> None:
+        """Keep what has just been written to a weight.
 
-    def is_unchanged(self, p: Tensor, written: Tensor) -> bool:
-        """Whether a weight is what it was when its fingerprint was taken.
-
-        On an accelerator the version that torch counts is enough where it is known, so that the
-        host need not wait; writes through ``p.data`` escape it.
+        Args:
+            p: the weight.
+            factor: one of those that it is the product of: with others, nothing is known.
+            written: the entries of the weight in a tensor that stays as it is.
         """
-        if p.is_meta:
+        version, place = (0, 0) if p.is_meta else (p._version, p.data_ptr())
+        self._seen[p] = (factor, written, version, place)
+
+    def written(self, p: Tensor, factor: Tensor) -> Tensor | None:
+        """What was written to a weight as the product of these factors, if it is known."""
+        seen = self._seen.get(p)
+        return seen[1] if seen is not None and seen[0] is factor else None
+
+    def is_unchanged(self, p: Tensor) -> bool:
+        """Whether a weight is what was written to it.
+
+        On an accelerator the version that torch counts is enough, so that the host need not wait;
+        writes through ``p.data`` escape it.
+        """
+        _, written, version, place = self._seen[p]
+        if p.is_meta or (p.device.type != "cpu" and (version, place) == (p._version, p.data_ptr())):
             return True
-        if p.device.type != "cpu" and self._seen.get(id(p)) == (p._version, p.data_ptr()):
-            return True
-        return bool(fingerprint(p) == written.to(p.device))
+        return same_bits(p, written)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one dtype hold the same bits; NaN is the same as itself."""
+    integers = _INTEGERS[one.element_size()]
+    return one.device == other.device and torch.equal(
+        one.detach().view(integers), other.view(integers)
+    )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from overparam.factors import balance
+from overparam.layers.groups import parameter_names
 from overparam.layers.places import Site
 from overparam.optim import Factored
-from overparam.optim.groups import parameter_names
 from overparam.reparam.attach import factors_of, places
 
 Pairs = list[tuple[Tensor, Tensor]]

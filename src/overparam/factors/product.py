@@ -6,6 +6,8 @@ first. Leading dimensions are batch dimensions and broadcast.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -39,7 +41,7 @@ def factor_product(factors: Sequence[Tensor]) -> Tensor:
         tensor([[3., 3.]])
     """
     check_factors(factors)
-    return _partial_products(factors)[-1]
+    return _partial_products(factors, _from_input(factors))[-1]
 
 
 def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -88,13 +90,14 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
         raise ValueError(
             f"cotangent has shape {tuple(cotangent.shape)}; the product has shape {expected}."
         )
-    partial = _partial_products(factors)
     gradients: list[Tensor] = []
     if _from_input(factors):
+        partial = _partial_products(factors[:-1], True)  # the whole product is not needed
         for step in range(len(factors) - 1, 0, -1):
             gradients.append(cotangent @ partial[step - 1].mT)
             cotangent = factors[step].mT @ cotangent
         return (cotangent, *reversed(gradients))
+    partial = _partial_products(factors[1:], False)
     for step in range(len(factors) - 1, 0, -1):
         factor = factors[len(factors) - 1 - step]
         gradients.append(partial[step - 1].mT @ cotangent)
@@ -107,14 +110,8 @@ def _from_input(factors: Sequence[Tensor]) -> bool:
     return factors[0].shape[-1] < factors[-1].shape[-2]
 
 
-def _partial_products(factors: Sequence[Tensor]) -> list[Tensor]:
+def _partial_products(factors: Sequence[Tensor], from_input: bool) -> list[Tensor]:
     """All partial products, from one factor to all of them, in the order of multiplication."""
-    if _from_input(factors):
-        partial = [factors[0]]
-        for factor in factors[1:]:
-            partial.append(factor @ partial[-1])
-        return partial
-    partial = [factors[-1]]
-    for factor in reversed(factors[:-1]):
-        partial.append(partial[-1] @ factor)
-    return partial
+    if from_input:
+        return list(itertools.accumulate(factors, lambda product, factor: factor @ product))
+    return list(itertools.accumulate(reversed(factors), operator.matmul))

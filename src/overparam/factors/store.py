@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overparam._fingerprint import Written, fingerprint
+from overparam._fingerprint import Written, fingerprint, same_bits
 from overparam._precision import without_autocast
 from overparam._words import warn_user
 from overparam.factors.layout import MatrixLayout, make_layout
@@ -17,6 +17,8 @@ from overparam.layers.entries import names_of, readings, saved_view
 from overparam.layers.views import MatrixView
 
 State = dict[str, Any]
+Weight = tuple[Tensor, MatrixLayout, dict[str, Any]]
+"""A weight that has factors, their layout, and its group."""
 
 
 class FactorStore:
@@ -94,7 +96,7 @@ class FactorStore:
             for index, saved in state_dict["state"].items()
         }
         for group, saved in zip(groups, state_dict["param_groups"], strict=True):
-            layouts = dict(self.matrices(group))
+            layouts = {p: layout for p, layout, _ in self.weights([group])}
             places = zip(group["params"], saved["params"], names_of(group, ""), strict=False)
             for place, (p, index, name) in enumerate(places):
                 given: State = states.get(index) or {}
@@ -113,23 +115,25 @@ class FactorStore:
 
     def settle_loaded(self, groups: Sequence[dict[str, Any]]) -> None:
         """After loading: undo the rounding of weights, and keep what is not state yet outside."""
-        for group in groups:
-            for p, layout in self.matrices(group):
-                state = self._states().get(p, {})
-                if "factor1" not in state:
-                    continue
-                if not p.is_meta:
-                    self.undo_rounding(p, layout)
-                if not _has_inner_state(state):
-                    self._start[p] = self._states().pop(p)
+        for p, layout, _ in self.weights(groups):
+            state = self._states().get(p, {})
+            if "factor1" not in state:
+                continue
+            if not p.is_meta:
+                self.undo_rounding(p, layout)
+            if not _has_inner_state(state):
+                self._start[p] = self._states().pop(p)
 
     # Layouts
 
-    def matrices(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixLayout]]:
-        """The parameters of a group that are factored, with their layout."""
-        for p, view, _ in readings(group):
-            if view is not None and is_factored(p, view, group):
-                yield p, self.layout(p, view, group)
+    def weights(self, groups: Sequence[dict[str, Any]]) -> list[Weight]:
+        """The parameters of groups that are factored."""
+        return [
+            (p, self.layout(p, view, group), group)
+            for group in groups
+            for p, view, _ in readings(group)
+            if view is not None and is_factored(p, view, group)
+        ]
 
     def layout(self, p: Tensor, view: MatrixView, group: dict[str, Any]) -> MatrixLayout:
         """The layout by the factors held (init may have chosen its own widths), or by options."""
@@ -168,7 +172,7 @@ class FactorStore:
         before = fingerprint(p)
         self.put(p, factors)
         self.write(p, layout)
-        self._rounded[p] = (before, self.held(p)["written"])
+        self._rounded[p] = (before, fingerprint(p))
 
     def undo_rounding(self, p: Tensor, layout: MatrixLayout) -> None:
         """After loading: write the product where the weight was that product until :meth:`begin`.
@@ -185,51 +189,49 @@ class FactorStore:
 
     def write(self, p: Tensor, layout: MatrixLayout) -> None:
         """Write the product of the factors to the weight, rounded once to its dtype."""
-        with without_autocast(p.device):
-            p.copy_(layout.product(self.factors(p)))
-        self.remember(p)
+        product = self._product(p, layout)
+        p.copy_(product)
+        self.remember(p, product if product.dtype == p.dtype else None)
 
-    def remember(self, p: Tensor) -> None:
-        """Note that factors and weight agree as they are now."""
-        self.held(p)["written"] = self._written.remember(p)
+    def remember(self, p: Tensor, written: Tensor | None = None) -> None:
+        """Note that factors and weight agree as they are now; ``written`` is a copy of it."""
+        held = self.held(p)
+        held.pop("written", None)  # of an earlier product; see sign
+        copy = p.detach().clone() if written is None else written
+        self._written.remember(p, held["factor1"], copy)
+
+    def sign(self, params: Iterable[Tensor]) -> None:
+        """Put the fingerprints of weights as written beside their factors, to be saved."""
+        for p in params:
+            held = self.held(p)
+            written = self._written.written(p, held["factor1"]) if held else None
+            if written is not None:
+                held["written"] = fingerprint(written)
 
     def adopt(
-        self,
-        groups: Sequence[dict[str, Any]],
-        names: Callable[[], Mapping[Tensor, str]],
-        *,
-        at_rest: bool = False,
-    ) -> None:
+        self, weights: Sequence[Weight], names: Callable[[], Mapping[Tensor, str]]
+    ) -> list[tuple[Tensor, State]]:
         """Factor again what others changed since it was written, and what has no factors yet.
 
-        Only weights that have a gradient are looked at.
-
         Args:
-            groups: of the optimizer.
+            weights: to look at.
             names: gives the names of parameters, for messages.
-            at_rest: look at those that have factors and no gradient too.
+
+        Returns:
+            What held the factors that were exchanged, as it was before.
 
         Raises:
             ValueError: a weight has no balanced factors; nothing has changed.
         """
         fresh: list[tuple[Tensor, list[Tensor]]] = []
-        late: list[Tensor] = []
-        for group in groups:
-            for p, layout in self.matrices(group):
-                held = self.held(p)
-                if p.grad is None and not (held and at_rest):
-                    continue
-                if held and self._written.is_unchanged(p, held["written"]):
-                    continue
-                try:
-                    fresh.append((p, balanced(p, layout, _factor_dtype(p, group))))
-                except ValueError as error:
-                    raise ValueError(f"{names()[p]}: {error}") from None
-                if _has_inner_state(held):
-                    late.append(p)
-        for p, factors in fresh:
-            self.put(p, factors)
-            self.remember(p)
+        for p, layout, group in weights:
+            if self._agrees(p, layout):
+                continue
+            try:
+                fresh.append((p, balanced(p, layout, _factor_dtype(p, group))))
+            except ValueError as error:
+                raise ValueError(f"{names()[p]}: {error}") from None
+        late = [p for p, _ in fresh if _has_inner_state(self.held(p))]
         if late:
             warn_user(
                 f"{', '.join(names()[p] for p in late)} changed since the last step (a checkpoint, "
@@ -237,6 +239,32 @@ class FactorStore:
                 "of the inner optimizer is that of the old factors. To start without it, make a "
                 "new optimizer."
             )
+        before = [(p, dict(self.held(p))) for p, _ in fresh]
+        for p, factors in fresh:
+            self.put(p, factors)
+            self.remember(p)
+        return before
+
+    def _agrees(self, p: Tensor, layout: MatrixLayout) -> bool:
+        """Whether a weight is the product of its factors, as far as this optimizer knows."""
+        held = self.held(p)
+        if not held:
+            return False
+        if self._written.written(p, held["factor1"]) is not None:
+            return self._written.is_unchanged(p)
+        if p.is_meta:
+            return True
+        if "written" in held:  # loaded
+            same = bool(fingerprint(p) == held["written"].to(p.device))
+        else:  # a copy of state, or factors from before an error
+            same = same_bits(p, self._product(p, layout).to(p.dtype))
+        if same:
+            self.remember(p)
+        return same
+
+    def _product(self, p: Tensor, layout: MatrixLayout) -> Tensor:
+        with without_autocast(p.device):
+            return layout.product(self.factors(p))
 
     def pull_back(self, p: Tensor, layout: MatrixLayout, gradient: Tensor) -> None:
         """Give each factor its gradient, from that of the weight."""

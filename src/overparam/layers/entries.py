@@ -21,6 +21,9 @@ from overparam.layers.views import MatrixView
 ENTRYWISE = "it acts entry by entry"
 Entry = tuple[Any, ...]
 
+# Every step reads the entries, so each view is made once. (torch.compile warns of functools.cache.)
+_VIEWS: dict[Entry, MatrixView] = {}
+
 
 def entry_of(chosen: Selected | Skipped) -> Entry:
     """What stands in ``"views"`` for a parameter that was selected, or skipped."""
@@ -82,8 +85,8 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
         complete_views(group)
         views = group["views"]
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        view = _view(_frozen(entry)) if is_chosen(entry) else None
-        if view is not None and view.shape != tuple(p.shape):
+        view = _view(entry) if is_chosen(entry) else None
+        if view is not None and view.shape != p.shape:
             if view.batch > 1 or view.transposed:
                 warn_user(
                     f"a parameter of shape {view.shape} was exchanged for one of "
@@ -139,7 +142,7 @@ def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
     entry = views[place] if place < len(views) else None
     if entry is None or not is_chosen(entry):
         return None
-    return _view(_frozen(entry if len(entry) == 7 else ("", *entry)))
+    return _view(entry if len(entry) == 7 else ("", *entry))
 
 
 def names_of(group: dict[str, Any], prefix: str) -> list[str]:
@@ -172,5 +175,12 @@ def _frozen(entry: Any) -> tuple[Any, ...]:
     return tuple(tuple(each) if isinstance(each, (list, tuple)) else each for each in entry)
 
 
-def _view(entry: tuple[Any, ...]) -> MatrixView:
-    return MatrixView(*entry[1:])
+def _view(entry: Entry) -> MatrixView:
+    try:
+        known = _VIEWS.get(entry)
+    except TypeError:  # lists, which checkpoints make of tuples
+        entry = _frozen(entry)
+        known = _VIEWS.get(entry)
+    if known is None:
+        known = _VIEWS[entry] = MatrixView(*entry[1:])
+    return known

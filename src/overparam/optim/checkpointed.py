@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from overparam.layers.choice import Choice
 from overparam.layers.entries import complete_views
-from overparam.optim.stand_in import Copies, StandIn, State
+from overparam.optim.inner import Copies, StandIn, State
 
 
 class Checkpointed(Optimizer):
@@ -85,9 +85,9 @@ class Checkpointed(Optimizer):
                         stays = name.endswith("step") and not on_device
                         device = value.device if stays else p.device
                         self.state[p][name] = value.detach().to(device, copy=True)
-        with self._linked() as (engines, _):
-            for engine in engines:
-                engine.__setstate__({"state": engine.state, "param_groups": engine.param_groups})
+        with self._linked() as (optimizers, _):
+            for each in optimizers:
+                each.__setstate__({"state": each.state, "param_groups": each.param_groups})
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""

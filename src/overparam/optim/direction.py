@@ -1,9 +1,9 @@
-"""From gradients to the directions of the end-to-end rule, for parameters of one shape at once."""
+"""The form of the rule for each parameter of EndToEnd, and its directions, one shape at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from overparam._precision import without_autocast
-from overparam.optim.routes import Route
+from overparam.layers.table import PLAIN
+from overparam.layers.views import MatrixView
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
 from overparam.rule.reference import end_to_end_update, single_output_update
 
+GRANULARITIES = ("auto", "matrix", "row", "tensor")
 State = dict[str, Any]
 Write = Callable[[], None]
 """To be called once the step has succeeded."""
@@ -28,26 +30,58 @@ _STACK_ENTRIES_CPU = 2**18
 _STACK_ENTRIES = 2**26
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
+class Route:
+    """How one parameter is updated.
+
+    Attributes:
+        rule: "matrix" (the end-to-end rule), "row" (the same for a single output, in closed
+            form) or "plain" (the inner optimizer alone).
+        batch: matrices, or groups of rows that share a normalization.
+        rows: ``m <= n`` of one matrix, or number of rows.
+        columns: ``n`` of one matrix, or length of a row.
+        turned: whether memory holds the matrices by columns.
+        note: what to add to the report.
+    """
+
+    rule: str
+    batch: int
+    rows: int
+    columns: int
+    turned: bool = False
+    note: str = ""
+
+    def split(self, stack: Tensor) -> Tensor:
+        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
+        if self.turned:
+            return stack.reshape(-1, self.columns, self.rows).mT
+        return stack.reshape(-1, self.rows, self.columns)
+
+    def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The inverse of :meth:`split` for parameters of the given shape."""
+        stored = matrices.mT if self.turned else matrices
+        return stored.reshape(-1, *shape)
+
+
+@dataclass(slots=True, eq=False)
 class Item:
     """A parameter on its way through a step.
 
     Attributes:
         p: the parameter.
-        gradient: dense, in the dtype of the state; zero where it is not finite and only the
-            device knows.
-        finite: whether it is finite, a scalar on the device where the host may not look.
+        gradient: dense, in the dtype of the state.
         states: of the optimizer; that of the parameter is empty before its first step.
         route: of the parameter.
         group: of the parameter.
+        finite: whether the gradient is, a scalar on the device where the host may not look.
     """
 
     p: Tensor
     gradient: Tensor
-    finite: bool | Tensor
     states: MutableMapping[Tensor, State]
     route: Route
     group: dict[str, Any]
+    finite: bool | Tensor = True
 
     @property
     def state(self) -> State:
@@ -55,33 +89,34 @@ class Item:
         return self.states.get(self.p, {})
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the parameters of a group have in common.
+def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
+    """Choose the form of the rule for a parameter; without a view it is not chosen.
 
-    Attributes:
-        depth: ``N``.
-        floor: least singular value, in units of the weight.
-        normalize: largest eigenvalue of the preconditioner is 1.
-        basis: "auto", "exact" or "tracked".
-        capturable: never let the host wait.
-        differentiable: let autograd follow the update.
-        stacked: whether parameters of one shape are updated together.
+    Example:
+        >>> from overparam.layers import linear_view
+        >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
+        'matrix'
     """
-
-    depth: float
-    floor: float
-    normalize: bool
-    basis: str
-    capturable: bool
-    differentiable: bool
-    stacked: bool
-
-    def basis_of(self, p: Tensor) -> str:
-        """The kind of basis of a parameter."""
-        if self.basis != "auto":
-            return self.basis
-        return "exact" if p.device.type == "cpu" else "tracked"
+    size = math.prod(shape)
+    if size == 0 or depth == 1:
+        note = "empty: nothing to update" if size == 0 else "depth 1 is the inner optimizer"
+        return Route(PLAIN, 1, 1, size, note=note)
+    if granularity == "tensor":
+        return Route("row", 1, 1, size, note="the whole tensor as one single-output layer")
+    if view is None:
+        return Route(PLAIN, 1, 1, size)
+    batch, rows, columns = view.batch, view.rows, view.columns
+    if granularity == "row" or (granularity == "auto" and view.kind == "embedding"):
+        note = "each row as a single-output layer"
+        if granularity == "auto":
+            note += ", so that rows without gradient stay"
+        return Route("row", batch, rows, columns, view.transposed, note)
+    if min(rows, columns) == 1:
+        note = "one row or column, so the rule has a closed form"
+        return Route("row", batch, 1, rows * columns, note=note)
+    # The rule works on the shorter side.
+    small, large = min(rows, columns), max(rows, columns)
+    return Route("matrix", batch, small, large, view.transposed != (rows > columns))
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -89,102 +124,152 @@ def state_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
 
 
-def directions(
-    items: Iterable[Item], options: Options
-) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
+def mark_finite(items: Sequence[Item]) -> None:
+    """Find out which gradients are finite, on an accelerator without a look by the host.
+
+    There, those that are not are exchanged for zeros.
+    """
+    alike: dict[Any, list[Item]] = {}
+    for item in items:
+        if item.p.device.type == "cpu" and not item.group["capturable"]:
+            item.finite = _is_finite(item.gradient)
+        else:
+            alike.setdefault((item.p.device, item.gradient.dtype), []).append(item)
+    for some in alike.values():
+        flags = torch.stack(_largest([item.gradient for item in some])) < math.inf
+        for item, flag in zip(some, flags.unbind(), strict=True):
+            item.finite, item.gradient = flag, torch.where(flag, item.gradient, 0.0)
+
+
+def _largest(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The largest absolute value of each tensor; NaN where it holds one."""
+    if tensors[0].device.type == "cpu":  # ten times as fast as the norm
+        return [torch.maximum(high, -low) for low, high in map(torch.aminmax, tensors)]
+    return list(torch._foreach_norm(list(tensors), math.inf))  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every entry is finite: a finite sum says so in one pass, else extremes do."""
+    if math.isfinite(tensor.sum().item()):
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
+
+
+def directions(items: Sequence[Item]) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
     """``D`` of each parameter, of its shape, in the dtype of the state, stack by stack.
 
     Nothing is written: beside each stack comes a function that writes its new bases.
 
     Args:
-        items: parameters with gradient.
-        options: of their group.
+        items: parameters that have a rule.
     """
     by_shape: dict[Any, list[Item]] = {}
     for item in items:
-        known = "basis" in item.state
-        key = (item.route, item.p.shape, item.p.dtype, item.p.device, known)
+        p, due = item.p, _is_due(item)
+        key = (id(item.group), item.route, p.shape, p.dtype, p.device, due)
         by_shape.setdefault(key, []).append(item)
-    for alike in by_shape.values():
-        for stack in _bounded(alike, options):
+    for key, alike in by_shape.items():
+        for stack in _bounded(alike):
             with without_autocast(stack[0].p.device):
-                found, write = _direction(stack, options)
+                found, write = _direction(stack, due=key[-1])
             pairs = zip(stack, found.unbind(), strict=True)
             yield {item.p: _laid_out(update, item.p) for item, update in pairs}, write
 
 
-def _direction(items: list[Item], options: Options) -> tuple[Tensor, Write | None]:
+def _is_due(item: Item) -> bool | None:
+    """Whether the basis of a parameter is to follow its weight in this step; None: to be made."""
+    if item.route.rule != "matrix":
+        return False
+    state, every = item.state, item.group["basis_every"]
+    if "basis" not in state:
+        return None
+    return every == 1 or _age(state) % every == 0
+
+
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # ages would be guards
+def _age(state: State) -> int:
+    """Steps since the basis of a parameter was made."""
+    return state.get("basis_age", 0)
+
+
+def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | None]:
     """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
-    route, p = items[0].route, items[0].p
+    route, p, group = items[0].route, items[0].p, items[0].group
+    depth, shape = float(group["depth"]), tuple(p.shape)
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = route.split(_stacked([item.gradient for item in items]))
-    shape = tuple(p.shape)
-    if options.differentiable:
+    if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
-        return route.join(_reference(route.rule, weight.clone(), gradient, options), shape), None
-    kind: dict[str, Any] = {"floor": options.floor, "normalize": options.normalize}
+        update = _reference(route.rule, weight.clone(), gradient, depth, group["normalize"])
+        return route.join(update, shape), None
+    kind: dict[str, Any] = {
+        "floor": float(group["singular_value_floor"]),
+        "normalize": bool(group["normalize"]),
+    }
     if route.rule == "row":
-        return route.join(update_of_rows(weight, gradient, options.depth, **kind), shape), None
-    new, tracked = _next_bases(items, weight, options)
-    update = update_in_basis(new.left, weight, gradient, options.depth, **kind)
-    return route.join(update, shape), partial(_write_bases, items, new, tracked)
+        return route.join(update_of_rows(weight, gradient, depth, **kind), shape), None
+    basis = _next_bases(items, weight, due)
+    update = update_in_basis(basis.left, weight, gradient, depth, **kind)
+    return route.join(update, shape), partial(_write_bases, items, basis, due)
 
 
-def _next_bases(items: list[Item], weight: Tensor, options: Options) -> tuple[Basis, bool]:
-    """The bases for this step, ``(k * batch, m, m)``, and whether they are tracked."""
-    tracked = options.basis_of(items[0].p) == "tracked"
-    if "basis" not in items[0].state:
+def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
+    """The bases for this step, ``(k * batch, m, m)``."""
+    group, on_host = items[0].group, items[0].p.device.type == "cpu"
+    if due is None:
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
-        return exact_basis(identity.expand(*weight.shape[:-1], -1), weight), tracked
+        return exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
     old = _stacked([item.state["basis"] for item in items]).flatten(0, 1)
-    if not tracked:
-        return exact_basis(old, weight), False
-    return tracked_basis(old, weight, look=_looks(items, options)), True
-
-
-def _looks(items: list[Item], options: Options) -> bool:
-    """Whether the error of a tracked basis is read in this step."""
-    if options.capturable:
-        return False
-    return items[0].p.device.type == "cpu" or items[0].state["basis_age"] % _LOOK_EVERY == 0
+    if not due:
+        return Basis(old, old, old)  # nothing is written
+    if group["basis"] == "exact" or (group["basis"] == "auto" and on_host):
+        return exact_basis(old, weight)
+    # A look makes the host wait: for an accelerator once in a while.
+    may_look = not group["capturable"]
+    look = may_look and (on_host or _age(items[0].state) % _LOOK_EVERY < group["basis_every"])
+    return tracked_basis(old, weight, look=look)
 
 
 @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # its counts would be guards
 @torch.no_grad()
-def _write_bases(items: list[Item], new: Basis, tracked: bool) -> None:
+def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
+    states, names = [item.states[item.p] for item in items], ("basis", "basis_error")
+    for state in states:
+        state["basis_age"] = _age(state) + 1
+    if due is False:
+        return
     batch = items[0].route.batch
-    values = {
-        "basis": new.left.unflatten(0, (-1, batch)),
-        "basis_error": new.error.unflatten(0, (-1, batch)),
-    }
-    failed = new.failed.unflatten(0, (-1, batch)).to(torch.int64)
-    for number, item in enumerate(items):
-        state = item.states[item.p]
-        if "basis" not in state:
-            state.update((name, value[number].clone()) for name, value in values.items())
-            state["basis_failures"] = failed[number].clone()
-        else:
-            for name, value in values.items():
-                old, now = state[name], value[number]
-                keep = item.finite
-                old.copy_(torch.where(keep, now, old) if isinstance(keep, Tensor) else now)
-            state["basis_failures"].add_(failed[number])
-        if tracked:
-            state["basis_age"] = state.get("basis_age", 0) + 1
+    left, error, failed = (each.unflatten(0, (-1, batch)) for each in new)
+    failures = failed.to(torch.int64).unbind()
+    if due:
+        torch._foreach_add_([state["basis_failures"] for state in states], failures)  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        for state, failure in zip(states, failures, strict=True):
+            state["basis_failures"] = failure
+    for name, value in zip(names, (left, error), strict=True):
+        if due and items[0].group["capturable"]:  # a graph writes to the same memory each time
+            old = [state[name] for state in states]
+            keep = torch.stack([torch.as_tensor(item.finite) for item in items])
+            keep = keep.reshape(-1, *[1] * (value.ndim - 1))
+            torch._foreach_copy_(old, torch.where(keep, value, torch.stack(old)).unbind())  # pyright: ignore[reportPrivateImportUsage]
+            continue
+        for state, own in zip(states, value.unbind(), strict=True):
+            state[name] = own
 
 
-def _reference(rule: str, weight: Tensor, gradient: Tensor, options: Options) -> Tensor:
+def _reference(
+    rule: str, weight: Tensor, gradient: Tensor, depth: float, normalize: bool
+) -> Tensor:
     """The same from the differentiable reference, without a floor."""
     if rule == "matrix":
-        update = end_to_end_update(weight, gradient, options.depth)
+        update = end_to_end_update(weight, gradient, depth)
         largest = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
     else:
-        update = single_output_update(weight, gradient, options.depth)
+        update = single_output_update(weight, gradient, depth)
         largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
-    if not options.normalize:
+    if not normalize:
         return update
-    depth = 1.0 if math.isinf(options.depth) else options.depth
-    return update / (depth * largest ** (2 - 2 / options.depth))
+    return update / ((1.0 if math.isinf(depth) else depth) * largest ** (2 - 2 / depth))
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
@@ -199,10 +284,11 @@ def _laid_out(update: Tensor, p: Tensor) -> Tensor:
     return torch.empty_like(p, dtype=update.dtype).copy_(update)
 
 
-def _bounded(items: list[Item], options: Options) -> Iterator[list[Item]]:
-    """Cut a list of same-shape parameters into stacks of bounded size."""
+def _bounded(items: list[Item]) -> Iterator[list[Item]]:
+    """Cut a list of same-shape parameters of a group into stacks of bounded size."""
+    group = items[0].group
     limit = _STACK_ENTRIES_CPU if items[0].p.device.type == "cpu" else _STACK_ENTRIES
-    if not options.stacked or options.differentiable:
+    if group.get("foreach") is False or group.get("differentiable"):
         limit = 0
     count = max(1, limit // items[0].p.numel())
     for start in range(0, len(items), count):

@@ -15,14 +15,19 @@ from overparam._checks import plain_depth, plain_number
 from overparam._words import warn_user
 from overparam.layers.choice import Choice
 from overparam.layers.entries import names_of, readings
+from overparam.layers.groups import Params, warn_of_zeros
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import Item, Options, directions, state_dtype
-from overparam.optim.groups import Params, warn_of_zeros
-from overparam.optim.inner import Inner
-from overparam.optim.routes import GRANULARITIES, route
-from overparam.optim.stand_in import StandIn, State
+from overparam.optim.direction import (
+    GRANULARITIES,
+    Item,
+    directions,
+    mark_finite,
+    route,
+    state_dtype,
+)
+from overparam.optim.inner import Inner, StandIn, State
 from overparam.optim.transform import Transform
 
 _BASES = ("auto", "exact", "tracked")
@@ -94,6 +99,8 @@ class EndToEnd(Transform):
         singular_value_floor: smallest singular value that the preconditioner sees.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
             products alone; "auto" is exact on the CPU and tracked elsewhere.
+        basis_every: steps from one such look at the weight to the next. In between the basis is
+            stale and the step cheaper; its direction is still one of descent.
         capturable: never let the host wait for the device, for CUDA graphs.
         targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
         exclude: weights to leave out.
@@ -137,6 +144,7 @@ class EndToEnd(Transform):
         normalize: bool = True,
         singular_value_floor: float = 0.0,
         basis: Literal["auto", "exact", "tracked"] = "auto",
+        basis_every: int = 1,
         capturable: bool = False,
         targets: Targets | None = None,
         exclude: Targets | None = None,
@@ -151,53 +159,31 @@ class EndToEnd(Transform):
             "normalize": normalize,
             "singular_value_floor": singular_value_floor,
             "basis": basis,
+            "basis_every": basis_every,
             "capturable": capturable,
         }
         name = str(getattr(inner, "__name__", inner))
         if capturable and isinstance(lr, Tensor) and name.lower() == "sgd":
             # All other forms of torch's SGD read a learning rate tensor.
             inner_options = {"fused": True, **inner_options}
-        super().__init__(
-            params,
-            lr,
-            inner,
-            own,
-            inner_options,
-            choice=Choice(targets, exclude, overrides or {}),
-            fallback=fallback,
-            fallback_options=fallback_options,
-        )
+        choice = Choice(targets, exclude, overrides or {})
+        super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: reevaluates the model and returns the loss; called with gradients enabled.
-
-        Returns:
-            The loss of the closure, or None.
-
-        Raises:
-            RuntimeError: a sparse gradient of a weight that has the matrix rule.
-        """
-        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
-            loss = self._begin(closure)
-            later: list[Callable[[], None]] = []
-            items = [item for group in self.param_groups for item in self._items(group)]
-            found: dict[Tensor, Tensor | None] = {
-                item.p: item.gradient if item.finite is not False else None for item in items
-            }
-            for group in self.param_groups:
-                ruled = [item for item in items if item.group is group and _has_rule(item)]
-                for stack, write in directions(ruled, _options(group)):
-                    found.update(stack)
-                    later += [] if write is None else [write]
-            with self._exchanged(found):
-                moved = self._inner_step()
-            self._settle(moved, items)
-            for write in later:
-                write()
-        return loss
+    def _step(self) -> None:
+        items = [item for group in self.param_groups for item in self._items(group)]
+        mark_finite(items)
+        found: dict[Tensor, Tensor | None] = {
+            item.p: item.gradient if item.finite is not False else None for item in items
+        }
+        later: list[Callable[[], None]] = []
+        for stack, write in directions([item for item in items if _has_rule(item)]):
+            found.update(stack)
+            later += [] if write is None else [write]
+        with self._exchanged(found):
+            moved = self._inner_step()
+        self._settle(moved, items)
+        for write in later:
+            write()
 
     def _items(self, group: dict[str, Any]) -> Iterator[Item]:
         """The parameters of a group that have a gradient, where the inner one is not alone."""
@@ -207,7 +193,7 @@ class EndToEnd(Transform):
         for p, view, _ in readings(group):
             if p.grad is None or p.numel() == 0:
                 continue
-            chosen = route(tuple(p.shape), view, granularity, depth)
+            chosen = route(p.shape, view, granularity, depth)
             gradient = p.grad
             if gradient.is_sparse:
                 if chosen.rule == PLAIN:
@@ -219,14 +205,7 @@ class EndToEnd(Transform):
                         "leave it out of the targets."
                     )
                 gradient = gradient.to_dense()
-            gradient = gradient.to(state_dtype(p))
-            finite: bool | Tensor
-            if p.device.type == "cpu" and not group["capturable"]:
-                finite = _finite_on_host(gradient)
-            else:
-                finite = _finite(gradient)
-                gradient = torch.where(finite, gradient, 0.0)
-            yield Item(p, gradient, finite, self.state, chosen, group)
+            yield Item(p, gradient.to(state_dtype(p)), self.state, chosen, group)
 
     @contextmanager
     def _exchanged(self, found: Mapping[Tensor, Tensor | None]) -> Iterator[None]:
@@ -261,19 +240,20 @@ class EndToEnd(Transform):
         """Undo the step of parameters without a finite gradient, count it, and round the others."""
         finite = {item.p: item.finite for item in items}
         for each in stand_ins:
-            keep = finite.get(each.p)
-            if isinstance(keep, Tensor):
-                each.undo(keep)
-            if each.tensor is not each.p:
-                each.p.copy_(each.tensor)
+            keep = finite.get(each.p, True)
+            if keep is not True:
+                each.undo(keep if isinstance(keep, Tensor) else None)
+        super()._settle(stand_ins)
+        counts, more = [], []
         for item in items:
             state = self.state[item.p]
             if "skipped" not in state:
                 state["skipped"] = torch.zeros((), dtype=torch.int64, device=item.p.device)
-            if isinstance(item.finite, Tensor):
-                state["skipped"].add_(~item.finite)
-            elif not item.finite:
-                state["skipped"].add_(1)
+            if item.finite is not True:
+                counts.append(state["skipped"])
+                more.append(torch.as_tensor(item.finite, device=item.p.device))
+        if counts:
+            torch._foreach_add_(counts, list((~torch.stack(more)).to(torch.int64).unbind()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
         """The saved state, without bases of other matrices than those of today.
@@ -347,31 +327,8 @@ class EndToEnd(Transform):
         return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 
-def _options(group: dict[str, Any]) -> Options:
-    return Options(
-        depth=float(group["depth"]),
-        floor=float(group["singular_value_floor"]),
-        normalize=bool(group["normalize"]),
-        basis=group["basis"],
-        capturable=bool(group["capturable"]),
-        differentiable=bool(group.get("differentiable")),
-        stacked=group.get("foreach") is not False,
-    )
-
-
 def _has_rule(item: Item) -> bool:
     return item.route.rule != PLAIN and item.finite is not False
-
-
-def _finite_on_host(tensor: Tensor) -> bool:
-    """Whether every entry is finite, in one pass: extremes propagate NaN."""
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
-
-
-def _finite(tensor: Tensor) -> Tensor:
-    """The same as a scalar on the device of the tensor."""
-    low, high = torch.aminmax(tensor)
-    return (low > -math.inf) & (high < math.inf)
 
 
 def _troubles(state: State) -> Iterator[str]:

@@ -21,13 +21,12 @@ from overparam.factors.store import (
 )
 from overparam.layers.choice import Choice
 from overparam.layers.entries import names_of
+from overparam.layers.groups import Params, parameter_names, warn_of_zeros
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.conversion import collapse_optimizer, expand_optimizer
-from overparam.optim.groups import Params, parameter_names, warn_of_zeros
-from overparam.optim.inner import Inner
-from overparam.optim.stand_in import StandIn, State
+from overparam.optim.inner import Inner, StandIn, State
 from overparam.optim.transform import Transform
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
@@ -134,56 +133,31 @@ class Factored(Transform):
             )
         self.store = FactorStore(lambda: self.state)
         self._made: list[tuple[Tensor, MatrixLayout, list[Tensor]]] = []
-        super().__init__(
-            params,
-            lr,
-            inner,
-            own,
-            inner_options,
-            choice=Choice(targets, exclude, overrides or {}),
-            fallback=fallback,
-            fallback_options=fallback_options,
-        )
+        choice = Choice(targets, exclude, overrides or {})
+        super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
     def factors(self, p: Tensor) -> list[Tensor]:
         """The factors ``[W_1, ..., W_N]`` of a weight; empty where it is not factored."""
         return self.store.factors(p)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Step on the factors and write the products to the weights.
-
-        Args:
-            closure: reevaluates the model and returns the loss; called with gradients enabled.
-
-        Returns:
-            The loss of the closure, or None.
-
-        Raises:
-            RuntimeError: a sparse gradient of a factored weight.
-            ValueError: a weight that was changed to one without balanced factors, another depth
-                than that of the factors, or decay of the product by the whole or more; nothing
-                has changed.
-        """
-        loss = self._begin(closure)
-        with torch.no_grad():
-            self._check_groups()
-            before = [(p, dict(held)) for p, held in self._all_held()]
-            try:
-                self.store.adopt(self.param_groups, lambda: parameter_names(self.param_groups))
-                for group in self.param_groups:
-                    for p, layout in self.store.matrices(group):
-                        if p.grad is not None:
-                            self.store.pull_back(p, layout, p.grad)
-                moved = self._inner_step()
-            except BaseException:
-                for p, held in before:
-                    self.store.held(p).update(held)
-                raise
-            finally:
-                for factor in [f for p, _ in self._all_held() for f in self.factors(p)]:
+    def _step(self) -> None:
+        self._check_groups()
+        weights = [w for w in self.store.weights(self.param_groups) if w[0].grad is not None]
+        before = self.store.adopt(weights, self._names)
+        try:
+            for p, layout, _ in weights:
+                assert p.grad is not None  # chosen by it
+                self.store.pull_back(p, layout, p.grad)
+            moved = self._inner_step()
+        except BaseException:
+            for p, held in before:
+                self.store.held(p).update(held)
+            raise
+        finally:
+            for p, _, _ in weights:
+                for factor in self.factors(p):
                     factor.grad = None
-            self._settle(moved)
-        return loss
+        self._settle(moved)
 
     def refactor(self) -> None:
         """Balance the factors of the present weights, for example to undo their drift.
@@ -196,8 +170,8 @@ class Factored(Transform):
         """
         self._check_groups()
         with torch.no_grad():
-            pairs = [pair for group in self.param_groups for pair in self.store.matrices(group)]
-            pairs = [(p, layout) for p, layout in pairs if self.factors(p)]
+            weights = self.store.weights(self.param_groups)
+            pairs = [(p, layout) for p, layout, _ in weights if self.factors(p)]
             fresh = [balanced(p, layout, self.factors(p)[0].dtype) for p, layout in pairs]
             for (p, layout), factors in zip(pairs, fresh, strict=True):
                 self.store.put(p, factors)
@@ -249,10 +223,8 @@ class Factored(Transform):
         """What the inner optimizer keeps for a parameter, or for one of its factors."""
         return self._inner_state(StandIn(p, p, prefix))
 
-    def _all_held(self) -> list[tuple[Tensor, State]]:
-        """Every weight that has factors, with what holds them."""
-        params = (p for group in self.param_groups for p in group["params"])
-        return [(p, held) for p in params if (held := self.store.held(p))]
+    def _names(self) -> dict[Tensor, str]:
+        return parameter_names(self.param_groups)
 
     # What Transform asks
 
@@ -266,14 +238,11 @@ class Factored(Transform):
 
     def _about_to_step(self, stand_ins: list[StandIn]) -> None:
         """Decay of the product, in the place of that of the factors."""
-        by_weight: dict[Tensor, list[StandIn]] = {}
-        for each in stand_ins:
-            if each.prefix:
-                by_weight.setdefault(each.p, []).append(each)
-        for factors in by_weight.values():
+        decaying = [each for each in stand_ins if each.group["weight_decay_on"] == "product"]
+        for factors in _by_parameter(decaying).values():
             group, view = factors[0].group, factors[0].view
             weight_decay = group.get("weight_decay", 0)
-            if group["weight_decay_on"] != "product" or not weight_decay or view is None:
+            if not weight_decay or view is None:
                 continue
             tensors = [each.tensor for each in factors]
             if decay.is_decoupled(self._inner, group):
@@ -284,26 +253,21 @@ class Factored(Transform):
 
     def _about_to_change_mode(self) -> None:
         """Take over what others did to weights: products are about to be written to them."""
-        self.store.adopt(
-            self.param_groups, lambda: parameter_names(self.param_groups), at_rest=True
-        )
+        weights = self.store.weights(self.param_groups)
+        self.store.adopt([w for w in weights if self.factors(w[0])], self._names)
 
     def _settle(self, stand_ins: list[StandIn]) -> None:
         """Write the products of the factors that have moved."""
-        changed: dict[Tensor, bool] = {}
-        for each in stand_ins:
-            if each.prefix:
-                moved = not each.is_as_before()
-                changed[each.p] = changed.get(each.p, False) or moved
-            else:
-                self.state[each.p].setdefault("depth", 1)
-        for group in self.param_groups:
-            for p, layout in self.store.matrices(group):
-                if p in changed:
-                    self.store.move_in(p)
-                    self.state[p].setdefault("depth", layout.depth)
-                    if changed[p]:
-                        self.store.write(p, layout)
+        for p, moved in _by_parameter(stand_ins).items():
+            first = moved[0]
+            if not first.prefix or first.view is None:
+                self.state[p].setdefault("depth", 1)
+                continue
+            layout = self.store.layout(p, first.view, first.group)
+            self.store.move_in(p)
+            self.state[p].setdefault("depth", layout.depth)
+            if not all(each.is_as_before() for each in moved):
+                self.store.write(p, layout)
 
     def _prepare(self, group: dict[str, Any]) -> None:
         super()._prepare(group)
@@ -312,7 +276,7 @@ class Factored(Transform):
         with torch.no_grad():
             self._made += [
                 (p, layout, self.store.make(p, layout, group))
-                for p, layout in self.store.matrices(group)
+                for p, layout, _ in self.store.weights([group])
                 if p.requires_grad and (callable(group["init"]) or not p.is_meta)
             ]
         if callable(group["init"]):
@@ -360,6 +324,7 @@ class Factored(Transform):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's own, with the factors of weights that have not moved yet."""
+        self._sign()
         packed, start = super().state_dict(), self.store.start
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in start:
@@ -378,7 +343,11 @@ class Factored(Transform):
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         return name.startswith("factor") or super()._keeps_dtype(p, name, value)
 
+    def _sign(self) -> None:
+        self.store.sign(p for group in self.param_groups for p in group["params"])
+
     def __getstate__(self) -> dict[str, Any]:
+        self._sign()
         return {**super().__getstate__(), "_start": self.store.start}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -407,3 +376,10 @@ class Factored(Transform):
                     )
             if group["weight_decay_on"] == "product":
                 decay.check_amount(group.get("lr", 0), group.get("weight_decay", 0))
+
+
+def _by_parameter(stand_ins: list[StandIn]) -> dict[Tensor, list[StandIn]]:
+    found: dict[Tensor, list[StandIn]] = {}
+    for each in stand_ins:
+        found.setdefault(each.p, []).append(each)
+    return found

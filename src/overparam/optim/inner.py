@@ -1,15 +1,16 @@
-"""The inner optimizer: found by name, class or factory, checked, and stepped as an engine.
+"""The inner optimizer: found by name, class or factory, and checked; what it steps on, and undone.
 
-An engine owns nothing. Before each step it is linked to the groups of the user (the same dicts,
-with other tensors in ``"params"``) and to the state of those tensors.
+It owns nothing: for each step it is given the groups of the user (the same dicts, with other
+tensors in ``"params"``) and the state of those tensors.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overparam._words import did_you_mean
+from overparam.layers.views import MatrixView
+
+State = dict[str, Any]
 
 InnerName = Literal[
     "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "muon", "nadam", "radam",
@@ -30,6 +34,8 @@ _BY_NAME: dict[str, type[Optimizer]] = {
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
 }
+OF_TORCH = frozenset(_BY_NAME.values())
+"""These leave alone what has no gradient."""
 
 
 def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
@@ -42,7 +48,8 @@ def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
 
     Raises:
         TypeError: an instance, a number, an optimizer of this package, one that calls the model by
-            itself, or an option that the optimizer does not take.
+            itself or keeps parameters or state where only it sees them, or an option that the
+            optimizer does not take.
         ValueError: an unknown name, an option out of range, or ``differentiable=True`` where
             gradients cannot flow.
     """
@@ -52,7 +59,8 @@ def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
             f"{argument} is {inner.__name__}, which has an inner optimizer of its own; give an "
             "optimizer that steps by itself, for example torch.optim.AdamW."
         )
-    made = factory([torch.zeros(1, 1)], **options)
+    trial = torch.zeros(1, 1)
+    made = factory([trial], **options)
     if not isinstance(made, Optimizer):
         raise TypeError(
             f"{argument} returned a {type(made).__name__}; a factory takes groups and options and "
@@ -66,8 +74,45 @@ def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
             f"{type(made).__name__} calls the model by itself within a step and cannot be an inner "
             "optimizer; use one whose step needs no closure."
         )
-    made.param_groups, made.state = [], defaultdict(dict)
+    if type(made) not in OF_TORCH:
+        _check_owns_nothing(made, trial)
+    (group,) = made.param_groups
+    made.defaults.update((name, value) for name, value in group.items() if name != "params")
+    beside: dict[Any, Any] = {
+        key: value for key, value in made.state.items() if not isinstance(key, Tensor)
+    }
+    made.param_groups, made.state = [], defaultdict(dict, beside)
     return made
+
+
+def _check_owns_nothing(made: Optimizer, trial: Tensor) -> None:
+    """Raise where an optimizer keeps what its groups and state should: it would not be seen here.
+
+    Attributes that it counts in or fills later cannot be seen either, and are not in checkpoints.
+    """
+    name, others = type(made).__name__, ("param_groups", "state")
+    held = [each for each, value in vars(made).items() if each not in others and _has(value, trial)]
+    if held:
+        what, remedy = f"keeps parameters in {held[0]!r}", "reads self.param_groups at each step"
+    elif trial in made.state:
+        what, remedy = "makes state in its constructor", "makes it in the first step"
+    elif type(made).state_dict is not Optimizer.state_dict:
+        what, remedy = (
+            "has a state_dict of its own",
+            "keeps all in self.state and self.param_groups",
+        )
+    else:
+        return
+    raise TypeError(f"{name} {what} and cannot be an inner optimizer; give one that {remedy}.")
+
+
+def _has(value: Any, trial: Tensor) -> bool:
+    """Whether a value is a tensor, or a container that holds it."""
+    if isinstance(value, dict):
+        return any(_has(each, trial) for each in (*value, *value.values()))
+    if isinstance(value, (list, tuple, set)):
+        return any(_has(each, trial) for each in value)
+    return value is trial
 
 
 def _factory(argument: str, inner: Any) -> Callable[..., Any]:
@@ -91,13 +136,13 @@ def _factory(argument: str, inner: Any) -> Callable[..., Any]:
     return inner
 
 
-def check_takes(engine: Optimizer, tensors: Sequence[tuple[str, Tensor]], remedy: str) -> None:
+def check_takes(optimizer: Optimizer, tensors: Sequence[tuple[str, Tensor]], remedy: str) -> None:
     """Raise where an inner optimizer refuses tensors of a shape that it would be given.
 
-    Tries one small tensor for each number of dimensions; the engine stays as it is.
+    Tries one small tensor for each number of dimensions; the optimizer stays as it is.
 
     Args:
-        engine: from :func:`make_inner`.
+        optimizer: from :func:`make_inner`.
         tensors: names and tensors.
         remedy: what to do, for the message.
 
@@ -106,36 +151,95 @@ def check_takes(engine: Optimizer, tensors: Sequence[tuple[str, Tensor]], remedy
     """
     for dimensions in sorted({tensor.ndim for _, tensor in tensors}):
         trial = torch.zeros((1,) * dimensions)
-        accepted = inspect.signature(type(engine)).parameters
-        options = {name: value for name, value in engine.defaults.items() if name in accepted}
+        accepted = inspect.signature(type(optimizer)).parameters
+        options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
         try:
-            type(engine)([trial], **options)
+            type(optimizer)([trial], **options)
         except ValueError as error:
             names = [name for name, tensor in tensors if tensor.ndim == dimensions]
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ValueError(
-                f"{type(engine).__name__} does not take {', '.join(names[:5])}{more}: {error} "
+                f"{type(optimizer).__name__} does not take {', '.join(names[:5])}{more}: {error} "
                 f"{remedy}"
             ) from None
         except TypeError:
             return  # its constructor asks for something that its defaults do not hold
 
 
-@contextmanager
-def linked(
-    engine: Optimizer, groups: list[dict[str, Any]], state: dict[Tensor, dict[str, Any]]
-) -> Iterator[Optimizer]:
-    """An engine with groups and state for a while."""
-    engine.param_groups, engine.state = groups, state  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield engine
-    finally:
-        engine.state = defaultdict(dict)
-
-
-def take_step(engine: Optimizer) -> None:
+def take_step(optimizer: Optimizer) -> None:
     """One step, without the hooks that torch runs around steps: the outer step has run them."""
-    step = type(engine).step
+    step = type(optimizer).step
     if getattr(step, "hooked", False):
         step = step.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-    step(engine)
+    step(optimizer)
+
+
+@dataclass(slots=True, eq=False)
+class StandIn:
+    """A tensor that the inner optimizer steps on, for a parameter.
+
+    Attributes:
+        p: the parameter.
+        tensor: the parameter itself, or one of the tensors in its place.
+        prefix: of the inner optimizer's names in ``state[p]``.
+        group: of the parameter.
+        view: of the parameter.
+        before: the tensor and those of its state, each with a copy, to undo a step.
+    """
+
+    p: Tensor
+    tensor: Tensor
+    prefix: str = ""
+    group: dict[str, Any] = field(default_factory=dict)
+    view: MatrixView | None = None
+    before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def is_as_before(self) -> bool:
+        """Whether the step left the tensor as it was; False where asking makes the host wait."""
+        on_host = bool(self.before) and self.tensor.device.type == "cpu"
+        return on_host and torch.equal(self.tensor, self.before[0][1])
+
+    def undo(self, keep: Tensor | None = None) -> None:
+        """Put the copies back: all, or those of which ``keep`` (a scalar on the device) is not."""
+        for tensor, copy in self.before:
+            if keep is None:
+                tensor.copy_(copy)
+            else:
+                torch.where(keep, tensor, copy, out=tensor)
+
+
+class Copies:
+    """Memory for copies, used again at every step: new memory costs more than the copying."""
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []
+
+    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Copies of all, until the next call."""
+        pairs = itertools.zip_longest(tensors, self._held[: len(tensors)])
+        self._held = [_room(tensor, held) for tensor, held in pairs]
+        alike: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        for copy, tensor in zip(self._held, tensors, strict=True):
+            if tensor.is_sparse:
+                continue
+            both = alike.setdefault((tensor.device, tensor.dtype), ([], []))
+            both[0].append(copy)
+            both[1].append(tensor)
+        for copies, originals in alike.values():  # a few launches for all
+            torch._foreach_copy_(copies, originals)  # pyright: ignore[reportPrivateImportUsage]
+        return self._held
+
+
+def _room(tensor: Tensor, held: Tensor | None) -> Tensor:
+    """Memory for a copy of a tensor: that of the last step where it fits."""
+    if tensor.is_sparse:
+        return tensor.detach().clone()
+    fits = (
+        held is not None
+        and not held.is_sparse
+        and held.shape == tensor.shape
+        and held.dtype == tensor.dtype
+        and held.device == tensor.device
+        and held.stride() == tensor.stride()
+    )
+    return held if held is not None and fits else torch.empty_like(tensor, requires_grad=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,13 +12,12 @@ from torch import Tensor
 from overparam._checks import plain_number
 from overparam.factors.decay import is_decoupled
 from overparam.layers.choice import Choice
+from overparam.layers.groups import Params
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.direction import state_dtype
-from overparam.optim.groups import Params
-from overparam.optim.inner import Inner
-from overparam.optim.stand_in import StandIn
+from overparam.optim.inner import Inner, StandIn
 from overparam.optim.transform import Transform
 from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
 
@@ -91,34 +90,16 @@ class Radial(Transform):
         fallback_options: Mapping[str, Any] | None = None,
         **inner_options: Any,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            inner,
-            {"radial": radial, "granularity": granularity, "metric": metric},
-            inner_options,
-            choice=Choice(targets, exclude, overrides or {}),
-            fallback=fallback,
-            fallback_options=fallback_options,
-        )
+        own = {"radial": radial, "granularity": granularity, "metric": metric}
+        choice = Choice(targets, exclude, overrides or {})
+        super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the inner optimizer's step, stretched along the weights.
-
-        Args:
-            closure: reevaluates the model and returns the loss; called with gradients enabled.
-
-        Returns:
-            The loss of the closure, or None.
-        """
-        loss = self._begin(closure)
-        with torch.no_grad():
-            moved = self._inner_step()
-            for each in moved:
-                if self._is_stretched(each.view, each.group):
-                    self._stretch(each)
-            self._settle(moved)
-        return loss
+    def _step(self) -> None:
+        moved = self._inner_step()
+        for each in moved:
+            if self._is_stretched(each.view, each.group):
+                self._stretch(each)
+        self._settle(moved)
 
     def _stretch(self, moved: StandIn) -> None:
         """Stretch the step that a weight has just taken."""
@@ -161,11 +142,6 @@ class Radial(Transform):
         wide = p.detach().to(state_dtype(p))
         wide.grad = None if p.grad is None else p.grad.to(wide.dtype)
         return [StandIn(p, wide, "", group, view)]
-
-    def _settle(self, stand_ins: list[StandIn]) -> None:
-        for each in stand_ins:
-            if each.tensor is not each.p:
-                each.p.copy_(each.tensor)
 
     def _check_options(self, group: dict[str, Any]) -> None:
         radial = group["radial"] = plain_number(group["radial"])

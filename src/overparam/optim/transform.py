@@ -9,42 +9,41 @@ trained as several tensors. The inner optimizer is linked to both for each step 
 from __future__ import annotations
 
 import copy
-import math
+import itertools
 import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from overparam._words import warn_user
 from overparam.layers.choice import Choice
-from overparam.layers.entries import (
-    check_whole,
-    complete_views,
-    is_inner_alone,
-    kinds,
-    names_of,
-    readings,
-    warn_of_unknown,
-)
+from overparam.layers.entries import complete_views, readings
+from overparam.layers.groups import Params, with_modules
 from overparam.layers.shapes import view_by_shape
-from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
-from overparam.optim.checkpointed import Checkpointed
-from overparam.optim.groups import Params, accepts_names, expanded, with_modules, without_chosen
-from overparam.optim.inner import Inner, check_takes, linked, make_inner, take_step
-from overparam.optim.stand_in import Copies, StandIn, State
+from overparam.optim.grouped import Grouped
+from overparam.optim.inner import (
+    OF_TORCH,
+    Copies,
+    Inner,
+    StandIn,
+    State,
+    make_inner,
+    take_step,
+)
+
+_BESIDE = frozenset({"params", "param_names", "views"})
+_MUTABLE = (Tensor, list, dict)
 
 
-class Transform(Checkpointed):
+class Transform(Grouped):
     """An optimizer around an inner one; see the module for who owns what."""
 
     is_transform = True
-    _constructing = True
 
     def __init__(
         self,
@@ -53,7 +52,6 @@ class Transform(Checkpointed):
         inner: Inner,
         own: dict[str, Any],
         inner_options: dict[str, Any],
-        *,
         choice: Choice,
         fallback: Inner | None,
         fallback_options: Mapping[str, Any] | None,
@@ -81,84 +79,12 @@ class Transform(Checkpointed):
                 "with options of other names."
             )
         super().__init__(with_modules(params), {**self._inner.defaults, **own})
+        for each in (self._inner, self._fallback):
+            self.state.update({} if each is None else each.state)
         self._constructing = False
         self._enter(0)
 
-    # Groups
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its ``"params"`` may be a module."""
-        count = len(self.param_groups)
-        try:
-            named = accepts_names(self.param_groups)
-            for group in expanded(param_group, self._choice, named=named):
-                self._add(group)
-            for group in self.param_groups[count:]:
-                self._prepare(group)
-        except BaseException:
-            del self.param_groups[count:]
-            raise
-        if not self._constructing:
-            self._enter(count)
-
-    def _enter(self, count: int) -> None:
-        """Groups from number ``count`` on have all been accepted: weights may change now."""
-        self._align_views()
-        for group in self.param_groups[count:]:
-            self._greet(group)
-
-    def _add(self, group: dict[str, Any]) -> None:
-        """One group, split in two where a fallback takes what is not chosen."""
-        if group.get("fallback"):
-            if self._fallback is None:
-                raise ValueError("a group asks for the fallback, and there is none; pass fallback=")
-            group = {**self._fallback.defaults, **group}
-        super().add_param_group(group)
-        group = self.param_groups[-1]
-        check_whole(group)
-        self._check_options(group)
-        complete_views(group)
-        if self._fallback is not None and "fallback" not in group:
-            rest = without_chosen(group, self._inner.defaults)
-            if not group["params"]:
-                self.param_groups.pop()
-            if rest["params"]:
-                self._add(rest)
-
-    def _prepare(self, group: dict[str, Any]) -> None:
-        """What a subclass makes of a new group; it may raise."""
-        remedy = 'Leave them out, or pass fallback="adamw", which takes what is not chosen.'
-        engine = self._fallback if group.get("fallback") else self._inner
-        assert engine is not None
-        tensors = [
-            (name, stand_in)
-            for name, (p, view, _) in zip(names_of(group, ""), readings(group), strict=True)
-            for stand_in in self._shapes(p, view, group)
-        ]
-        check_takes(engine, tensors, remedy)
-
-    def _shapes(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> Iterator[Tensor]:
-        """Tensors of the shapes that the inner optimizer would be given for a parameter."""
-        del view, group
-        yield p
-
-    def _greet(self, group: dict[str, Any]) -> None:
-        """Warnings about a new group, once it is in."""
-        swaps = torch.__future__.get_swap_module_params_on_conversion()
-        if not swaps and any(p.is_meta for p in group["params"]):
-            warn_user(
-                "the model is on the meta device, and to_empty gives it new parameters, which this "
-                "optimizer does not hold: make the optimizer afterwards, or call "
-                "torch.__future__.set_swap_module_params_on_conversion(True) first."
-            )
-        if not is_inner_alone(group):
-            warn_of_unknown(group)
-
-    def _check_options(self, group: dict[str, Any]) -> None:
-        """Raise unless the options of this class are in range."""
-
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # options would be guards
     def _align_views(self) -> None:
         """Let views follow parameters that were put in another order.
 
@@ -187,18 +113,24 @@ class Transform(Checkpointed):
 
     def _settle(self, stand_ins: list[StandIn]) -> None:
         """Write to parameters what the inner optimizer did to the tensors in their place."""
+        for each in stand_ins:
+            if each.tensor is not each.p:
+                each.p.copy_(each.tensor)
 
     @contextmanager
     def _linked(self) -> Iterator[tuple[list[Optimizer], list[StandIn]]]:
-        """The inner optimizers, linked to groups and state; the stand-ins that they work on.
+        """The inner optimizers, with groups and state for a while; the stand-ins they work on.
 
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
+        inner = [(self._inner, False), (self._fallback, True)]
         kept = [(group, dict(group)) for group in self.param_groups]
-        tensors = [v for _, options in kept for v in options.values() if isinstance(v, Tensor)]
-        in_groups = [(tensor, tensor.detach().clone()) for tensor in tensors]
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
+        values = [v for _, options in kept for n, v in options.items() if n not in _BESIDE]
+        in_place = [
+            (v, _copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)
+        ]
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
@@ -210,27 +142,30 @@ class Transform(Checkpointed):
                 group["params"] = [each.tensor for each in made]
                 states.update((each.tensor, self._working_state(each)) for each in made)
                 stand_ins += made
-            with ExitStack() as stack:
-                yield [stack.enter_context(each) for each in self._links(states)], stand_ins
+            linked: list[Optimizer] = []
+            for optimizer, chosen in inner:
+                groups = [g for g in self.param_groups if bool(g.get("fallback")) == chosen]
+                if optimizer is not None and groups:
+                    optimizer.param_groups, optimizer.state = groups, states
+                    linked.append(optimizer)
+            yield linked, stand_ins
         except BaseException:
             for group, options in kept:
                 group.clear()
                 group.update(options)
             with torch.no_grad():
-                for tensor, copy in in_groups:
-                    tensor.copy_(copy)
+                for value, copied in in_place:
+                    _put_back(value, copied)
             raise
+        finally:
+            for optimizer, _ in inner:
+                if optimizer is not None:
+                    optimizer.param_groups, optimizer.state = [], defaultdict(dict)
         for group, options in kept:
             group["params"] = options["params"]
         for each in stand_ins:
             self._keep_inner_state(each, states.pop(each.tensor, {}))
         self.state.update((key, v) for key, v in states.items() if not isinstance(key, Tensor))
-
-    def _links(self, states: defaultdict[Any, Any]) -> Iterator[Any]:
-        for engine, chosen in ((self._inner, False), (self._fallback, True)):
-            groups = [g for g in self.param_groups if bool(g.get("fallback")) == chosen]
-            if engine is not None and groups:
-                yield linked(engine, groups, states)
 
     def _working_state(self, stand_in: StandIn) -> State:
         """The inner state for a step: containers are copied, so that an error leaves the old ones.
@@ -272,28 +207,73 @@ class Transform(Checkpointed):
 
     # Steps
 
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The loss of the closure, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient of a weight that needs all of it.
+            ValueError: a weight or an option that was changed to what cannot be trained.
+        """
+        self._align_views()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            self._step()
+        return loss
+
+    def _step(self) -> None:
+        raise NotImplementedError
+
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     # compiled code calls the directions; the inner step is torch's own
     def _inner_step(self) -> list[StandIn]:
-        """One step of the inner optimizers, all or nothing; the stand-ins that had a gradient."""
-        with self._linked() as (engines, stand_ins):
+        """One step of the inner optimizers, all or nothing; the stand-ins that may have moved."""
+        with self._linked() as (optimizers, stand_ins):
             moving = [each for each in stand_ins if each.tensor.grad is not None]
+            others = [(e, e.tensor._version) for e in stand_ins if e.tensor.grad is None]
+            gradients: list[tuple[Tensor, Tensor, Tensor]] = []
             if not self.defaults.get("differentiable"):
-                self._copies.begin()
-                for each in moving:
-                    gradient = self._gradient_of_user(each)
-                    each.remember(engines[0].state[each.tensor], gradient, self._copies)
+                strict = all(type(each) in OF_TORCH for each in optimizers)
+                gradients = self._remember(moving if strict else stand_ins, optimizers[0].state)
             try:
                 self._about_to_step(moving)
-                for engine in engines:
-                    take_step(engine)
+                for optimizer in optimizers:
+                    take_step(optimizer)
             except BaseException:
-                for each in moving:
+                for each in stand_ins:
                     each.undo()
-                    for gradient, as_it_was in each.gradient:
-                        each.p.grad = gradient.copy_(as_it_was)
+                for p, gradient, as_it_was in gradients:
+                    p.grad = gradient.copy_(as_it_was)
                 raise
-        return moving
+        # Some decay what has no gradient.
+        return moving + [each for each, version in others if each.tensor._version != version]
+
+    def _remember(
+        self, stand_ins: list[StandIn], states: Mapping[Tensor, State]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Copy what the inner optimizers may write to; parameters, gradients and copies of these.
+
+        The copies are in the stand-ins, but for those of the user's gradients.
+        """
+        held = [
+            [each.tensor, *(v for v in states[each.tensor].values() if isinstance(v, Tensor))]
+            for each in stand_ins
+        ]
+        given = [(each.p, self._gradient_of_user(each)) for each in stand_ins]
+        given = [(p, gradient) for p, gradient in given if gradient is not None]
+        tensors = [*itertools.chain(*held), *(gradient for _, gradient in given)]
+        copies = iter(self._copies.of(tensors))
+        for each, own in zip(stand_ins, held, strict=True):
+            each.before = list(zip(own, copies))  # noqa: B905  # the copies go on
+        return [(p, gradient, copy) for (p, gradient), copy in zip(given, copies, strict=True)]
 
     def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
         """The user's gradient where the inner optimizer is given it: some work in it."""
@@ -312,13 +292,13 @@ class Transform(Checkpointed):
 
     @torch.no_grad()
     def _pass_on(self, word: str) -> None:
-        if not any(hasattr(engine, word) for engine in (self._inner, self._fallback)):
+        if not any(hasattr(each, word) for each in (self._inner, self._fallback)):
             return  # some trainers call train() before every step
         self._about_to_change_mode()
-        with self._linked() as (engines, stand_ins):
+        with self._linked() as (optimizers, stand_ins):
             before = [each.tensor.clone() for each in stand_ins]
-            for engine in engines:
-                getattr(engine, word, lambda: None)()
+            for optimizer in optimizers:
+                getattr(optimizer, word, lambda: None)()
         pairs = zip(stand_ins, before, strict=True)
         # What stayed is not settled: a change of modes before the first step makes no state.
         self._settle(
@@ -328,40 +308,15 @@ class Transform(Checkpointed):
     def _about_to_change_mode(self) -> None:
         """What to do before the inner optimizer changes its mode."""
 
-    def _begin(self, closure: Callable[[], Any] | None) -> Any:
-        """What every step begins with; the loss of the closure, or None."""
-        self._align_views()
-        if closure is None:
-            return None
-        with torch.enable_grad():
-            return closure()
 
-    # Reports, checkpoints, copies
+def _copy_of(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
-    def routing(self) -> WeightTable:
-        """What becomes of each parameter and why: print it, or iterate over its rows."""
-        self._align_views()
-        rows = []
-        for number, group in enumerate(self.param_groups):
-            names = names_of(group, f"group {number}, ")
-            read = zip(names, readings(group), kinds(group), strict=True)
-            for name, (p, view, reason), kind in read:
-                rule, notes, matrices = PLAIN, [f"taken by {type(self._fallback).__name__}"], None
-                if not group.get("fallback"):
-                    rule, notes, matrices = self._row(p, view, group)
-                depth, why = group.get("depth", 1), [reason, *notes]
-                shape = tuple(p.shape)
-                rows.append(weight_row(name, shape, view, depth, rule, why, matrices, kind))
-        return WeightTable(rows)
 
-    def _row(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> tuple[str, list[str], str | None]:
-        """The rule of a parameter, notes on it, and its matrices where they are not the view's."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        count = sum(len(group["params"]) for group in self.param_groups)
-        lrs = dict.fromkeys(f"{float(group.get('lr', math.nan)):g}" for group in self.param_groups)
-        inner = type(self._inner).__name__
-        return f"{type(self).__name__}({count} parameters, lr={'/'.join(lrs)}, inner={inner})"
+def _put_back(value: Any, copied: Any) -> None:
+    """What a tensor, a list or a dict held; it stays the same object."""
+    if isinstance(value, Tensor):
+        value.copy_(copied)
+        return
+    value.clear()
+    value.extend(copied) if isinstance(value, list) else value.update(copied)

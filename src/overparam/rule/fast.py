@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overparam.rule.basis import in_range
+from overparam.rule.basis import in_range, unit_of
 from overparam.rule.kernel import power_kernel
 
 # A row of U^T W this far below the largest singular value, in units of eps, is round-off.
@@ -59,18 +59,22 @@ def update_in_basis(
         tensor([[8., 5.],
                 [5., 2.]])
     """
-    rows, unit = in_range(left.mT @ weight, floor)
+    unit = unit_of(weight, floor)
+    rows = (left / unit).mT @ weight
     singular = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     largest = _largest(singular)
     round_off = _ROUND_OFF * torch.finfo(weight.dtype).eps
     relative = torch.threshold(singular / largest, round_off, 0.0)
-    right = rows / singular.masked_fill(relative == 0, math.inf)
     sizes = _sizes(relative, largest, unit, floor)
     kernel = _kernel(sizes.relative, sizes.relative.mT, depth)
     outside = _outside(sizes, depth)
     turned = left.mT @ gradient
-    inside = ((kernel - outside) * (turned @ right.mT)) @ right
-    update = torch.addcmul(inside, outside, turned)
+    # V_u is rows over their lengths: m x m numbers take both divisions, not a pass over rows.
+    # Round-off has K = outside, and may be divided by anything whose square does not vanish.
+    shortest = (round_off * largest).clamp_min(torch.finfo(weight.dtype).tiny ** 0.4)
+    lengths = torch.maximum(singular, shortest)
+    core = (kernel - outside) * (turned @ rows.mT) / lengths.square().mT
+    update = torch.addcmul(core @ rows, outside, turned)
     return (left * _factor(sizes, depth, normalize)) @ update
 
 
