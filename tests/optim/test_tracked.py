@@ -99,6 +99,46 @@ def test_a_capturable_basis_finds_its_way_by_sweeps_alone() -> None:
     assert errors[-1] < 1e-4
 
 
+@pytest.mark.parametrize("basis", ["exact", "tracked"])
+def test_a_basis_is_swept_every_so_many_steps_and_its_direction_descends(basis: str) -> None:
+    p, twin = (drawn(6, 9), drawn(6, 9, seed=0))
+    optimizer = EndToEnd([p, twin], 0.1, depth=3, basis=basis, basis_every=3)
+    seen = []
+    for number in range(7):
+        before = p.detach().clone()
+        p.grad = drawn(6, 9, seed=10 + number).detach()
+        optimizer.step()
+        assert ((before - p.detach()) * p.grad).sum() > 0
+        seen.append(optimizer.state[p]["basis"].clone())
+    same = [torch.equal(old, new) for old, new in itertools.pairwise(seen)]
+    assert same == [True, True, False, True, True, False]
+    assert optimizer.state[p]["basis_age"] == 7
+
+
+def test_sweeps_go_on_where_they_were_after_loading() -> None:
+    runs = []
+    for resumed in (False, True):
+        p = drawn(6, 9)
+        optimizer = EndToEnd([p], 0.1, basis_every=4, momentum=0.9)
+        for number in range(10):
+            if resumed and number == 6:
+                saved = optimizer.state_dict()
+                optimizer = EndToEnd([p], 0.1, basis_every=4, momentum=0.9)
+                optimizer.load_state_dict(saved)
+            p.grad = drawn(6, 9, seed=number).detach()
+            optimizer.step()
+        runs.append(p.detach())
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
+def test_a_number_of_steps_out_of_range_is_named(every) -> None:
+    with pytest.raises(ValueError, match=f"basis_every is {every!r}"):
+        EndToEnd([drawn(2, 3)], 0.1, basis_every=every)
+    with pytest.raises(ValueError, match=r"basis_every is 2 with capturable=True.*set basis_every"):
+        EndToEnd([drawn(2, 3)], 0.1, basis_every=2, capturable=True)
+
+
 aten = torch.ops.aten
 READINGS = (aten._local_scalar_dense.default, aten.nonzero.default)
 DECOMPOSITIONS = (aten._linalg_eigh.default, aten._linalg_svd.default, aten.linalg_qr.default)

@@ -65,6 +65,59 @@ class ListThenError(Plain):
             raise RuntimeError("third step")
 
 
+class DecaysAll(Plain):
+    """Decays what has no gradient too, and fails when it is asked to."""
+
+    fails = False
+
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                with torch.no_grad():
+                    p.mul_(0.5)
+        if self.fails:
+            raise RuntimeError("decayed, and failed")
+
+
+class KeepsParameters(Plain):
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, lr)
+        self._params = {"all": [p for group in self.param_groups for p in group["params"]]}
+
+
+class BeginsAtOnce(Plain):
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, lr)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["buffer"] = torch.zeros_like(p)
+
+
+class SavesMore(Plain):
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "k": 1}
+
+
+class PutsKeys(Plain):
+    """Puts a list into its groups and a count into its state; both change in place."""
+
+    fails = False
+
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, lr)
+        self.state["total"] = {"steps": 0}
+        for group in self.param_groups:
+            group["history"] = []
+
+    def step(self, closure=None) -> None:
+        self.state["total"]["steps"] += 1
+        for group in self.param_groups:
+            group["history"].append(self.state["total"]["steps"])
+        super().step()
+        if self.fails:
+            raise RuntimeError("counted, and failed")
+
+
 def problem() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 4)), torch.randn(6, 5)
@@ -214,3 +267,72 @@ def test_a_tied_embedding_is_read_as_an_embedding_whichever_comes_first(first: s
     assert entry.view.kind == "embedding"
     (skipped,) = select_parameters(model).skipped
     assert "tied to" in skipped.reason
+
+
+@every_wrapper
+def test_an_inner_optimizer_may_move_what_has_no_gradient(kind) -> None:
+    model, _ = problem()
+    optimizer = kind(model, inner=DecaysAll)
+    before = [p.detach().clone() for p in model.parameters()]
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+    optimizer.step()
+    by = {EndToEnd: 0.5, Factored: 0.25, Radial: 0.0}[kind]  # Radial doubles a step along W
+    for p, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), old * (by if p.ndim == 2 else 0.5))
+
+
+@every_wrapper
+def test_what_moved_without_a_gradient_is_as_before_after_an_error(kind, monkeypatch) -> None:
+    model, _ = problem()
+    optimizer = kind(model, inner=DecaysAll)
+    before = copy.deepcopy([list(model.parameters()), optimizer.state_dict()["state"]])
+    monkeypatch.setattr(DecaysAll, "fails", True)
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+    with pytest.raises(RuntimeError, match="decayed, and failed"):
+        optimizer.step()
+    for p, old in zip(model.parameters(), before[0], strict=True):
+        assert torch.equal(p, old)
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, before[1][index][name])
+
+
+def test_a_gradient_that_is_not_finite_stops_a_decay_without_gradient_too() -> None:
+    model, _ = problem()
+    optimizer = EndToEnd(model, inner=DecaysAll)
+    before = model[0].weight.detach().clone()
+    model[0].weight.grad = torch.full_like(before, torch.nan)
+    optimizer.step()
+    assert torch.equal(model[0].weight, before)
+    assert optimizer.state[model[0].weight]["skipped"] == 1
+
+
+@every_wrapper
+@pytest.mark.parametrize(
+    ("inner", "why"),
+    [
+        (KeepsParameters, "keeps parameters in '_params'.*reads self.param_groups"),
+        (BeginsAtOnce, "makes state in its constructor.*in the first step"),
+        (SavesMore, "has a state_dict of its own"),
+    ],
+)
+def test_an_inner_optimizer_that_keeps_things_to_itself_is_refused(kind, inner, why: str) -> None:
+    with pytest.raises(TypeError, match=f"{inner.__name__} {why}"):
+        kind(nn.Linear(3, 2), inner=inner)
+
+
+@every_wrapper
+def test_what_a_constructor_puts_into_groups_and_state_is_there(kind, monkeypatch) -> None:
+    model, x = problem()
+    optimizer = kind(model, lr=0.1, inner=PutsKeys)
+    for _ in range(2):
+        step(model, optimizer, x)
+    assert optimizer.param_groups[0]["history"] == [1, 2]
+    assert optimizer.state["total"] == {"steps": 2}
+    history, total = optimizer.param_groups[0]["history"], optimizer.state["total"]
+    monkeypatch.setattr(PutsKeys, "fails", True)
+    with pytest.raises(RuntimeError, match="counted, and failed"):
+        step(model, optimizer, x)
+    assert optimizer.param_groups[0]["history"] is history
+    assert optimizer.state["total"] is total
+    assert (history, total) == ([1, 2], {"steps": 2})

@@ -127,18 +127,33 @@ def state_dtype(p: Tensor) -> torch.dtype:
 def mark_finite(items: Sequence[Item]) -> None:
     """Find out which gradients are finite, on an accelerator without a look by the host.
 
-    There, those that are not are exchanged for zeros.
+    There, those that are not become zeros: here where there is no rule, else in their stack.
     """
-    alike: dict[Any, list[Item]] = {}
+    unseen: dict[Any, list[Item]] = {}
     for item in items:
         if item.p.device.type == "cpu" and not item.group["capturable"]:
             item.finite = _is_finite(item.gradient)
         else:
-            alike.setdefault((item.p.device, item.gradient.dtype), []).append(item)
-    for some in alike.values():
-        flags = torch.stack(_largest([item.gradient for item in some])) < math.inf
-        for item, flag in zip(some, flags.unbind(), strict=True):
-            item.finite, item.gradient = flag, torch.where(flag, item.gradient, 0.0)
+            unseen.setdefault((item.p.device, item.gradient.dtype), []).append(item)
+    for alike in unseen.values():
+        flags = torch.stack(_largest([item.gradient for item in alike])) < math.inf
+        plain: dict[Any, list[Item]] = {}
+        for item, flag in zip(alike, flags.unbind(), strict=True):
+            item.finite = flag
+            if item.route.rule == PLAIN:
+                plain.setdefault(item.p.shape, []).append(item)
+        for stack in plain.values():
+            gradients = _finite_or_zero(stack, _stacked([item.gradient for item in stack]))
+            for item, gradient in zip(stack, gradients.unbind(), strict=True):
+                item.gradient = gradient
+
+
+def _finite_or_zero(items: list[Item], gradients: Tensor) -> Tensor:
+    """Gradients ``(k, *shape)`` with zeros for those of which the device knows no good."""
+    flags = [item.finite for item in items if isinstance(item.finite, Tensor)]
+    if not flags:
+        return gradients
+    return torch.where(_stacked(flags).reshape(-1, *[1] * (gradients.ndim - 1)), gradients, 0.0)
 
 
 def _largest(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -197,7 +212,8 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     route, p, group = items[0].route, items[0].p, items[0].group
     depth, shape = float(group["depth"]), tuple(p.shape)
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
-    gradient = route.split(_stacked([item.gradient for item in items]))
+    gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
+    gradient = route.split(gradient)
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
         update = _reference(route.rule, weight.clone(), gradient, depth, group["normalize"])

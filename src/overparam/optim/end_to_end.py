@@ -27,7 +27,7 @@ from overparam.optim.direction import (
     route,
     state_dtype,
 )
-from overparam.optim.inner import Inner, StandIn, State
+from overparam.optim.inner import Inner, StandIn, State, undo_unless
 from overparam.optim.transform import Transform
 
 _BASES = ("auto", "exact", "tracked")
@@ -240,9 +240,14 @@ class EndToEnd(Transform):
         """Undo the step of parameters without a finite gradient, count it, and round the others."""
         finite = {item.p: item.finite for item in items}
         for each in stand_ins:
-            keep = finite.get(each.p, True)
-            if keep is not True:
-                each.undo(keep if isinstance(keep, Tensor) else None)
+            if finite.get(each.p) is False:
+                each.undo()
+        undo_unless(
+            (keep, tensor, copy)
+            for each in stand_ins
+            if isinstance(keep := finite.get(each.p), Tensor)
+            for tensor, copy in each.before
+        )
         super()._settle(stand_ins)
         counts, more = [], []
         for item in items:
@@ -284,6 +289,14 @@ class EndToEnd(Transform):
 
     def _check_options(self, group: dict[str, Any]) -> None:
         group["depth"] = plain_depth(group["depth"])
+        every = group["basis_every"] = plain_number(group["basis_every"])
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"basis_every is {every!r}; use a whole number of steps, at least 1.")
+        if every > 1 and group["capturable"]:
+            raise ValueError(
+                f"basis_every is {every} with capturable=True: a captured step does the same each "
+                "time; set basis_every=1."
+            )
         floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
         if not 0 <= floor < math.inf:
             raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ from overparam._words import did_you_mean
 from overparam.layers.views import MatrixView
 
 State = dict[str, Any]
+
+# Entries below which a tensor costs its launch, not its memory.
+_SMALL = 2**16
 
 InnerName = Literal[
     "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "muon", "nadam", "radam",
@@ -199,13 +202,34 @@ class StandIn:
         on_host = bool(self.before) and self.tensor.device.type == "cpu"
         return on_host and torch.equal(self.tensor, self.before[0][1])
 
-    def undo(self, keep: Tensor | None = None) -> None:
-        """Put the copies back: all, or those of which ``keep`` (a scalar on the device) is not."""
+    def undo(self) -> None:
+        """Put the copies back."""
         for tensor, copy in self.before:
-            if keep is None:
-                tensor.copy_(copy)
-            else:
-                torch.where(keep, tensor, copy, out=tensor)
+            tensor.copy_(copy)
+
+
+def undo_unless(steps: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Put copies back where a flag on the device says so; the host does not look at it.
+
+    Small tensors of one shape go together.
+
+    Args:
+        steps: for each tensor the flag, a scalar that is true where it stays; itself; its copy.
+    """
+    alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for number, (keep, tensor, copy) in enumerate(steps):
+        alone = number if tensor.numel() > _SMALL else None
+        key = (tensor.shape, tensor.dtype, tensor.device, alone)
+        alike.setdefault(key, []).append((keep, tensor, copy))
+    for (shape, _, device, _), some in alike.items():
+        keep, tensors, copies = (list(each) for each in zip(*some, strict=True))
+        if len(some) == 1 and keep[0].device == device:
+            torch.where(keep[0], tensors[0], copies[0], out=tensors[0])
+            continue
+        # Counts of torch's optimizers lie on the host, which has to wait for these flags.
+        flags = torch.stack(keep).to(device).reshape(-1, *[1] * len(shape))
+        kept = torch.where(flags, torch.stack(tensors), torch.stack(copies))
+        torch._foreach_copy_(tensors, list(kept.unbind()))  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Copies:

@@ -3,7 +3,8 @@
 The user's groups are the groups of the inner optimizer: the same dicts, in which only ``"params"``
 differs while it steps. ``state[p]`` is flat, names to tensors and numbers; what the inner
 optimizer keeps for a tensor lies there under its own names, with a prefix where a parameter is
-trained as several tensors. The inner optimizer is linked to both for each step and owns nothing.
+trained as several tensors. (Lists and dicts that it keeps for a tensor stay what they are.) The
+inner optimizer is linked to both for each step and owns nothing.
 """
 
 from __future__ import annotations
