@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Contenders = dict[str, Callable[[], object]]
 
@@ -40,3 +43,65 @@ def product_rate(dtype: torch.dtype, size: int = 1024, repeats: int = 7) -> floa
     matrix = torch.randn(size, size, dtype=dtype)
     seconds = measure({"product": lambda: matrix @ matrix}, repeats)["product"]
     return 2 * size**3 / min(seconds)
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Time of one call: on a GPU with the device waited for, on one CPU thread the thread's own.
+
+    The thread's own time leaves out what other work on the machine takes of the core.
+    """
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def print_table(header: list[str], lines: list[list[str]]) -> None:
+    """A markdown table."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + " --- |" * len(header))
+    for line in lines:
+        print("| " + " | ".join(line) + " |", flush=True)
+
+
+def print_load() -> None:
+    """How busy the machine is, besides this."""
+    print(f"\nLoad over 1, 5 and 15 minutes: {os.getloadavg()}", flush=True)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations of a step that an accelerator would launch something for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name, made = function.overloadpacket.__name__, function(*args, **(kwargs or {}))
+        works = not (function.is_view or name.startswith(("_record_function", "empty")))
+        self.count += works and not isinstance(made, (int, float, bool))
+        return made
+
+
+def launches(call: Callable[[], object]) -> int:
+    """Operations of one call that are not views, as the dispatcher of torch sees them."""
+    with Launches() as counted:
+        call()
+    return counted.count
+
+
+def kernels(call: Callable[[], object]) -> int:
+    """What one call has run on a GPU, copies included, by the profiler."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    return sum(each.device_type == on_device for each in profile.events() or ())

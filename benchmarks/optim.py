@@ -1,6 +1,8 @@
-"""Time of one optimizer step, side by side: EndToEnd and Factored against Muon, AdamW and SGD.
+r"""Time of one optimizer step, side by side: EndToEnd and Factored against Muon, AdamW and SGD.
 
     python benchmarks/optim.py [--device cuda --tf32] [--shapes 64x64,768x3072] [--seconds 20]
+    python benchmarks/optim.py --device cuda --tf32 --seconds 1 --accuracy 768x3072 \
+        --shapes 256x256,768x768,768x3072,2048x2048,4096x4096  # in two and a half minutes
     python benchmarks/optim.py --shapes "" --layers 0  # accuracy alone
 
 Prints markdown tables; asserts nothing. Every round runs each optimizer once, so that they see the
@@ -11,22 +13,18 @@ and a training step of GPT-2 small to hold all of them against.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-import os
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from gpt2 import GPT2, LAYERS, training_pass
+from accuracy import print_accuracy, sizes_of
+from gpt2 import GPT2, LAYERS, Block, training_pass
+from measure import kernels, launches, print_load, print_table, seconds
 from torch import Tensor, nn
 
-from overparam import end_to_end_update
 from overparam.optim import EndToEnd, Factored
-from overparam.rule.basis import basis_error, exact_left_basis, jacobi_sweep, rotated_gram
-from overparam.rule.fast import update_in_basis
 
 SHAPES = (
     "64x64,128x128,256x256,512x512,768x768,768x2304,768x3072,3072x768,1024x1024,2048x2048,3072x3072"
@@ -34,9 +32,14 @@ SHAPES = (
 # A Muon whose step is expected to take longer than SLOW seconds is timed in the first round only,
 # and nobody has a step to warm up.
 SLOW = 5.0
+# On the CPU operations are counted up to this size: they are the same for all.
+COUNTED = 256
 MUON, FAIR = "Muon", "Newton-Schulz, float32"
 EXACT, TRACKED, FACTORED = "EndToEnd, exact", "EndToEnd, tracked", "Factored(SGD, N=2)"
 ROW, TENSOR, GRAPH = "EndToEnd, row", "EndToEnd, tensor", "EndToEnd, tracked, CUDA graph"
+EVERY = "EndToEnd, tracked every 10"
+# Of these as many steps are timed as one, for a share each: one of them sweeps the basis.
+STEPS = {EVERY: 10}
 
 Calls = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
@@ -93,6 +96,7 @@ def contestants(fresh: Callable[[], nn.Module], device: str) -> Calls:
         "SGD": lambda model: torch.optim.SGD(model.parameters(), lr, momentum=0.9).step,
         EXACT: rule(basis="exact"),
         TRACKED: rule(basis="tracked"),
+        EVERY: rule(basis="tracked", basis_every=STEPS[EVERY]),
         ROW: rule(granularity="row"),
         TENSOR: rule(granularity="tensor"),
         FACTORED: factored,
@@ -102,7 +106,12 @@ def contestants(fresh: Callable[[], nn.Module], device: str) -> Calls:
         del makers[EXACT]
         captured = rule(basis="tracked", capturable=True)
         makers[GRAPH] = lambda model: graph(captured(model))
-    return {name: make(fresh()) for name, make in makers.items()}
+    return {name: repeated(make(fresh()), STEPS.get(name, 1)) for name, make in makers.items()}
+
+
+def repeated(step: Callable[[], object], times: int) -> Callable[[], object]:
+    """A number of steps as one call."""
+    return step if times == 1 else lambda: [step() for _ in range(times)]
 
 
 def graph(step: Callable[[], object]) -> Callable[[], object]:
@@ -126,22 +135,6 @@ def linear(shape: tuple[int, int], device: str) -> nn.Module:
     return layer
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call: on a GPU with the device waited for, on one CPU thread the thread's own.
-
-    The thread's own time leaves out what other work on the machine takes of the core.
-    """
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
-
-
 def rounds(calls: Calls, device: str, budget: float, muon: float, patience: float = 0.0) -> Times:
     """Times of each optimizer, round by round.
 
@@ -159,8 +152,9 @@ def rounds(calls: Calls, device: str, budget: float, muon: float, patience: floa
         # In an order of its own: each finds the caches as another one left them.
         for name, call in order.sample(list(calls.items()), len(calls)):
             if name != MUON or not slow or number == 0:
-                times[name].append(seconds(call, device))
-                spent += times[name][-1]
+                taken = seconds(call, device)
+                times[name].append(taken / STEPS.get(name, 1))
+                spent += taken
         number += 1
     return times
 
@@ -194,6 +188,8 @@ COMPARED = [
     (EXACT, FAIR),
     (TRACKED, MUON),
     (TRACKED, FAIR),
+    (EVERY, MUON),
+    (EVERY, FAIR),
     (FACTORED, MUON),
     (FACTORED, FAIR),
     (ROW, "AdamW"),
@@ -216,6 +212,20 @@ def print_times(measured: dict[str, Times], device: str) -> None:
     print_table(["weights", "rounds", *names], medians)
     print("\nRatios within a round: median [quartiles]\n")
     print_table(["weights", *(f"{a} / {b}" for a, b in compared)], ratios)
+
+
+def print_launches(steps: dict[str, Calls], device: str) -> None:
+    """Operations of one step of each optimizer; on a GPU what they ran there as well."""
+    names = list(dict.fromkeys(name for calls in steps.values() for name in calls))
+    lines = []
+    for size, calls in steps.items():
+        counts = {name: f"{launches(calls[name]) / STEPS.get(name, 1):g}" for name in calls}
+        if device == "cuda":
+            for name, call in calls.items():
+                counts[name] += f" ({kernels(call) / STEPS.get(name, 1):g})"
+        lines.append([size, *(counts.get(name, "") for name in names)])
+    print("\nOperations of a step that are not views (kernels and copies on the device)\n")
+    print_table(["weights", *names], lines)
 
 
 def print_rates(measured: dict[tuple[int, int], Times], device: str) -> None:
@@ -251,18 +261,28 @@ def print_rates(measured: dict[tuple[int, int], Times], device: str) -> None:
     print_table(header, lines)
 
 
-def gpt2_rounds(
-    layers: int, device: str, budget: float, measured: dict[tuple[int, int], Times]
-) -> Times:
-    """Steps over all parameters of GPT-2 small; on the CPU Muon's is the sum of single ones."""
+def gpt2_contestants(layers: int, device: str) -> Calls:
+    """One step over all parameters of GPT-2 small for each optimizer."""
     model = GPT2(layers).to(device)
     for p in model.parameters():
         p.grad = 1e-3 * torch.randn_like(p)
-    calls = contestants(lambda: model, device)
+    return contestants(lambda: model, device)
+
+
+def gpt2_rounds(
+    layers: int,
+    device: str,
+    budget: float,
+    measured: dict[tuple[int, int], Times],
+    steps: dict[str, Calls],
+) -> Times:
+    """Steps over all parameters of GPT-2 small; on the CPU Muon's is the sum of single ones."""
+    calls = gpt2_contestants(layers, device)
     if device != "cpu":
+        steps[f"GPT-2, {layers} layers"] = calls
         return rounds(calls, device, budget, 0.0)
     times = rounds(calls, device, budget, math.inf)
-    block = [tuple(p.shape) for p in model.blocks[0].parameters() if p.ndim > 1]
+    block = [tuple(p.shape) for p in Block().parameters() if p.ndim > 1]
     # 2304 x 768 costs what 768 x 2304 does.
     single = [measured.get(shape) or measured.get(shape[::-1]) or {} for shape in block]
     if all(MUON in each for each in single):
@@ -279,62 +299,6 @@ def print_training_share(tokens: int, device: str, times: Times) -> None:
     print(f"\nForward and backward of {tokens} tokens of GPT-2 small: {1e3 * whole:.4g} ms\n")
     shares = [[name, f"{statistics.median(each) / whole:.2%}"] for name, each in times.items()]
     print_table(["optimizer", "step / forward and backward"], shares)
-
-
-def weight_to_move(kind: str, m: int, n: int, device: str) -> Tensor:
-    """A "Gaussian" weight, or one of "low rank + noise".
-
-    Of the latter an eighth of the singular values lies between 1 and 1/2, the others at 1e-3.
-    """
-    weight = torch.randn(m, n, device=device) / n**0.5
-    if kind == "Gaussian":
-        return weight
-    spectrum = torch.full((min(m, n),), 1e-3, device=device)
-    large = min(m, n) // 8
-    spectrum[:large] = torch.linspace(1, 0.5, large, device=device)
-    left, _, right = torch.linalg.svd(weight, full_matrices=False)
-    return (left * spectrum) @ right
-
-
-def print_accuracy(sizes: list[tuple[int, int]], device: str) -> None:
-    """Relative error of the float32 update, and of its basis, while the weight moves randomly."""
-    lines = []
-    depths = (1.5, 2, 3, 4)
-    for (m, n), kind in itertools.product(sizes, ("Gaussian", "low rank + noise")):
-        gradient = torch.randn(m, n, device=device)
-        for move in (0.0, 1e-3, 1e-2):
-            weight = weight_to_move(kind, m, n, device)
-            left, before = exact_left_basis(weight), torch.zeros(())
-            for _ in range(10 if move else 0):
-                noise = torch.randn_like(weight)
-                weight = weight + noise * (move * weight.norm() / noise.norm())
-                gram = rotated_gram(left, weight)
-                before, left = basis_error(gram), jacobi_sweep(left, gram)
-            after = basis_error(rotated_gram(left, weight))
-            errors = []
-            for depth in depths:
-                truth = end_to_end_update(weight.double(), gradient.double(), depth)
-                update = update_in_basis(left, weight, gradient, depth)
-                errors.append(f"{((update - truth).norm() / truth.norm()).item():.1e}")
-            basis = [f"{before.item():.1e}", f"{after.item():.1e}"]
-            moved = f"{move:.1%} per step" if move else "exact basis"
-            lines.append([f"{m} x {n}", kind, moved, *basis, *errors])
-    print("\nRelative error of the float32 update against the float64 reference\n")
-    header = ["shape", "weight", "moves", "basis before sweep", "after"]
-    print_table([*header, *(f"N = {depth:g}" for depth in depths)], lines)
-
-
-def print_table(header: list[str], lines: list[list[str]]) -> None:
-    """A markdown table."""
-    print("| " + " | ".join(header) + " |")
-    print("|" + " --- |" * len(header))
-    for line in lines:
-        print("| " + " | ".join(line) + " |", flush=True)
-
-
-def print_load() -> None:
-    """How busy the machine is, besides this."""
-    print(f"\nLoad over 1, 5 and 15 minutes: {os.getloadavg()}", flush=True)
 
 
 def main() -> None:
@@ -360,20 +324,19 @@ def main() -> None:
     if options.tf32:
         torch.set_float32_matmul_precision("high")
 
-    def sizes(text: str) -> list[tuple[int, int]]:
-        pairs = [item.split("x") for item in text.split(",") if item]
-        return [(int(m), int(n)) for m, n in pairs]
-
     print(f"torch {torch.__version__}, {device}, {options.threads} CPU thread(s)")
     if device == "cuda":
         print(torch.cuda.get_device_name())
     print_load()
-    print_accuracy(sizes(options.accuracy), device)
+    print_accuracy(sizes_of(options.accuracy), device)
     expected = muon_seconds(device)
     measured: dict[tuple[int, int], Times] = {}
-    for shape in sizes(options.shapes):
+    steps: dict[str, Calls] = {}
+    for shape in sizes_of(options.shapes):
         calls = contestants(lambda shape=shape: linear(shape, device), device)
         measured[shape] = rounds(calls, device, budget, expected(shape), options.patience)
+        if device != "cpu" or max(shape) <= COUNTED:
+            steps[f"{shape[0]} x {shape[1]}"] = calls
         print_times({f"{shape[0]} x {shape[1]}": measured[shape]}, device)
         print_load()
     if measured:
@@ -381,10 +344,11 @@ def main() -> None:
     tables = {f"{m} x {n}": times for (m, n), times in measured.items()}
     if options.layers:
         tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(
-            options.layers, device, budget, measured
+            options.layers, device, budget, measured, steps
         )
     if tables:
         print_times(tables, device)
+        print_launches(steps, device)
     tokens = options.tokens or (32768 if device == "cuda" else 0)
     if tokens and options.layers:
         print_training_share(tokens, device, tables[f"GPT-2, {options.layers} layers"])

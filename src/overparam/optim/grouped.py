@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -63,7 +64,8 @@ class Grouped(Checkpointed):
             if self._fallback is None:
                 raise ValueError("a group asks for the fallback, and there is none; pass fallback=")
             group = {**self._fallback.defaults, **group}
-        super().add_param_group(group)
+        lists = {n: v for n, v in self.defaults.items() if isinstance(v, (list, dict))}
+        super().add_param_group({**copy.deepcopy(lists), **group})  # each group has its own
         group = self.param_groups[-1]
         check_whole(group)
         self._check_options(group)

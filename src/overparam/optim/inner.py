@@ -32,12 +32,12 @@ InnerName = Literal[
 Inner = InnerName | Callable[..., Optimizer]
 """A class, a function of groups and options, or a name: ``"adamw"``."""
 
-_BY_NAME: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
 }
-OF_TORCH = frozenset(_BY_NAME.values())
+OF_TORCH = frozenset(OPTIMIZERS.values())
 """These leave alone what has no gradient."""
 
 
@@ -79,8 +79,8 @@ def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
         )
     if type(made) not in OF_TORCH:
         _check_owns_nothing(made, trial)
-    (group,) = made.param_groups
-    made.defaults.update((name, value) for name, value in group.items() if name != "params")
+    for group in made.param_groups:
+        made.defaults.update((name, value) for name, value in group.items() if name != "params")
     beside: dict[Any, Any] = {
         key: value for key, value in made.state.items() if not isinstance(key, Tensor)
     }
@@ -100,10 +100,7 @@ def _check_owns_nothing(made: Optimizer, trial: Tensor) -> None:
     elif trial in made.state:
         what, remedy = "makes state in its constructor", "makes it in the first step"
     elif type(made).state_dict is not Optimizer.state_dict:
-        what, remedy = (
-            "has a state_dict of its own",
-            "keeps all in self.state and self.param_groups",
-        )
+        what, remedy = "has a state_dict of its own", "keeps all in its state and its groups"
     else:
         return
     raise TypeError(f"{name} {what} and cannot be an inner optimizer; give one that {remedy}.")
@@ -120,12 +117,12 @@ def _has(value: Any, trial: Tensor) -> bool:
 
 def _factory(argument: str, inner: Any) -> Callable[..., Any]:
     if isinstance(inner, str):
-        if inner.lower() not in _BY_NAME:
+        if inner.lower() not in OPTIMIZERS:
             raise ValueError(
                 f"{argument}={inner!r} is not an optimizer of torch.optim."
-                f"{did_you_mean(inner.lower(), _BY_NAME)} Give one of those names, or a class."
+                f"{did_you_mean(inner.lower(), OPTIMIZERS)} Give one of those names, or a class."
             )
-        return _BY_NAME[inner.lower()]
+        return OPTIMIZERS[inner.lower()]
     if isinstance(inner, Optimizer):
         raise TypeError(
             f"{argument} is an instance of {type(inner).__name__}; give the class itself, "
