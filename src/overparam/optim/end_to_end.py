@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import plain_depth, plain_number
+from overparam._copies import undo_unless
 from overparam._words import warn_user
 from overparam.layers.choice import Choice
 from overparam.layers.entries import names_of, readings
@@ -27,7 +28,8 @@ from overparam.optim.direction import (
     route,
     state_dtype,
 )
-from overparam.optim.inner import Inner, StandIn, State, undo_unless
+from overparam.optim.grouped import Row
+from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
 
 _BASES = ("auto", "exact", "tracked")
@@ -77,24 +79,19 @@ class EndToEnd(Transform):
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
     A decomposition that fails is tried in float64, then the old basis is kept and counted in
     ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
-    :meth:`routing` reports both counts where they are not zero. Where the inner optimizer raises
-    an error, weights, gradients and state are as before the step. (For that the optimizer holds a
-    copy of what it stepped on last.)
-
-    In groups with ``depth > 1``, parameters in half precision are updated in float32, where their
-    state lives too, and rounded once a step.
+    :meth:`routing` reports both counts. Where the inner optimizer raises an error, weights,
+    gradients and state are as before the step; for that a copy of them is held. Parameters in
+    half precision are updated in float32, where their state lives too, and rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
             be a module. Groups override any option below.
-        lr: learning rate, a number or a tensor with one element; by default that of the inner
-            optimizer.
+        lr: a number or a tensor with one element; by default that of the inner optimizer.
         depth: ``N``, a real number of at least 1, or ``math.inf``.
         inner: the optimizer that steps with ``D`` as its gradient: a class, a name such as
             ``"adamw"``, or a function of groups and options.
-        granularity: "auto" as above; "matrix" for embeddings too; "row" for each row of each
-            matrix as a single-output layer; "tensor" for each whole parameter as one, vectors
-            included.
+        granularity: "auto" as above; "matrix" for embeddings too; "row" for each row as a
+            single-output layer; "tensor" for each whole parameter as one, vectors included.
         normalize: see above.
         singular_value_floor: smallest singular value that the preconditioner sees.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
@@ -112,10 +109,8 @@ class EndToEnd(Transform):
         **inner_options: of the inner optimizer.
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, or ``inner`` is not an
-            optimizer class, factory or name.
-        ValueError: an option out of range, a shard of FSDP or a DTensor, or parameters that the
-            inner optimizer does not take.
+        TypeError: ``inner`` cannot be one, or a parameter is not of a real floating-point dtype.
+        ValueError: an option out of range, or parameters that cannot be trained so.
 
     Example:
         >>> import torch
@@ -185,7 +180,7 @@ class EndToEnd(Transform):
         for write in later:
             write()
 
-    def _items(self, group: dict[str, Any]) -> Iterator[Item]:
+    def _items(self, group: Group) -> Iterator[Item]:
         """The parameters of a group that have a gradient, where the inner one is not alone."""
         depth, granularity = float(group["depth"]), group["granularity"]
         if depth == 1 or group.get("fallback"):
@@ -226,9 +221,7 @@ class EndToEnd(Transform):
         given = super()._gradient_of_user(stand_in)
         return given if given is self._gradients.get(stand_in.p, given) else None
 
-    def _stand_ins(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> list[StandIn]:
+    def _stand_ins(self, p: Tensor, view: MatrixView | None, group: Group) -> list[StandIn]:
         alone = group["depth"] == 1 or group.get("fallback")
         if alone or state_dtype(p) == p.dtype:
             return [StandIn(p, p)]
@@ -287,30 +280,24 @@ class EndToEnd(Transform):
                         del state[name]
         return states
 
-    def _check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: Group) -> None:
         group["depth"] = plain_depth(group["depth"])
         every = group["basis_every"] = plain_number(group["basis_every"])
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"basis_every is {every!r}; use a whole number of steps, at least 1.")
         if every > 1 and group["capturable"]:
-            raise ValueError(
-                f"basis_every is {every} with capturable=True: a captured step does the same each "
-                "time; set basis_every=1."
-            )
+            why = "a captured step does the same each time; set basis_every=1."
+            raise ValueError(f"basis_every is {every} with capturable=True: {why}")
         floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
         if not 0 <= floor < math.inf:
-            raise ValueError(
-                f"singular_value_floor is {floor}; use a number >= 0, in units of the weight."
-            )
+            raise ValueError(f"singular_value_floor is {floor}; use a number of at least 0.")
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
         if group.get("differentiable") and floor > 0:
-            raise ValueError(
-                "differentiable=True has no singular_value_floor; set one of them only."
-            )
+            raise ValueError("differentiable=True has no singular_value_floor; set only one.")
 
-    def _greet(self, group: dict[str, Any]) -> None:
+    def _greet(self, group: Group) -> None:
         if group["granularity"] != "tensor":  # that takes all, known or not
             super()._greet(group)
         if group.get("fallback"):
@@ -331,9 +318,7 @@ class EndToEnd(Transform):
                 "give a number."
             )
 
-    def _row(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> tuple[str, list[str], str | None]:
+    def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
         notes = [chosen.note, *_troubles(self.state.get(p, {}))]

@@ -26,7 +26,8 @@ from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.conversion import collapse_optimizer, expand_optimizer
-from overparam.optim.inner import Inner, StandIn, State
+from overparam.optim.grouped import Row
+from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
@@ -82,10 +83,8 @@ class Factored(Transform):
         **inner_options: of the inner optimizer: ``momentum``, ``weight_decay``, ...
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, depth is not an integer,
-            ``inner`` is not an optimizer class, factory or name, or calls the model by itself.
-        ValueError: an option out of range, a width too small for a weight, a shard of FSDP or a
-            DTensor, or parameters that the inner optimizer does not take.
+        TypeError: as :class:`EndToEnd`; depth is not an integer.
+        ValueError: as :class:`EndToEnd`; a width too small for a weight.
 
     Example:
         >>> import torch
@@ -228,9 +227,7 @@ class Factored(Transform):
 
     # What Transform asks
 
-    def _stand_ins(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> list[StandIn]:
+    def _stand_ins(self, p: Tensor, view: MatrixView | None, group: Group) -> list[StandIn]:
         if not is_factored(p, view, group):
             return super()._stand_ins(p, view, group)
         factors = enumerate(self.factors(p), start=1)
@@ -269,7 +266,7 @@ class Factored(Transform):
             if not all(each.is_as_before() for each in moved):
                 self.store.write(p, layout)
 
-    def _prepare(self, group: dict[str, Any]) -> None:
+    def _prepare(self, group: Group) -> None:
         super()._prepare(group)
         if group["weight_decay_on"] == "product" and not group.get("fallback"):
             decay.check_known(self._inner, decay.is_decoupled(self._inner, group))
@@ -289,7 +286,7 @@ class Factored(Transform):
         self._made = []
         super()._enter(count)
 
-    def _greet(self, group: dict[str, Any]) -> None:
+    def _greet(self, group: Group) -> None:
         super()._greet(group)
         # A product with two factors of zeros has no gradient in any factor.
         stuck = [
@@ -299,23 +296,19 @@ class Factored(Transform):
         ]
         warn_of_zeros(stuck, "give init")
 
-    def _shapes(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> Iterator[Tensor]:
+    def _shapes(self, p: Tensor, view: MatrixView | None, group: Group) -> Iterator[Tensor]:
         if view is None or not is_factored(p, view, group):
             yield p
         else:
             yield p.new_empty((0,) * (2 if view.batch == 1 else 3))
 
-    def _check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: Group) -> None:
         group["depth"] = whole_depth(group["depth"])
         decay.check_word(group["weight_decay_on"])
         if not callable(group["init"]) and group["init"] not in ("balanced", "custom"):
             raise ValueError(f"init is {group['init']!r}; use 'balanced' or a function.")
 
-    def _row(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> tuple[str, list[str], str | None]:
+    def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         if is_factored(p, view, group):
             return "factors", [], None
         return PLAIN, ["depth 1 is the inner optimizer"] * (view is not None), None

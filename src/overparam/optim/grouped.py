@@ -1,16 +1,18 @@
-"""The groups of an optimizer with an inner one: taken in, checked, and reported."""
+"""An optimizer with an inner one: its groups, its checkpoints and copies, its report."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam._copies import Copies
 from overparam._words import warn_user
 from overparam.layers.choice import Choice
 from overparam.layers.entries import (
@@ -25,19 +27,25 @@ from overparam.layers.entries import (
 from overparam.layers.groups import accepts_names, expanded, without_chosen
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
-from overparam.optim.checkpointed import Checkpointed
-from overparam.optim.inner import check_takes
+from overparam.optim.inner import Group, StandIn, State, check_takes
+
+Row = tuple[str, list[str], str | None]
+"""The rule of a parameter, notes on it, and its matrices where they are not the view's."""
 
 
-class Grouped(Checkpointed):
-    """What becomes of a group, and of each parameter in it."""
+class Grouped(Optimizer):
+    """What becomes of groups, of each parameter in them, and of state that is saved and loaded."""
 
+    _own_state: ClassVar[frozenset[str]] = frozenset()
+    """Names in ``state[p]`` that are not the inner optimizer's."""
+    _structure: ClassVar[tuple[str, ...]] = ("views",)
+    """Options that belong to this optimizer, and are not taken from a checkpoint."""
     _inner: Optimizer
     _fallback: Optimizer | None
     _choice: Choice
     _constructing = True
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: Group) -> None:
         """Add a group; its ``"params"`` may be a module."""
         count = len(self.param_groups)
         try:
@@ -58,7 +66,7 @@ class Grouped(Checkpointed):
         for group in self.param_groups[count:]:
             self._greet(group)
 
-    def _add(self, group: dict[str, Any]) -> None:
+    def _add(self, group: Group) -> None:
         """One group, split in two where a fallback takes what is not chosen."""
         if group.get("fallback"):
             if self._fallback is None:
@@ -77,7 +85,7 @@ class Grouped(Checkpointed):
             if rest["params"]:
                 self._add(rest)
 
-    def _prepare(self, group: dict[str, Any]) -> None:
+    def _prepare(self, group: Group) -> None:
         """What a subclass makes of a new group; it may raise."""
         remedy = 'Leave them out, or pass fallback="adamw", which takes what is not chosen.'
         optimizer = self._fallback if group.get("fallback") else self._inner
@@ -89,14 +97,12 @@ class Grouped(Checkpointed):
         ]
         check_takes(optimizer, tensors, remedy)
 
-    def _shapes(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> Iterator[Tensor]:
+    def _shapes(self, p: Tensor, view: MatrixView | None, group: Group) -> Iterator[Tensor]:
         """Tensors of the shapes that the inner optimizer would be given for a parameter."""
         del view, group
         yield p
 
-    def _greet(self, group: dict[str, Any]) -> None:
+    def _greet(self, group: Group) -> None:
         """Warnings about a new group, once it is in."""
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         if not swaps and any(p.is_meta for p in group["params"]):
@@ -108,8 +114,103 @@ class Grouped(Checkpointed):
         if not is_inner_alone(group):
             warn_of_unknown(group)
 
-    def _check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: Group) -> None:
         """Raise unless the options of this class are in range."""
+
+    # Checkpoints and copies
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load state bit for bit: what is kept here, and all of half precision, in its own dtype.
+
+        Other floating state takes the dtype of its parameter, as torch loads it.
+
+        The reading of the layers stays that of this optimizer, and options that the checkpoint
+        does not have keep their present values.
+
+        Raises:
+            ValueError: the checkpoint does not fit; nothing has changed.
+        """
+        loaded: dict[str, Any] = {}
+
+        def complete(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            self._align_views()
+            loaded.update(given)
+            groups = given["param_groups"]
+            if len(groups) == len(self.param_groups):  # torch refuses others
+                loaded["state"] = self._understood(given)
+                pairs = zip(self.param_groups, groups, strict=True)
+                loaded["param_groups"] = [self._completed(group, saved) for group, saved in pairs]
+            return dict(loaded)
+
+        def exactly(_: Optimizer) -> None:
+            self._take_over(loaded)
+
+        before = self.register_load_state_dict_pre_hook(complete)
+        after = self.register_load_state_dict_post_hook(exactly, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _completed(self, group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """The options of a saved group, with those of the present one in the place of others."""
+        beside = ("params", "param_names")
+        now = {name: value for name, value in group.items() if name not in beside}
+        return {**now, **saved, **{name: now[name] for name in self._structure if name in now}}
+
+    def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
+        """The saved state in today's form; raises by name where it cannot be read."""
+        return state_dict["state"]
+
+    def _take_over(self, loaded: dict[str, Any]) -> None:
+        """Undo what torch's loading does to dtypes, and let the inner optimizer complete it."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            on_device = bool(group.get("capturable") or group.get("fused"))
+            for p, index in zip(group["params"], saved["params"], strict=True):
+                saved_state = loaded["state"].get(index, {})
+                for name, value in saved_state.items():
+                    if isinstance(value, Tensor) and self._keeps_dtype(p, name, value):
+                        stays = name.endswith("step") and not on_device
+                        device = value.device if stays else p.device
+                        self.state[p][name] = value.detach().to(device, copy=True)
+        with self._linked() as (optimizers, _):
+            for each in optimizers:
+                each.__setstate__({"state": each.state, "param_groups": each.param_groups})
+
+    def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
+        """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""
+        half = p.dtype in (torch.float16, torch.bfloat16)
+        return half or name in self._own_state or not value.is_floating_point()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_inner": self._inner,
+            "_fallback": self._fallback,
+            "_choice": Choice(),  # words for modules that are yet to come; functions do not pickle
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over state; options that an older version lacks get their defaults."""
+        known = "differentiable" in state.get("defaults", vars(self).get("defaults", {}))
+        super().__setstate__(state)
+        if not known:  # torch adds it, and groups would gain an option on loading
+            self.defaults.pop("differentiable", None)
+        self._views, self._copies, self._constructing = {}, Copies(), False
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            if "views" not in group:
+                complete_views(group)
+
+    def _align_views(self) -> None:
+        raise NotImplementedError
+
+    def _linked(self) -> AbstractContextManager[tuple[list[Optimizer], list[StandIn]]]:
+        raise NotImplementedError
+
+    # Reports
 
     def routing(self) -> WeightTable:
         """What becomes of each parameter and why: print it, or iterate over its rows."""
@@ -127,10 +228,7 @@ class Grouped(Checkpointed):
                 rows.append(weight_row(name, shape, view, depth, rule, why, matrices, kind))
         return WeightTable(rows)
 
-    def _row(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> tuple[str, list[str], str | None]:
-        """The rule of a parameter, notes on it, and its matrices where they are not the view's."""
+    def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         raise NotImplementedError
 
     def __repr__(self) -> str:

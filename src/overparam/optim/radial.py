@@ -17,7 +17,8 @@ from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
 from overparam.optim.direction import state_dtype
-from overparam.optim.inner import Inner, StandIn
+from overparam.optim.grouped import Row
+from overparam.optim.inner import Group, Inner, StandIn
 from overparam.optim.transform import Transform
 from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
 
@@ -61,10 +62,8 @@ class Radial(Transform):
         **inner_options: of the inner optimizer.
 
     Raises:
-        TypeError: a parameter is not of a real floating-point dtype, or ``inner`` is not an
-            optimizer class, factory or name.
-        ValueError: an option out of range, ``metric="adam"`` for another optimizer, a shard of
-            FSDP or a DTensor.
+        TypeError: as :class:`EndToEnd`.
+        ValueError: as :class:`EndToEnd`; ``metric="adam"`` for another optimizer.
 
     Example:
         >>> import torch
@@ -126,24 +125,22 @@ class Radial(Transform):
         square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
         return state["exp_avg"] / first, (square / second).sqrt() + group["eps"]
 
-    def _in_adams_metric(self, group: dict[str, Any]) -> bool:
+    def _in_adams_metric(self, group: Group) -> bool:
         if group["metric"] == "auto":
             return type(self._inner) in _ADAM
         return group["metric"] == "adam"
 
-    def _is_stretched(self, view: MatrixView | None, group: dict[str, Any]) -> bool:
+    def _is_stretched(self, view: MatrixView | None, group: Group) -> bool:
         return view is not None and not group.get("fallback") and group["radial"] != 1
 
-    def _stand_ins(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> list[StandIn]:
+    def _stand_ins(self, p: Tensor, view: MatrixView | None, group: Group) -> list[StandIn]:
         if not self._is_stretched(view, group) or state_dtype(p) == p.dtype:
             return [StandIn(p, p, "", group, view)]
         wide = p.detach().to(state_dtype(p))
         wide.grad = None if p.grad is None else p.grad.to(wide.dtype)
         return [StandIn(p, wide, "", group, view)]
 
-    def _check_options(self, group: dict[str, Any]) -> None:
+    def _check_options(self, group: Group) -> None:
         radial = group["radial"] = plain_number(group["radial"])
         if isinstance(radial, bool) or not isinstance(radial, (int, float)):
             raise TypeError(f"radial is {radial!r}; use a number of at least 0.")
@@ -160,9 +157,7 @@ class Radial(Transform):
         if group.get("differentiable"):
             raise ValueError("differentiable=True: gradients do not flow through Radial.")
 
-    def _row(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> tuple[str, list[str], str | None]:
+    def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         if not self._is_stretched(view, group):
             return PLAIN, ["radial 1 is the inner optimizer"] * (view is not None), None
         return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None

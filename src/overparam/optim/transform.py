@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam._copies import Copies
 from overparam.layers.choice import Choice
 from overparam.layers.entries import complete_views, readings
 from overparam.layers.groups import Params, with_modules
@@ -29,7 +30,7 @@ from overparam.layers.views import MatrixView
 from overparam.optim.grouped import Grouped
 from overparam.optim.inner import (
     OF_TORCH,
-    Copies,
+    Group,
     Inner,
     StandIn,
     State,
@@ -45,6 +46,7 @@ class Transform(Grouped):
     """An optimizer around an inner one; see the module for who owns what."""
 
     is_transform = True
+    _aligned: list[list[int]] | None = None
 
     def __init__(
         self,
@@ -91,6 +93,10 @@ class Transform(Grouped):
 
         A parameter that was exchanged for a new one leaves its view to it.
         """
+        present = [list(map(id, group["params"])) for group in self.param_groups]
+        if present == self._aligned:
+            return
+        self._aligned = present
         known, self._views = self._views, {}
         for group in self.param_groups:
             params, views = group["params"], group["views"]
@@ -105,9 +111,7 @@ class Transform(Grouped):
 
     # State
 
-    def _stand_ins(
-        self, p: Tensor, view: MatrixView | None, group: dict[str, Any]
-    ) -> list[StandIn]:
+    def _stand_ins(self, p: Tensor, view: MatrixView | None, group: Group) -> list[StandIn]:
         """The tensors that the inner optimizer steps on in the place of a parameter."""
         del view
         return [StandIn(p, p, "", group)]
