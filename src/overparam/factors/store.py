@@ -171,7 +171,7 @@ class FactorStore:
         """Give a weight its first factors, and round it to their product."""
         before = fingerprint(p)
         self.put(p, factors)
-        self.write(p, layout)
+        self.write((p, layout))
         self._rounded[p] = (before, fingerprint(p))
 
     def undo_rounding(self, p: Tensor, layout: MatrixLayout) -> None:
@@ -185,13 +185,15 @@ class FactorStore:
         if written is None or (
             before is not None and bool(before == written) and bool(fingerprint(p) == after)
         ):  # version 0.1 did not save it, and always wrote
-            self.write(p, layout)
+            self.write((p, layout))
 
-    def write(self, p: Tensor, layout: MatrixLayout) -> None:
-        """Write the product of the factors to the weight, rounded once to its dtype."""
-        product = self._product(p, layout)
-        p.copy_(product)
-        self.remember(p, product if product.dtype == p.dtype else None)
+    def write(self, *weights: tuple[Tensor, MatrixLayout]) -> None:
+        """Write the products of factors to weights, rounded once to their dtype."""
+        products = [self._product(p, layout) for p, layout in weights]
+        if products:
+            torch._foreach_copy_([p for p, _ in weights], products)  # pyright: ignore[reportPrivateImportUsage]
+        for (p, _), product in zip(weights, products, strict=True):
+            self.remember(p, product if product.dtype == p.dtype else None)
 
     def remember(self, p: Tensor, written: Tensor | None = None) -> None:
         """Note that factors and weight agree as they are now; ``written`` is a copy of it."""

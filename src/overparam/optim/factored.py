@@ -175,7 +175,7 @@ class Factored(Transform):
             for (p, layout), factors in zip(pairs, fresh, strict=True):
                 self.store.put(p, factors)
                 if p.requires_grad:
-                    self.store.write(p, layout)
+                    self.store.write((p, layout))
                 else:
                     self.store.remember(p)
 
@@ -255,6 +255,7 @@ class Factored(Transform):
 
     def _settle(self, stand_ins: list[StandIn]) -> None:
         """Write the products of the factors that have moved."""
+        changed: list[tuple[Tensor, MatrixLayout]] = []
         for p, moved in _by_parameter(stand_ins).items():
             first = moved[0]
             if not first.prefix or first.view is None:
@@ -264,7 +265,8 @@ class Factored(Transform):
             self.store.move_in(p)
             self.state[p].setdefault("depth", layout.depth)
             if not all(each.is_as_before() for each in moved):
-                self.store.write(p, layout)
+                changed.append((p, layout))
+        self.store.write(*changed)
 
     def _prepare(self, group: Group) -> None:
         super()._prepare(group)
