@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_factors, check_floating, whole_depth
-from overparam.rule.kernel import clear_round_off, join_scale, split_scale
+from overparam.rule.decomposition import thin_decomposition
+from overparam.rule.kernel import join_scale, split_scale
+
+# The balance of factors in float64 is as good as the decomposition.
+_ROUND_OFF = 1e-15
 
 
 def balanced_factors(
@@ -61,8 +65,8 @@ def balanced_factors(
     if depth == 1:
         return (weight.clone(),)
     scaled, exponent = split_scale(weight, trailing=2)
-    left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
-    root = clear_round_off(singular, (m, n), weight.dtype) ** (1 / depth)
+    left, singular, right = thin_decomposition(scaled, weight.dtype, 1 / depth, _ROUND_OFF)
+    root = singular ** (1 / depth)
     middle = torch.diag_embed(root)
     parts = [root[..., :, None] * right, *[middle] * (depth - 2), left * root[..., None, :]]
     sizes = [n, *widths, m]
