@@ -354,7 +354,7 @@ def test_zero_weights_warn_and_a_floor_lets_them_move() -> None:
         ({"basis": "qr"}, ValueError, "auto, exact, tracked"),
         ({"singular_value_floor": -1}, ValueError, "singular_value_floor"),
         ({"singular_value_floor": math.inf}, ValueError, "singular_value_floor is inf"),
-        ({"differentiable": True, "singular_value_floor": 1.0}, ValueError, "one of them only"),
+        ({"differentiable": True, "singular_value_floor": 1.0}, ValueError, "set only one"),
     ],
 )
 def test_errors_name_the_value(options, error, words) -> None:

@@ -10,7 +10,8 @@ float32 would already be 2e-5.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,16 +23,26 @@ from overparam._checks import (
     check_floating,
     check_same_trailing,
 )
-from overparam.rule.derivative import end_to_end_weight_vjp
+from overparam._words import warn_user
+from overparam.rule.differentiable import differentiable_update
+from overparam.rule.engine import scaled_offsets
 from overparam.rule.kernel import (
     clear_round_off,
     finite_slots,
     inverse_depth,
     join_scale,
-    null_power,
     power_kernel,
     split_scale,
 )
+from overparam.rule.unbalanced import (
+    Imbalance,
+    check_imbalance,
+    excess_squares,
+    unbalanced_kernel,
+)
+
+# Above this depth a user is told how the limit differs.
+_DEEP = 1000
 
 
 class PreconditionerSpectrum(NamedTuple):
@@ -48,7 +59,9 @@ class PreconditionerSpectrum(NamedTuple):
     right: Tensor
 
 
-def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
+def end_to_end_update(
+    weight: Tensor, gradient: Tensor, depth: float | Tensor, *, imbalance: Imbalance = 0.0
+) -> Tensor:
     r"""Direction in which a balanced depth-N product moves under gradient descent.
 
     .. math::
@@ -60,34 +73,55 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
 
     - ``N = 1`` returns the gradient, bit for bit.
     - ``N = inf`` returns the limit of ``D / N``: the factor becomes the logarithmic mean of
-      ``s_i^2`` and ``s_k^2``. (``D`` itself grows in proportion to N.)
+      ``s_i^2`` and ``s_k^2``. ``D`` itself grows in proportion to N, so N = 1e6 gives a million
+      times this limit: a finite depth above 1000 draws a warning.
     - A singular value at round-off counts as zero: below ``max(m, n) * eps * s_max`` in float64,
       ``eps(float32) * s_max`` in narrower dtypes. A zero weight gives a zero update for N > 1.
     - A matrix with a non-finite entry in weight or gradient gives NaN in its own slot of the
       batch and leaves the others alone.
+
+    **Imbalance.** The factors may differ from balance by multiples of the identity, which gradient
+    flow conserves. A number ``lam`` is that of two factors, ``W_2^T W_2 - W_1 W_1^T = lam I``, and
+    gives
+
+    .. math::
+        D = \sqrt{W W^T + \lambda^2/4} \; G + G \, \sqrt{W^T W + \lambda^2/4},
+
+    N offsets ``l_j`` are those of N factors, ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``;
+    see :mod:`overparam.rule.unbalanced` for the formula, its sources and what it means for
+    rectangular weights, and :func:`balanced_factors` for the factors themselves. At 0 it is the
+    rule above, bit for bit; as ``lam`` grows, ``D / |lam|`` tends to the gradient. A zero weight
+    moves: at W = 0, ``D = |lam| G``. With a single smallest offset (any ``lam`` but 0) the rule is
+    smooth, at rank-deficient weights too.
 
     Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)`` given as it is counts
     as ``out * in`` matrices of ``k x k``. The optimizers read it as one, ``(out, in * k * k)``, and
     ``convolution_view(weight.shape).apply(end_to_end_update, weight, gradient, depth=N)`` does so
     here; see :mod:`overparam.layers`.
 
-    Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one singular value decomposition
-    and four matrix products. Differentiable in reverse mode in ``gradient`` everywhere, and in
-    ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular values
-    included. For N > 1 it has a kink at rank-deficient W, and the derivative there is NaN. A
-    second derivative in ``weight`` raises a RuntimeError. Not differentiable in ``depth``.
+    Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one symmetric eigenproblem of
+    ``min(m, n)`` rows (and one of few rows for most weights, see
+    :mod:`overparam.rule.decomposition`) and six matrix products. Works under ``torch.vmap``, of
+    ``depth`` too. Differentiable, in reverse and forward mode (``torch.func.jacrev``, ``jacfwd``),
+    in ``gradient`` everywhere, and in ``weight`` wherever the map is: where W has full rank
+    ``min(m, n)``, repeated singular values included. For N > 1 it has a kink at rank-deficient W,
+    and the derivative there is NaN. A second derivative in ``weight`` (``torch.func.hessian``)
+    raises a RuntimeError. Not differentiable in ``depth``.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
         gradient: ``G``, ``(..., m, n)``; leading dimensions broadcast with those of ``weight``.
         depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+        imbalance: a number for depth 2, a sequence of N numbers for depth N; in units of the
+            squared singular values of a factor, ``s^(2/N)``.
 
     Returns:
         ``D``, of the broadcast shape ``(..., m, n)`` and the dtype of ``weight``.
 
     Raises:
         TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.
-        ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
+        ValueError: shapes or devices do not fit, a depth is below 1 or NaN, or the imbalance is
+            not one of that depth.
 
     Example:
         >>> import torch
@@ -95,21 +129,27 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
         >>> end_to_end_update(weight, torch.ones(2, 2), depth=2)
         tensor([[8., 5.],
                 [5., 2.]])
+        >>> end_to_end_update(torch.zeros(2, 2), torch.eye(2), depth=2, imbalance=3.0)
+        tensor([[3., 0.],
+                [0., 3.]])
     """
     check_same_trailing(weight, gradient, trailing=2)
     check_depth(depth)
+    offsets = check_imbalance(imbalance, depth)
+    _warn_of_growth(depth)
     m, n = weight.shape[-2:]
-    if min(m, n) == 1:
+    if min(m, n) == 1 and not offsets:
         update = single_output_update(weight.flatten(-2), gradient.flatten(-2), depth)
         return update.unflatten(-1, (m, n))
     plain, inverse = _plain_step(weight, gradient, depth, trailing=2)
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
     if m > n:
-        update = _EndToEndUpdate.apply(weight.mT, gradient.mT, inverse).mT
+        # The transposed product has its factors in the opposite order.
+        update = differentiable_update(weight.mT, gradient.mT, inverse, offsets[::-1]).mT
     else:
-        update = _EndToEndUpdate.apply(weight, gradient, inverse)
-    return torch.where(inverse == 1, plain, update)
+        update = differentiable_update(weight, gradient, inverse, offsets)
+    return torch.where(inverse == 1, plain, update) if isinstance(depth, Tensor) else update
 
 
 def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
@@ -148,6 +188,7 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     """
     check_same_trailing(weight, gradient, trailing=1)
     check_depth(depth)
+    _warn_of_growth(depth)
     plain, inverse = _plain_step(weight, gradient, depth, trailing=1)
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
@@ -169,7 +210,9 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     return torch.where(inverse == 1, plain, join_scale(update, exponent, weight.dtype))
 
 
-def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> PreconditionerSpectrum:
+def preconditioner_spectrum(
+    weight: Tensor, depth: float | Tensor, *, imbalance: Imbalance = 0.0
+) -> PreconditionerSpectrum:
     r"""Eigenvalues and eigenvectors of the preconditioner ``vec(G) -> vec(D(W, G))``.
 
     .. math::
@@ -178,18 +221,20 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
 
     singular values padded with zeros to m and n. Source: Arora, Cohen, Hazan (2018), Claim 1.
     The preconditioner is symmetric and positive semidefinite; it favours directions along which
-    W is already large. Real depth and infinity as in :func:`end_to_end_update`.
+    W is already large. Real depth, infinity and imbalance as in :func:`end_to_end_update`.
 
     Args:
         weight: ``W``, ``(..., m, n)``, finite.
         depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+        imbalance: a number for depth 2, a sequence of N numbers for depth N.
 
     Returns:
         The eigenvalues ``(..., m, n)`` and the two orthogonal bases, in the dtype of ``weight``.
 
     Raises:
         TypeError: weight is not a real floating-point tensor, or depth is not a number.
-        ValueError: weight is not a matrix or is not finite, or a depth is below 1 or NaN.
+        ValueError: weight is not a matrix or is not finite, a depth is below 1 or NaN, or the
+            imbalance is not one of that depth.
 
     Example:
         >>> import torch
@@ -199,6 +244,8 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     """
     check_floating("weight", weight)
     check_depth(depth)
+    offsets = check_imbalance(imbalance, depth)
+    _warn_of_growth(depth)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
     if not bool(weight.isfinite().all()):
@@ -211,11 +258,28 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     singular = clear_round_off(singular, (m, n), weight.dtype)
     rows = torch.nn.functional.pad(singular, (0, m - min(m, n)))[..., :, None]
     columns = torch.nn.functional.pad(singular, (0, n - min(m, n)))[..., None, :]
-    eigenvalues = power_kernel(rows, columns, inverse)
+    if offsets:
+        shifts = scaled_offsets(offsets, exponent)
+        left_squares = excess_squares(rows, shifts)
+        right_squares = excess_squares(columns.mT, shifts).mT
+        eigenvalues = unbalanced_kernel(left_squares, right_squares, shifts)
+    else:
+        eigenvalues = power_kernel(rows, columns, inverse)
     return PreconditionerSpectrum(
         join_scale(eigenvalues, exponent * (2 - 2 * inverse), weight.dtype),
         left.to(weight.dtype),
         right.mT.to(weight.dtype),
+    )
+
+
+def _warn_of_growth(depth: float | Tensor) -> None:
+    """Warn of a finite depth that is meant to be infinite."""
+    if isinstance(depth, Tensor) or not _DEEP < depth < math.inf:
+        return
+    warn_user(
+        f"depth is {depth:g}: the update grows in proportion to depth, and so does the step. "
+        "depth=math.inf returns the limit of update / depth, which is not the same: pass it, or "
+        "divide the update by depth."
     )
 
 
@@ -228,75 +292,3 @@ def _plain_step(
     inverse = inverse_depth(depth, weight, trailing)
     shape = broadcast_shape(shape, inverse.shape)
     return gradient.expand(shape).clone(), inverse
-
-
-class _EndToEndUpdate(torch.autograd.Function):
-    """The rule for ``m <= n`` with its derivative, which autograd through an SVD would get wrong.
-
-    The derivative of singular vectors is infinite where singular values repeat; that of the
-    rule is not.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
-        m, n = weight.shape[-2:]
-        finite = finite_slots(weight, trailing=2)
-        scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
-        finite = finite & finite_slots(gradient, trailing=2)
-        slope, slope_exponent = split_scale(gradient, trailing=2)
-        left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
-        singular = clear_round_off(singular, (m, n), weight.dtype)[..., :, None]
-        kernel = power_kernel(singular, singular.mT, inverse)
-        outside = null_power(singular, inverse)
-        rotated = left.mT @ slope
-        inside = ((kernel - outside) * (rotated @ right.mT)) @ right
-        update = left @ (outside * rotated + inside)
-        exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
-        return join_scale(torch.where(finite, update, torch.nan), exponent, weight.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        (cotangent,) = grad_outputs
-        weight, gradient, inverse = ctx.saved_tensors
-        to_weight = to_gradient = None
-        if ctx.needs_input_grad[0]:
-            to_weight = _WeightSlope.apply(weight, gradient, inverse, cotangent)
-            to_weight = to_weight.sum_to_size(weight.shape)
-        if ctx.needs_input_grad[1]:
-            # D is linear in G and its matrix is symmetric (Claim 1): its own adjoint.
-            to_gradient = _EndToEndUpdate.apply(weight, cotangent, inverse)
-            to_gradient = to_gradient.sum_to_size(gradient.shape)
-        return to_weight, to_gradient, None
-
-
-class _WeightSlope(torch.autograd.Function):
-    """The derivative in the weight, which refuses to be differentiated once more.
-
-    ``once_differentiable`` would return a constant, a silent zero in the second derivative,
-    wherever the cotangent itself needs no gradient.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor, cotangent: Tensor) -> Tensor:
-        return end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        raise RuntimeError(
-            "end_to_end_update is differentiable once in its weight; a second derivative is not "
-            "implemented: detach the first one, or drop create_graph=True."
-        )
