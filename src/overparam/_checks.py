@@ -108,9 +108,7 @@ def check_depth(depth: float | Tensor) -> None:
     if isinstance(depth, Tensor):
         if depth.is_complex() or depth.dtype == torch.bool:
             raise TypeError(f"depth has dtype {depth.dtype}; {remedy}")
-        bad = ~(depth >= 1)
-        if bool(bad.any()):
-            raise ValueError(f"depth contains {depth[bad].flatten()[0].item()}; {remedy}")
+        _EachDepth.apply(depth, remedy)
         return
     if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
         raise TypeError(f"depth is {depth!r}, a {type(depth).__name__}; {remedy}")
@@ -118,6 +116,27 @@ def check_depth(depth: float | Tensor) -> None:
         raise ValueError(f"depth has {len(str(depth))} digits; use math.inf for the limit.")
     if math.isnan(depth) or depth < 1:
         raise ValueError(f"depth is {depth!r}; {remedy}")
+
+
+class _EachDepth(torch.autograd.Function):
+    """A look at the values of a tensor of depths, which ``torch.vmap`` allows here alone."""
+
+    @staticmethod
+    def forward(depth: Tensor, remedy: str) -> Tensor:
+        bad = ~(depth >= 1)
+        if bool(bad.any()):
+            raise ValueError(f"depth contains {depth[bad].flatten()[0].item()}; {remedy}")
+        return depth.new_empty(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: Any, depth: Tensor, remedy: str
+    ) -> tuple[Any, None]:
+        return _EachDepth.apply(depth, remedy), None
 
 
 def plain_depth(depth: Any) -> float:

@@ -185,3 +185,36 @@ def test_derivative_in_the_gradient_can_be_differentiated_again() -> None:
         end_to_end_update(weight, gradient, 2.5), gradient, upper, create_graph=True
     )[0]
     assert relative_error(torch.autograd.grad(adjoint, weight, again)[0], expected) <= 1e-14
+
+
+# torch scripts its own decompositions when forward mode is first used.
+torch_jit = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+@torch_jit
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (3, 3), (1, 3)])
+@pytest.mark.parametrize("depth", [1, 1.5, 2, 3, math.inf])
+def test_forward_mode_is_reverse_mode(shape: tuple[int, int], depth: float) -> None:
+    weight, gradient = normal(*shape, seed=1), normal(*shape, seed=2)
+    for argument in (0, 1):
+        pushed, pulled = (
+            transform(lambda w, g: end_to_end_update(w, g, depth), argnums=argument)(
+                weight, gradient
+            )
+            for transform in (torch.func.jacfwd, torch.func.jacrev)
+        )
+        torch.testing.assert_close(pushed, pulled, rtol=1e-12, atol=1e-12)
+
+
+@torch_jit
+def test_hessian_works_in_the_gradient_and_says_why_not_in_the_weight() -> None:
+    weight, gradient = normal(2, 3, seed=1), normal(2, 3, seed=2)
+
+    def loss(w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        return end_to_end_update(w, g, 2.5).square().sum()
+
+    hessian = torch.func.hessian(loss, argnums=1)(weight, gradient).view(6, 6)
+    columns = end_to_end_update(weight, torch.eye(6).double().view(6, 2, 3), 2.5).view(6, 6)
+    torch.testing.assert_close(hessian, 2 * columns @ columns)
+    with pytest.raises(RuntimeError, match="a second derivative is not implemented"):
+        torch.func.hessian(loss)(weight, gradient)

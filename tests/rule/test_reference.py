@@ -8,7 +8,7 @@ import torch
 from support.core_cases import CASES, DEPTHS, TOLERANCE, Case, normal
 from support.oracles import exact_rule, relative_error, spectral_rule, sum_over_factors
 
-from overparam import end_to_end_update
+from overparam import end_to_end_update, preconditioner_spectrum, single_output_update
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -186,13 +186,30 @@ def test_vmap_is_the_batch(shape: tuple[int, int]) -> None:
     weight, gradient = normal(3, *shape, seed=1), normal(3, *shape, seed=2)
     mapped = torch.vmap(lambda w, g: end_to_end_update(w, g, 2.5))(weight, gradient)
     assert relative_error(mapped, end_to_end_update(weight, gradient, 2.5)) <= 1e-14
+    depth = torch.tensor([1.0, 2.5, math.inf])
+    each = torch.vmap(end_to_end_update)(weight, gradient, depth)
+    assert relative_error(each, end_to_end_update(weight, gradient, depth)) <= 1e-14
+    one = torch.vmap(lambda d: end_to_end_update(weight, gradient, d))(depth)
+    assert relative_error(one[1], end_to_end_update(weight, gradient, 2.5)) <= 1e-14
+    with pytest.raises(ValueError, match=r"depth contains 0\.5"):
+        torch.vmap(end_to_end_update)(weight, gradient, depth / 2)
     shared = torch.vmap(lambda g: end_to_end_update(weight[0], g, 2.5))(gradient)
     assert relative_error(shared, end_to_end_update(weight[0], gradient, 2.5)) <= 1e-14
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e15])
+@pytest.mark.filterwarnings("ignore:depth is 1e.15")
 def test_infinite_depth_is_the_limit(scale: float) -> None:
     weight, gradient = normal(4, 6, seed=1), normal(4, 6, seed=2)
     limit = end_to_end_update(weight, gradient, math.inf)
     error = relative_error(end_to_end_update(weight, gradient, scale) / scale, limit)
     assert error <= 5 / scale + 1e-13
+
+
+def test_a_depth_that_is_nearly_infinite_draws_a_warning() -> None:
+    weight = normal(3, 4, seed=1)
+    for rule in (end_to_end_update, single_output_update):
+        with pytest.warns(UserWarning, match=r"depth is 1e\+06.* depth=math\.inf returns"):
+            rule(weight, weight, 1e6)
+    with pytest.warns(UserWarning, match="grows in proportion"):
+        preconditioner_spectrum(weight, 1001)

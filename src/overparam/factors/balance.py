@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_factors, check_floating, whole_depth
-from overparam.rule.kernel import clear_round_off, join_scale, split_scale
+from overparam.rule.decomposition import thin_decomposition
+from overparam.rule.kernel import join_scale, split_scale
+
+# The balance of factors in float64 is as good as the decomposition.
+_ROUND_OFF = 1e-15
 
 
 def balanced_factors(
@@ -61,7 +65,7 @@ def balanced_factors(
     if depth == 1:
         return (weight.clone(),)
     scaled, exponent = split_scale(weight, trailing=2)
-    left, singular, right = _decomposed(scaled, weight.dtype)
+    left, singular, right = thin_decomposition(scaled, weight.dtype, 1 / depth, _ROUND_OFF)
     root = singular ** (1 / depth)
     middle = torch.diag_embed(root)
     parts = [root[..., :, None] * right, *[middle] * (depth - 2), left * root[..., None, :]]
@@ -70,23 +74,6 @@ def balanced_factors(
         join_scale(_pad(part, rows, columns), exponent / depth, weight.dtype)
         for part, columns, rows in zip(parts, sizes, sizes[1:], strict=False)
     )
-
-
-def _decomposed(scaled: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """``U, s, V^T`` with zeros for singular values at the round-off of ``dtype``.
-
-    By the Gram matrix where that is as good: for narrow dtypes, and singular values that are zero
-    or above 1e-4 of the largest.
-    """
-    shape = (scaled.shape[-2], scaled.shape[-1])
-    if dtype != torch.float64 and scaled.numel():
-        left, singular, right = svd_by_gram(scaled)
-        singular = clear_round_off(singular, shape, dtype)
-        least = torch.where(singular > 0, singular, torch.inf).amin(-1)
-        if bool((least >= 1e-4 * singular.amax(-1)).all()):
-            return left, singular, right
-    left, singular, right = thin_svd(scaled)
-    return left, clear_round_off(singular, shape, dtype), right
 
 
 def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,29 +90,6 @@ def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, r = torch.linalg.qr(matrix.mT)
     left, singular, right = torch.linalg.svd(r.mT, full_matrices=False)
     return left, singular, right @ q.mT
-
-
-def svd_by_gram(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``U, s, V^T`` from the eigenvectors of the smaller Gram matrix.
-
-    ``W W^T = U diag(s^2) U^T``, then ``diag(s) V^T = U^T W``, so that the product is W whatever the
-    error of U. Several times as fast as the decomposition. In float64 singular values down to
-    ``1e-8`` of the largest are found, with the square of that ratio's inverse in units of
-    round-off as their relative error: enough for what was float32, of which no smaller ones are
-    known. Rows of ``V^T`` that belong to zeros are zeros.
-
-    Args:
-        matrix: ``(..., m, n)`` in float64, of entries that fit a narrower dtype.
-    """
-    if matrix.shape[-2] > matrix.shape[-1]:
-        right, singular, left = svd_by_gram(matrix.mT)
-        return left.mT, singular, right.mT
-    _, basis = torch.linalg.eigh(matrix @ matrix.mT)
-    left = basis.flip(-1)
-    rows = left.mT @ matrix
-    singular = torch.linalg.vector_norm(rows, dim=-1)
-    safe = torch.where(singular > 0, singular, 1.0)
-    return left, singular, rows / safe[..., None]
 
 
 def imbalance(factors: Sequence[Tensor]) -> Tensor:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from overparam.rule.basis import in_range, unit_of
-from overparam.rule.kernel import power_kernel
+from overparam.rule.kernel import kernel_sum, power_kernel
 
 # A row of U^T W this far below the largest singular value, in units of eps, is round-off.
 _ROUND_OFF = 8.0
-# Whole depths up to this one take the kernel as a sum, without logarithms.
-_LONGEST_SUM = 8
 
 
 def update_in_basis(
@@ -171,19 +169,11 @@ def _excess(sizes: _Sizes, across: Tensor, depth: float, normalize: bool) -> Ten
 
 
 def _kernel(first: Tensor, second: Tensor, depth: float) -> Tensor:
-    """``K`` for one depth: :func:`~overparam.rule.kernel.power_kernel`, its sum where it is short.
-
-    ``K = sum_j a^(j-1) b^(N-j)`` with ``a = s^(2/N)``, ``b = t^(2/N)``, by Horner's rule: terms of
-    one sign, so no digits are lost.
-    """
-    if depth == 1 or depth > _LONGEST_SUM or depth != int(depth):
-        return power_kernel(first, second, torch.full_like(first[..., :1, :1], 1 / depth))
-    a, b = (first, second) if depth == 2 else (first ** (2 / depth), second ** (2 / depth))
-    total, power = a + b, b
-    for _ in range(int(depth) - 2):
-        power = power * b
-        total = torch.addcmul(power, a, total)
-    return total
+    """``K`` for one depth: as a sum where that is short."""
+    total = kernel_sum(first, second, depth)
+    if total is not None:
+        return total
+    return power_kernel(first, second, torch.full_like(first[..., :1, :1], 1 / depth))
 
 
 def _size_power(size: Tensor, depth: float) -> Tensor:

@@ -12,6 +12,33 @@ def inverse_depth(depth: float | Tensor, like: Tensor, trailing: int) -> Tensor:
     return inverse[(..., *(None,) * trailing)]
 
 
+# Numbers up to two to this power and down to its inverse are computed with as they are.
+MODERATE = 100
+# Whole depths up to this one take the kernel as a sum, without logarithms.
+_LONGEST_SUM = 8
+
+
+def kernel_sum(first: Tensor, second: Tensor, depth: float) -> Tensor | None:
+    """The kernel of a whole depth from 2 to 8 as a sum, without logarithms; None for others.
+
+    ``K = sum_j a^(j-1) b^(N-j)`` with ``a = s^(2/N)``, ``b = t^(2/N)``, by Horner's rule: terms of
+    one sign, so no digits are lost. Source: Arora, Cohen, Hazan (2018), Claim 1.
+
+    Args:
+        first: ``s >= 0``.
+        second: ``t >= 0``, broadcasts with ``first``.
+        depth: ``N``.
+    """
+    if depth < 2 or depth > _LONGEST_SUM or depth != int(depth):
+        return None
+    a, b = (first, second) if depth == 2 else (first ** (2 / depth), second ** (2 / depth))
+    total, power = a + b, b
+    for _ in range(int(depth) - 2):
+        power = power * b
+        total = torch.addcmul(power, a, total)
+    return total
+
+
 def power_kernel(first: Tensor, second: Tensor, inverse: Tensor) -> Tensor:
     """Eigenvalues ``K = (s^2 - t^2) / (s^(2/N) - t^(2/N))`` of the preconditioner.
 
@@ -38,6 +65,16 @@ def power_kernel(first: Tensor, second: Tensor, inverse: Tensor) -> Tensor:
     return size_power(larger, inverse) * series
 
 
+def kernel_matrix(first: Tensor, second: Tensor, inverse: Tensor) -> Tensor:
+    """:func:`power_kernel`, as :func:`kernel_sum` where one whole depth is small."""
+    if inverse.numel() == 1 and (value := float(inverse)) > 0:
+        depth = round(1 / value)
+        total = kernel_sum(first, second, depth) if 1 / depth == value else None
+        if total is not None:
+            return total
+    return power_kernel(first, second, inverse)
+
+
 def size_power(size: Tensor, inverse: Tensor) -> Tensor:
     """``s^(2 - 2/N)`` with ``0^0 = 1``."""
     return size ** (2 - 2 * inverse)
@@ -56,10 +93,14 @@ def clear_round_off(singular: Tensor, shape: tuple[int, int], dtype: torch.dtype
     """
     if singular.shape[-1] == 0:
         return singular
-    stored = 0.0 if dtype == torch.float64 else torch.finfo(torch.float32).eps
-    floor = max(stored, max(shape) * torch.finfo(torch.float64).eps)
     largest = singular.amax(dim=-1, keepdim=True)
-    return torch.where(singular > floor * largest, singular, 0.0)
+    return torch.where(singular > round_off_floor(shape, dtype) * largest, singular, 0.0)
+
+
+def round_off_floor(shape: tuple[int, int], dtype: torch.dtype) -> float:
+    """Where singular values are round-off of a matrix stored in ``dtype``, over the largest."""
+    stored = 0.0 if dtype == torch.float64 else torch.finfo(torch.float32).eps
+    return max(stored, max(shape) * torch.finfo(torch.float64).eps)
 
 
 def finite_slots(tensor: Tensor, trailing: int) -> Tensor:
@@ -68,10 +109,11 @@ def finite_slots(tensor: Tensor, trailing: int) -> Tensor:
 
 
 def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
-    """Write ``tensor = scaled * 2^exponent`` with the largest entry of ``scaled`` in [1/2, 1).
+    """Write ``tensor = scaled * 2^exponent`` with the largest entry of ``scaled`` in range.
 
-    The scale is one power of two per slot of the batch, so that nothing is rounded. Non-finite
-    slots stay non-finite.
+    The scale is one power of two per slot of the batch, so that nothing is rounded. It is 1 where
+    the largest entry is between ``2^-101`` and ``2^100``; else that entry becomes one in [1/2, 1).
+    Non-finite slots stay non-finite.
 
     Returns:
         ``scaled`` in float64 and ``exponent`` in float64, with ``trailing`` unit dimensions.
@@ -81,6 +123,7 @@ def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
         return wide, wide.new_zeros((*tensor.shape[:-trailing], *(1,) * trailing))
     largest = wide.detach().abs().amax(dim=tuple(range(-trailing, 0)), keepdim=True)
     exponent = torch.frexp(largest).exponent.double()
+    exponent = torch.where(exponent.abs() > MODERATE, exponent, 0.0)
     return _times_power_of_two(wide, -exponent), exponent
 
 

@@ -10,7 +10,8 @@ float32 would already be 2e-5.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,16 +23,19 @@ from overparam._checks import (
     check_floating,
     check_same_trailing,
 )
-from overparam.rule.derivative import end_to_end_weight_vjp
+from overparam._words import warn_user
+from overparam.rule.differentiable import differentiable_update
 from overparam.rule.kernel import (
     clear_round_off,
     finite_slots,
     inverse_depth,
     join_scale,
-    null_power,
     power_kernel,
     split_scale,
 )
+
+# Above this depth a user is told how the limit differs.
+_DEEP = 1000
 
 
 class PreconditionerSpectrum(NamedTuple):
@@ -60,7 +64,8 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
 
     - ``N = 1`` returns the gradient, bit for bit.
     - ``N = inf`` returns the limit of ``D / N``: the factor becomes the logarithmic mean of
-      ``s_i^2`` and ``s_k^2``. (``D`` itself grows in proportion to N.)
+      ``s_i^2`` and ``s_k^2``. ``D`` itself grows in proportion to N, so N = 1e6 gives a million
+      times this limit: a finite depth above 1000 draws a warning.
     - A singular value at round-off counts as zero: below ``max(m, n) * eps * s_max`` in float64,
       ``eps(float32) * s_max`` in narrower dtypes. A zero weight gives a zero update for N > 1.
     - A matrix with a non-finite entry in weight or gradient gives NaN in its own slot of the
@@ -71,11 +76,14 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
     ``convolution_view(weight.shape).apply(end_to_end_update, weight, gradient, depth=N)`` does so
     here; see :mod:`overparam.layers`.
 
-    Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one singular value decomposition
-    and four matrix products. Differentiable in reverse mode in ``gradient`` everywhere, and in
-    ``weight`` wherever the map is: where W has full rank ``min(m, n)``, repeated singular values
-    included. For N > 1 it has a kink at rank-deficient W, and the derivative there is NaN. A
-    second derivative in ``weight`` raises a RuntimeError. Not differentiable in ``depth``.
+    Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one symmetric eigenproblem of
+    ``min(m, n)`` rows (and one of few rows for most weights, see
+    :mod:`overparam.rule.decomposition`) and six matrix products. Works under ``torch.vmap``, of
+    ``depth`` too. Differentiable, in reverse and forward mode (``torch.func.jacrev``, ``jacfwd``),
+    in ``gradient`` everywhere, and in ``weight`` wherever the map is: where W has full rank
+    ``min(m, n)``, repeated singular values included. For N > 1 it has a kink at rank-deficient W,
+    and the derivative there is NaN. A second derivative in ``weight`` (``torch.func.hessian``)
+    raises a RuntimeError. Not differentiable in ``depth``.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
@@ -98,6 +106,7 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
     """
     check_same_trailing(weight, gradient, trailing=2)
     check_depth(depth)
+    _warn_of_growth(depth)
     m, n = weight.shape[-2:]
     if min(m, n) == 1:
         update = single_output_update(weight.flatten(-2), gradient.flatten(-2), depth)
@@ -106,10 +115,10 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
     if m > n:
-        update = _EndToEndUpdate.apply(weight.mT, gradient.mT, inverse).mT
+        update = differentiable_update(weight.mT, gradient.mT, inverse).mT
     else:
-        update = _EndToEndUpdate.apply(weight, gradient, inverse)
-    return torch.where(inverse == 1, plain, update)
+        update = differentiable_update(weight, gradient, inverse)
+    return torch.where(inverse == 1, plain, update) if isinstance(depth, Tensor) else update
 
 
 def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
@@ -148,6 +157,7 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     """
     check_same_trailing(weight, gradient, trailing=1)
     check_depth(depth)
+    _warn_of_growth(depth)
     plain, inverse = _plain_step(weight, gradient, depth, trailing=1)
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
@@ -199,6 +209,7 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     """
     check_floating("weight", weight)
     check_depth(depth)
+    _warn_of_growth(depth)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
     if not bool(weight.isfinite().all()):
@@ -219,6 +230,17 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     )
 
 
+def _warn_of_growth(depth: float | Tensor) -> None:
+    """Warn of a finite depth that is meant to be infinite."""
+    if isinstance(depth, Tensor) or not _DEEP < depth < math.inf:
+        return
+    warn_user(
+        f"depth is {depth:g}: the update grows in proportion to depth, and so does the step. "
+        "depth=math.inf returns the limit of update / depth, which is not the same: pass it, or "
+        "divide the update by depth."
+    )
+
+
 def _plain_step(
     weight: Tensor, gradient: Tensor, depth: float | Tensor, trailing: int
 ) -> tuple[Tensor, Tensor]:
@@ -228,75 +250,3 @@ def _plain_step(
     inverse = inverse_depth(depth, weight, trailing)
     shape = broadcast_shape(shape, inverse.shape)
     return gradient.expand(shape).clone(), inverse
-
-
-class _EndToEndUpdate(torch.autograd.Function):
-    """The rule for ``m <= n`` with its derivative, which autograd through an SVD would get wrong.
-
-    The derivative of singular vectors is infinite where singular values repeat; that of the
-    rule is not.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
-        m, n = weight.shape[-2:]
-        finite = finite_slots(weight, trailing=2)
-        scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
-        finite = finite & finite_slots(gradient, trailing=2)
-        slope, slope_exponent = split_scale(gradient, trailing=2)
-        left, singular, right = torch.linalg.svd(scaled, full_matrices=False)
-        singular = clear_round_off(singular, (m, n), weight.dtype)[..., :, None]
-        kernel = power_kernel(singular, singular.mT, inverse)
-        outside = null_power(singular, inverse)
-        rotated = left.mT @ slope
-        inside = ((kernel - outside) * (rotated @ right.mT)) @ right
-        update = left @ (outside * rotated + inside)
-        exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
-        return join_scale(torch.where(finite, update, torch.nan), exponent, weight.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # made positional above
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        (cotangent,) = grad_outputs
-        weight, gradient, inverse = ctx.saved_tensors
-        to_weight = to_gradient = None
-        if ctx.needs_input_grad[0]:
-            to_weight = _WeightSlope.apply(weight, gradient, inverse, cotangent)
-            to_weight = to_weight.sum_to_size(weight.shape)
-        if ctx.needs_input_grad[1]:
-            # D is linear in G and its matrix is symmetric (Claim 1): its own adjoint.
-            to_gradient = _EndToEndUpdate.apply(weight, cotangent, inverse)
-            to_gradient = to_gradient.sum_to_size(gradient.shape)
-        return to_weight, to_gradient, None
-
-
-class _WeightSlope(torch.autograd.Function):
-    """The derivative in the weight, which refuses to be differentiated once more.
-
-    ``once_differentiable`` would return a constant, a silent zero in the second derivative,
-    wherever the cotangent itself needs no gradient.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, gradient: Tensor, inverse: Tensor, cotangent: Tensor) -> Tensor:
-        return end_to_end_weight_vjp(weight, gradient, inverse, cotangent)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        raise RuntimeError(
-            "end_to_end_update is differentiable once in its weight; a second derivative is not "
-            "implemented: detach the first one, or drop create_graph=True."
-        )

@@ -1,0 +1,62 @@
+"""The end-to-end rule in float64 for any kernel: one decomposition and four matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from overparam.rule.decomposition import thin_decomposition
+from overparam.rule.kernel import (
+    MODERATE,
+    join_scale,
+    kernel_matrix,
+    null_power,
+    split_scale,
+)
+
+
+def update_of_wide(weight: Tensor, gradient: Tensor, inverse: Tensor) -> Tensor:
+    """The end-to-end update of matrices with ``m <= n``; see :func:`overparam.end_to_end_update`.
+
+    Args:
+        weight: ``W``, ``(..., m, n)``.
+        gradient: ``G``, ``(..., m, n)``.
+        inverse: ``1/N`` in float64, ``(..., 1, 1)``.
+
+    Returns:
+        ``D``, in the dtype of ``weight``; NaN for a matrix with a non-finite entry.
+    """
+    if _is_moderate(weight) and _is_moderate(gradient):
+        update = _update(weight.double(), gradient.double(), inverse, weight.dtype)
+        return update.to(weight.dtype)
+    finite = _size(weight).isfinite()
+    scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
+    finite = finite & _size(gradient).isfinite()
+    slope, slope_exponent = split_scale(gradient, trailing=2)
+    update = _update(scaled, slope, inverse, weight.dtype)
+    exponent = weight_exponent * (2 - 2 * inverse) + slope_exponent
+    return join_scale(torch.where(finite, update, torch.nan), exponent, weight.dtype)
+
+
+def _update(weight: Tensor, gradient: Tensor, inverse: Tensor, stored: torch.dtype) -> Tensor:
+    """The update in float64 of numbers in range."""
+    left, singular, right = thin_decomposition(weight, stored, float(inverse.min()))
+    singular = singular[..., :, None]
+    outside = null_power(singular, inverse)
+    inside = kernel_matrix(singular, singular.mT, inverse).sub_(outside)
+    turned = left.mT @ gradient
+    inside = inside * (turned @ right.mT)
+    # Each product overwrites what is needed no more: fresh memory costs more than arithmetic.
+    return left @ (inside @ right).addcmul_(outside, turned)
+
+
+def _size(tensor: Tensor) -> Tensor:
+    """The largest absolute value of each matrix, ``(..., 1, 1)``; NaN where one entry is NaN."""
+    both = (-2, -1)
+    return torch.maximum(tensor.amax(both, keepdim=True), -tensor.amin(both, keepdim=True))
+
+
+def _is_moderate(tensor: Tensor) -> bool:
+    """Whether :func:`split_scale` would return the numbers as they are, found in one pass."""
+    size = _size(tensor)
+    return bool(((size >= 2.0**-MODERATE) & (size < 2.0**MODERATE) | (size == 0)).all())
