@@ -1,23 +1,42 @@
-"""How fast is the end-to-end rule: a batch of matrices against a Python loop over them.
+"""How fast is the end-to-end rule: against the paper's terms in a loop, and an older version.
 
-    python benchmarks/rule.py [--count 64] [--size 64] [--repeats 15]
+    python benchmarks/rule.py [--against CHECKOUT] [--shapes 64x64x64 1x768x3072] [--repeats 9]
 
-Contenders run in turn, so that a disturbance of the machine hits all of them; the table shows the
-median and the quartiles over the repeats.
+Contenders run in turn, so that a disturbance of the machine hits all of them. The table shows the
+median and the quartiles over the repeats: processor time on one thread on the CPU, wall time on a
+GPU. ``--against`` names the checkout of another version to compare with.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from measure import Contenders, measure, print_rows
 from torch import Tensor
 
+import overparam
 from overparam import end_to_end_update
 
-DTYPES = (torch.float64, torch.float32)
+Rule = Callable[[Tensor, Tensor, float], Tensor]
+SHAPES = [
+    "64x8x8",
+    "64x16x16",
+    "64x32x32",
+    "64x64x64",
+    "16x128x128",
+    "4x256x256",
+    "1x512x512",
+    "1x1024x1024",
+    "1x2048x2048",
+    "1x768x768",
+    "1x768x3072",
+    "1x3072x768",
+]
 
 
 def textbook_update(weight: Tensor, gradient: Tensor, depth: int) -> Tensor:
@@ -25,24 +44,67 @@ def textbook_update(weight: Tensor, gradient: Tensor, depth: int) -> Tensor:
 
     In the dtype of the weight and without care for rank, as one writes it from the paper.
     """
-    left, singular, right = torch.linalg.svd(weight)
+    left, singular, right = torch.linalg.svd(weight, full_matrices=False)
     total = torch.zeros_like(gradient)
     for j in range(1, depth + 1):
-        outer = left * singular ** (2 * (j - 1) / depth) @ left.mT
-        inner = right.mT * singular ** (2 * (depth - j) / depth) @ right
-        total += outer @ gradient @ inner
+        # The zeroth power is the identity, on null directions too.
+        outer = gradient if j == 1 else _power(left, singular, (j - 1) / depth) @ gradient
+        last = j == depth
+        total += outer if last else outer @ _power(right.mT, singular, (depth - j) / depth)
     return total
 
 
-def compare(weight: Tensor, gradient: Tensor, depth: int, repeats: int) -> None:
-    """The batch against a loop over the same function and over the textbook form."""
+def _power(basis: Tensor, singular: Tensor, power: float) -> Tensor:
+    return basis * singular ** (2 * power) @ basis.mT
+
+
+def of_version(checkout: Path) -> Rule:
+    """``end_to_end_update`` of another version."""
+    ours = {name: module for name, module in sys.modules.items() if name.startswith("overparam")}
+    for name in ours:
+        del sys.modules[name]
+    sys.path.insert(0, str(checkout / "src"))
+    try:
+        import overparam as other
+
+        if other.__file__ == overparam.__file__:
+            raise SystemExit(f"{checkout} is not another version.")
+        return other.end_to_end_update
+    finally:
+        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.startswith("overparam")]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+def compare(weight: Tensor, gradient: Tensor, depth: int, old: Rule | None, repeats: int) -> None:
+    """The rule against a loop over the textbook form and an older version, with accuracy."""
     pairs = list(zip(weight, gradient, strict=True))
-    contenders: Contenders = {
-        "batch": lambda: end_to_end_update(weight, gradient, depth),
-        "loop, same function": lambda: [end_to_end_update(w, g, depth) for w, g in pairs],
-        "loop, textbook terms": lambda: [textbook_update(w, g, depth) for w, g in pairs],
+    calls: dict[str, Callable[[], Tensor]] = {
+        "now": lambda: end_to_end_update(weight, gradient, depth),
+        "loop over the paper's terms": lambda: torch.stack(
+            [textbook_update(w, g, depth) for w, g in pairs]
+        ),
     }
-    print_rows(measure(contenders, repeats), against="batch")
+    if old is not None:
+        calls["before"] = lambda: old(weight, gradient, depth)
+    contenders: Contenders = {name: _finished(call, weight.device) for name, call in calls.items()}
+    clock = time.process_time if weight.device.type == "cpu" else time.perf_counter
+    if weight.numel() > 2**20:
+        repeats = max(3, repeats // 3)
+    print_rows(measure(contenders, repeats, clock), against="now")
+    wide, slope = weight.double().cpu(), gradient.double().cpu()
+    truth = torch.stack([textbook_update(w, g, depth) for w, g in zip(wide, slope, strict=True)])
+    for name, call in calls.items():
+        away = torch.linalg.matrix_norm(call().double().cpu() - truth)
+        error = (away / torch.linalg.matrix_norm(truth)).max().item()
+        print(f"  {name:34} differs from LAPACK in float64 by {error:.1e}")
+
+
+def _finished(call: Callable[[], Tensor], device: torch.device) -> Callable[[], object]:
+    if device.type == "cpu":
+        return call
+    return lambda: (call(), torch.cuda.synchronize())
 
 
 def break_down(weight: Tensor, gradient: Tensor, repeats: int) -> None:
@@ -50,52 +112,40 @@ def break_down(weight: Tensor, gradient: Tensor, repeats: int) -> None:
     wide, slope = weight.double(), gradient.double()
     gram = wide @ wide.mT
     contenders: Contenders = {
-        "batch": lambda: end_to_end_update(weight, gradient, 2),
-        "decomposition (float64 svd)": lambda: torch.linalg.svd(wide, full_matrices=False),
-        "four matrix products": lambda: wide @ (slope @ (wide @ (wide @ slope))),
-        "not used: float64 eigh of Gram": lambda: torch.linalg.eigh(gram),
+        "now": lambda: end_to_end_update(weight, gradient, 2),
+        "eigenproblem (float64)": lambda: torch.linalg.eigh(gram),
+        "one matrix product (float64)": lambda: gram @ slope,
+        "not used: float64 svd": lambda: torch.linalg.svd(wide, full_matrices=False),
         "not used: float32 svd": lambda: torch.linalg.svd(weight.float(), full_matrices=False),
     }
-    seconds = measure(contenders, repeats)
-    rest = zip(*(seconds[name] for name in list(contenders)[:3]), strict=True)
-    seconds["rest (kernel, scaling, checks)"] = [a - b - c for a, b, c in rest]
-    print_rows(seconds, against="batch")
-
-
-def print_product_rate(count: int, size: int, repeats: int) -> None:
-    """Matrix products of the machine: in a batch of this size, and one large matrix."""
-    for dtype in DTYPES:
-        small, large = torch.randn(count, size, size).to(dtype), torch.randn(1024, 1024).to(dtype)
-        calls: Contenders = {"batch": lambda x=small: x @ x, "large": lambda x=large: x @ x}
-        medians = {k: statistics.median(v) for k, v in measure(calls, repeats).items()}
-        print(
-            f"  {dtype}: {2e-9 * count * size**3 / medians['batch']:.1f} GFLOP/s in the batch, "
-            f"{2e-9 * 1024**3 / medians['large']:.1f} at 1024 x 1024"
-        )
+    print_rows(measure(contenders, repeats, time.process_time), against="now")
 
 
 def main() -> None:
     """Parse the command line and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=64, help="matrices in the batch")
-    parser.add_argument("--size", type=int, default=64, help="rows and columns of each")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="matrices x rows x columns")
+    parser.add_argument("--depths", nargs="+", type=int, default=[2, 3])
+    parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
+    parser.add_argument("--against", type=Path, help="checkout of another version")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    count, size, repeats = options.count, options.size, options.repeats
-    default_threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {count} matrices of {size} x {size}, {repeats} repeats")
-    for threads in sorted({1, default_threads}):
-        torch.set_num_threads(threads)
-        print(f"\n{threads} thread(s)")
-        print_product_rate(count, size, repeats)
-        for dtype in DTYPES:
+    torch.set_num_threads(1)
+    old = of_version(options.against) if options.against else None
+    print(f"torch {torch.__version__}, {options.device}, one thread, {options.repeats} repeats")
+    for shape in options.shapes:
+        sizes = [int(size) for size in shape.split("x")]
+        for dtype in (getattr(torch, name) for name in options.dtypes):
             generator = torch.Generator().manual_seed(0)
-            weight, gradient = torch.randn(2, count, size, size, generator=generator).to(dtype)
-            for depth in (2, 3):
-                print(f" {dtype}, depth {depth}")
-                compare(weight, gradient, depth, repeats)
-            print(f" {dtype}, depth 2: where the time goes")
-            break_down(weight, gradient, repeats)
+            pair = torch.randn(2, *sizes, generator=generator, dtype=torch.float64)
+            weight, gradient = pair.to(options.device, dtype)
+            for depth in options.depths:
+                print(f" {shape}, {dtype}, depth {depth}", flush=True)
+                compare(weight, gradient, depth, old, options.repeats)
+            if options.device == "cpu" and shape in ("64x64x64", "1x768x3072"):
+                print(f" {shape}, {dtype}, depth 2: where the time goes")
+                break_down(weight, gradient, max(3, options.repeats // 3))
 
 
 if __name__ == "__main__":
