@@ -25,6 +25,7 @@ from overparam._checks import (
 )
 from overparam._words import warn_user
 from overparam.rule.differentiable import differentiable_update
+from overparam.rule.engine import scaled_offsets
 from overparam.rule.kernel import (
     clear_round_off,
     finite_slots,
@@ -32,6 +33,12 @@ from overparam.rule.kernel import (
     join_scale,
     power_kernel,
     split_scale,
+)
+from overparam.rule.unbalanced import (
+    Imbalance,
+    check_imbalance,
+    excess_squares,
+    unbalanced_kernel,
 )
 
 # Above this depth a user is told how the limit differs.
@@ -52,7 +59,9 @@ class PreconditionerSpectrum(NamedTuple):
     right: Tensor
 
 
-def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -> Tensor:
+def end_to_end_update(
+    weight: Tensor, gradient: Tensor, depth: float | Tensor, *, imbalance: Imbalance = 0.0
+) -> Tensor:
     r"""Direction in which a balanced depth-N product moves under gradient descent.
 
     .. math::
@@ -70,6 +79,20 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
       ``eps(float32) * s_max`` in narrower dtypes. A zero weight gives a zero update for N > 1.
     - A matrix with a non-finite entry in weight or gradient gives NaN in its own slot of the
       batch and leaves the others alone.
+
+    **Imbalance.** The factors may differ from balance by multiples of the identity, which gradient
+    flow conserves. A number ``lam`` is that of two factors, ``W_2^T W_2 - W_1 W_1^T = lam I``, and
+    gives
+
+    .. math::
+        D = \sqrt{W W^T + \lambda^2/4} \; G + G \, \sqrt{W^T W + \lambda^2/4},
+
+    N offsets ``l_j`` are those of N factors, ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``;
+    see :mod:`overparam.rule.unbalanced` for the formula, its sources and what it means for
+    rectangular weights, and :func:`balanced_factors` for the factors themselves. At 0 it is the
+    rule above, bit for bit; as ``lam`` grows, ``D / |lam|`` tends to the gradient. A zero weight
+    moves: at W = 0, ``D = |lam| G``. With a single smallest offset (any ``lam`` but 0) the rule is
+    smooth, at rank-deficient weights too.
 
     Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)`` given as it is counts
     as ``out * in`` matrices of ``k x k``. The optimizers read it as one, ``(out, in * k * k)``, and
@@ -89,13 +112,16 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
         weight: ``W``, ``(..., m, n)``.
         gradient: ``G``, ``(..., m, n)``; leading dimensions broadcast with those of ``weight``.
         depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+        imbalance: a number for depth 2, a sequence of N numbers for depth N; in units of the
+            squared singular values of a factor, ``s^(2/N)``.
 
     Returns:
         ``D``, of the broadcast shape ``(..., m, n)`` and the dtype of ``weight``.
 
     Raises:
         TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.
-        ValueError: shapes or devices do not fit, or a depth is below 1 or NaN.
+        ValueError: shapes or devices do not fit, a depth is below 1 or NaN, or the imbalance is
+            not one of that depth.
 
     Example:
         >>> import torch
@@ -103,21 +129,26 @@ def end_to_end_update(weight: Tensor, gradient: Tensor, depth: float | Tensor) -
         >>> end_to_end_update(weight, torch.ones(2, 2), depth=2)
         tensor([[8., 5.],
                 [5., 2.]])
+        >>> end_to_end_update(torch.zeros(2, 2), torch.eye(2), depth=2, imbalance=3.0)
+        tensor([[3., 0.],
+                [0., 3.]])
     """
     check_same_trailing(weight, gradient, trailing=2)
     check_depth(depth)
+    offsets = check_imbalance(imbalance, depth)
     _warn_of_growth(depth)
     m, n = weight.shape[-2:]
-    if min(m, n) == 1:
+    if min(m, n) == 1 and not offsets:
         update = single_output_update(weight.flatten(-2), gradient.flatten(-2), depth)
         return update.unflatten(-1, (m, n))
     plain, inverse = _plain_step(weight, gradient, depth, trailing=2)
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
     if m > n:
-        update = differentiable_update(weight.mT, gradient.mT, inverse).mT
+        # The transposed product has its factors in the opposite order.
+        update = differentiable_update(weight.mT, gradient.mT, inverse, offsets[::-1]).mT
     else:
-        update = differentiable_update(weight, gradient, inverse)
+        update = differentiable_update(weight, gradient, inverse, offsets)
     return torch.where(inverse == 1, plain, update) if isinstance(depth, Tensor) else update
 
 
@@ -179,7 +210,9 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     return torch.where(inverse == 1, plain, join_scale(update, exponent, weight.dtype))
 
 
-def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> PreconditionerSpectrum:
+def preconditioner_spectrum(
+    weight: Tensor, depth: float | Tensor, *, imbalance: Imbalance = 0.0
+) -> PreconditionerSpectrum:
     r"""Eigenvalues and eigenvectors of the preconditioner ``vec(G) -> vec(D(W, G))``.
 
     .. math::
@@ -188,18 +221,20 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
 
     singular values padded with zeros to m and n. Source: Arora, Cohen, Hazan (2018), Claim 1.
     The preconditioner is symmetric and positive semidefinite; it favours directions along which
-    W is already large. Real depth and infinity as in :func:`end_to_end_update`.
+    W is already large. Real depth, infinity and imbalance as in :func:`end_to_end_update`.
 
     Args:
         weight: ``W``, ``(..., m, n)``, finite.
         depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
+        imbalance: a number for depth 2, a sequence of N numbers for depth N.
 
     Returns:
         The eigenvalues ``(..., m, n)`` and the two orthogonal bases, in the dtype of ``weight``.
 
     Raises:
         TypeError: weight is not a real floating-point tensor, or depth is not a number.
-        ValueError: weight is not a matrix or is not finite, or a depth is below 1 or NaN.
+        ValueError: weight is not a matrix or is not finite, a depth is below 1 or NaN, or the
+            imbalance is not one of that depth.
 
     Example:
         >>> import torch
@@ -209,6 +244,7 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     """
     check_floating("weight", weight)
     check_depth(depth)
+    offsets = check_imbalance(imbalance, depth)
     _warn_of_growth(depth)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
@@ -222,7 +258,13 @@ def preconditioner_spectrum(weight: Tensor, depth: float | Tensor) -> Preconditi
     singular = clear_round_off(singular, (m, n), weight.dtype)
     rows = torch.nn.functional.pad(singular, (0, m - min(m, n)))[..., :, None]
     columns = torch.nn.functional.pad(singular, (0, n - min(m, n)))[..., None, :]
-    eigenvalues = power_kernel(rows, columns, inverse)
+    if offsets:
+        shifts = scaled_offsets(offsets, exponent)
+        left_squares = excess_squares(rows, shifts)
+        right_squares = excess_squares(columns.mT, shifts).mT
+        eigenvalues = unbalanced_kernel(left_squares, right_squares, shifts)
+    else:
+        eigenvalues = power_kernel(rows, columns, inverse)
     return PreconditionerSpectrum(
         join_scale(eigenvalues, exponent * (2 - 2 * inverse), weight.dtype),
         left.to(weight.dtype),
