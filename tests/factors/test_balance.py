@@ -17,7 +17,7 @@ from overparam import (
     imbalance,
     near_zero_initialization,
 )
-from overparam.factors.balance import svd_by_gram, thin_svd
+from overparam.factors.balance import thin_svd
 
 PRODUCT_TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}
 INITIALIZATIONS = (near_zero_initialization, balanced_initialization, identity_initialization)
@@ -155,22 +155,15 @@ def test_identity_is_exact_without_noise() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (7, 7), (3, 5, 9), (2, 9, 5)])
-@pytest.mark.parametrize("spread", [0.0, 3.0])
-def test_both_decompositions_against_lapack(shape: tuple[int, ...], spread: float) -> None:
+def test_thin_svd_is_that_of_lapack(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(shape, dtype=torch.float64, generator=generator)
-    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
-    singular = torch.logspace(0, -spread, singular.shape[-1], dtype=torch.float64).expand_as(
-        singular
-    )
-    matrix = left * singular[..., None, :] @ right
-    for found, relative in ((thin_svd(matrix), 1e-12), (svd_by_gram(matrix), 1e-8)):
-        u, s, vt = found
-        torch.testing.assert_close(s.sort(descending=True).values, singular, rtol=relative, atol=0)
-        torch.testing.assert_close(u * s[..., None, :] @ vt, matrix, rtol=0, atol=1e-14)
-        one = torch.eye(s.shape[-1], dtype=torch.float64).expand(*s.shape, -1)
-        torch.testing.assert_close(u.mT @ u, one, rtol=0, atol=relative)
-        torch.testing.assert_close(vt @ vt.mT, one, rtol=0, atol=relative)
+    u, s, vt = thin_svd(matrix)
+    torch.testing.assert_close(s, torch.linalg.svdvals(matrix))
+    torch.testing.assert_close(u * s[..., None, :] @ vt, matrix, rtol=0, atol=1e-14)
+    one = torch.eye(s.shape[-1], dtype=torch.float64).expand(*s.shape, -1)
+    torch.testing.assert_close(u.mT @ u, one, rtol=0, atol=1e-12)
+    torch.testing.assert_close(vt @ vt.mT, one, rtol=0, atol=1e-12)
 
 
 def test_zeros_of_a_matrix_of_low_rank_stay_zeros() -> None:
@@ -180,3 +173,58 @@ def test_zeros_of_a_matrix_of_low_rank_stay_zeros() -> None:
     torch.testing.assert_close(second @ first, weight)
     assert int((first.abs().amax(-1) > 0).sum()) == int((second.abs().amax(0) > 0).sum()) == 2
     assert not balanced_factors(torch.zeros(3, 5), 2)[0].any()
+
+
+@pytest.mark.parametrize("dtype", PRODUCT_TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    "offsets", [(0.0, 2.0), (0.3, 0.0), (0.0, 1.0, 1e-3), (1.0, 0.0, 2.0), (2.0, 1.0, 0.0, 0.0)]
+)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("wide", 3, 5, (2.0, 1.0, 1e-3)),
+        Case("tall", 5, 3, (2.0, 2.0, 0.5)),
+        Case("square", 4, 4, (1.0, 1e-6, 1e-7)),
+        Case("zero", 2, 3, ()),
+        Case("row", 1, 4, (2.0,)),
+    ],
+    ids=str,
+)
+def test_factors_have_exactly_the_imbalance_asked_for(
+    case: Case, offsets: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    weight = case.weight(dtype)
+    factors = balanced_factors(weight, len(offsets), imbalance=offsets)
+    size = max(float(f.norm()) for f in factors) ** 2
+    assert {f.dtype for f in factors} == {dtype}
+    assert (factor_product(factors) - weight).norm() <= 10 * torch.finfo(dtype).eps * size ** (
+        len(offsets) / 2
+    )
+    pairs = itertools.pairwise(zip(factors, offsets, strict=True))
+    for (low, before), (high, behind) in pairs:
+        gap = high.mT @ high - low @ low.mT
+        expected = (behind - before) * torch.eye(len(gap), dtype=dtype)
+        assert (gap - expected).norm() <= 20 * torch.finfo(dtype).eps * size
+
+
+def test_a_number_is_the_imbalance_of_two_factors_whose_width_it_fixes() -> None:
+    weight = normal(2, 3, 5, seed=1)
+    for lam, width in ((0.5, 3), (-0.5, 5)):
+        low, high = balanced_factors(weight, 2, imbalance=lam)
+        assert low.shape[-2] == width
+        gap = high.mT @ high - low @ low.mT
+        assert relative_error(gap, lam * torch.eye(width).double().expand(2, -1, -1)) <= 1e-14
+        named = balanced_factors(weight, 2, width, imbalance=lam)
+        assert torch.equal(named[0], low)
+        with pytest.raises(ValueError, match=rf"hidden widths of a 3 x 5 weight are \[{width}\]"):
+            balanced_factors(weight, 2, 4, imbalance=lam)
+    with pytest.raises(ValueError, match="imbalance of depth 2"):
+        balanced_factors(weight, 3, imbalance=1.0)
+    plain = balanced_factors(weight, 2, imbalance=0.0)
+    assert all(map(torch.equal, plain, balanced_factors(weight, 2)))
+
+
+def test_a_large_weight_with_an_imbalance_stays_in_range() -> None:
+    weight = normal(3, 4, seed=1) * 1e200
+    low, high = balanced_factors(weight, 2, imbalance=1e200)
+    assert relative_error((high / 1e100) @ (low / 1e100), weight / 1e200) <= 1e-14

@@ -267,3 +267,58 @@ def test_sweeps_from_a_basis_far_away_stay_orthonormal() -> None:
         assert gap < 1e-5
     assert errors[0] > 0.5
     assert errors[-1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    "offsets", [(0.0, 0.7), (0.7, 0.0), (1.0, 0.0, 1e-3), (0.0, 0.0, 3.0, 1.0)]
+)
+@pytest.mark.parametrize(("m", "n"), [(6, 6), (5, 9), (1, 4)])
+def test_unbalanced_is_the_reference_to_round_off(
+    m: int, n: int, offsets: tuple[float, ...]
+) -> None:
+    weight, gradient, depth = draw(0, 2, m, n), draw(1, 2, m, n), len(offsets)
+    expected = end_to_end_update(weight, gradient, depth, imbalance=offsets)
+    assert relative(fast(weight, gradient, depth, offsets=offsets), expected) < 3e-14
+    narrow = fast(weight.float(), gradient.float(), depth, offsets=offsets)
+    assert relative(narrow, expected) < 3e-6
+    top = preconditioner_spectrum(weight, depth, imbalance=offsets).eigenvalues.amax((-2, -1))
+    normalized = fast(weight, gradient, depth, offsets=offsets, normalize=True)
+    torch.testing.assert_close(normalized, expected / top[:, None, None])
+    rows = torch.stack(
+        [
+            end_to_end_update(
+                weight[:, k : k + 1], gradient[:, k : k + 1], depth, imbalance=offsets
+            )
+            for k in range(m)
+        ],
+        -2,
+    )[..., 0, :, :]
+    update = update_of_rows(weight, gradient, depth, offsets=offsets)
+    torch.testing.assert_close(update, rows)
+    largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
+    unit = end_to_end_update(largest, torch.ones_like(largest), depth, imbalance=offsets)
+    update = update_of_rows(weight, gradient, depth, offsets=offsets, normalize=True)
+    torch.testing.assert_close(update, rows / unit)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-44, 1e-20, 1e20])
+def test_unbalanced_at_any_scale_of_float32(scale: float) -> None:
+    weight, gradient = (draw(0, 4, 6) * scale).float(), draw(1, 4, 6).float()
+    for lam in (1e-15, 1.0, 1e15):
+        for kind in (fast, lambda _, *rest, **options: update_of_rows(weight, *rest, **options)):
+            update = kind(weight, gradient, 2, offsets=(0.0, lam), normalize=True)
+            assert 0 < update.norm() <= gradient.norm() * (1 + 1e-5)
+            if scale <= 1e-10 * lam:
+                torch.testing.assert_close(update, gradient)
+
+
+@check
+@given(st.integers(1, 6), st.integers(0, 4), st.floats(0.01, 10), st.integers(0, 99))
+def test_unbalanced_descends_for_any_orthonormal_basis(
+    m: int, more: int, lam: float, seed: int
+) -> None:
+    weight, gradient = draw(seed, m, m + more), draw(seed + 1, m, m + more)
+    for offsets in ((0.0, lam), (lam, 0.0, 2 * lam)):
+        left = orthonormal(seed + 2, m)
+        update = update_in_basis(left, weight, gradient, len(offsets), offsets=offsets)
+        assert (gradient * update).sum() > 0

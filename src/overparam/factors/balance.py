@@ -13,14 +13,20 @@ from torch import Tensor
 
 from overparam._checks import check_factors, check_floating, whole_depth
 from overparam.rule.decomposition import thin_decomposition
-from overparam.rule.kernel import join_scale, split_scale
+from overparam.rule.engine import scaled_offsets
+from overparam.rule.kernel import clear_round_off, join_scale, split_scale
+from overparam.rule.unbalanced import Imbalance, Offsets, check_imbalance, excess_squares
 
 # The balance of factors in float64 is as good as the decomposition.
 _ROUND_OFF = 1e-15
 
 
 def balanced_factors(
-    weight: Tensor, depth: int, width: int | Sequence[int] | None = None
+    weight: Tensor,
+    depth: int,
+    width: int | Sequence[int] | None = None,
+    *,
+    imbalance: Imbalance = 0.0,
 ) -> tuple[Tensor, ...]:
     """Factor a matrix into ``depth`` balanced factors whose product is the matrix.
 
@@ -31,18 +37,26 @@ def balanced_factors(
     (2019). Computed in float64; exact up to one rounding per factor. Singular values at
     round-off become zeros, as in :func:`overparam.end_to_end_update`.
 
+    With an imbalance the factors have exactly that one, ``W_2^T W_2 - W_1 W_1^T = lam I`` or
+    ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``, and under gradient descent their product
+    moves by the rule with the same imbalance: the squared singular values of ``W_j`` are
+    ``x + l_j``, see :mod:`overparam.rule.unbalanced`. This fixes the widths: n before the factor
+    with the smallest offset, m behind it (for a number: m for ``lam > 0``, n for ``lam < 0``).
+
     Args:
         weight: ``W``, ``(..., m, n)``, finite.
         depth: ``N``, the number of factors, an integer of at least 1.
         width: hidden width, or the ``N - 1`` widths from the input; each at least ``min(m, n)``,
-            which is the default.
+            which is the default without imbalance.
+        imbalance: a number for depth 2, a sequence of N numbers for depth N.
 
     Returns:
         ``(W_1, ..., W_N)``, ``W_j`` of shape ``(..., d_j, d_{j-1})``, in the dtype of ``weight``.
 
     Raises:
         TypeError: weight is not a real floating-point tensor, or depth is not an integer.
-        ValueError: weight is not a finite matrix, depth below 1, or a width too small.
+        ValueError: weight is not a finite matrix, depth below 1, a width too small, or an
+            imbalance that is not one of that depth or width.
 
     Example:
         >>> import torch
@@ -61,6 +75,8 @@ def balanced_factors(
         raise ValueError("weight has non-finite entries; it has no balanced factorization.")
     m, n = weight.shape[-2:]
     rank = min(m, n)
+    if offsets := check_imbalance(imbalance, whole_depth(depth)):
+        return _unbalanced_factors(weight, offsets, width)
     widths = _hidden_widths(depth, width, default=rank, least=rank)
     if depth == 1:
         return (weight.clone(),)
@@ -90,6 +106,33 @@ def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, r = torch.linalg.qr(matrix.mT)
     left, singular, right = torch.linalg.svd(r.mT, full_matrices=False)
     return left, singular, right @ q.mT
+
+
+def _unbalanced_factors(
+    weight: Tensor, offsets: Offsets, width: int | Sequence[int] | None
+) -> tuple[Tensor, ...]:
+    """Factors with an imbalance, the smallest offset at zero."""
+    (m, n), depth = weight.shape[-2:], len(offsets)
+    at = offsets.index(0.0)
+    needed = [n] * at + [m] * (depth - 1 - at)
+    if width is not None and _hidden_widths(depth, width, default=n, least=1) != needed:
+        raise ValueError(
+            f"width is {width!r}; with imbalance {offsets} the hidden widths of a {m} x {n} weight "
+            f"are {needed}: leave out width, or imbalance."
+        )
+    scaled, exponent = split_scale(weight, trailing=2)
+    shifts = scaled_offsets(offsets, exponent)
+    left, singular, right = torch.linalg.svd(scaled, full_matrices=True)
+    singular = clear_round_off(singular, (m, n), weight.dtype)
+    squares = excess_squares(singular[..., None], shifts)[..., 0]
+    sizes = [n, *needed, m]
+    parts = []
+    for shift, columns, rows in zip(shifts, sizes, sizes[1:], strict=False):
+        padded = torch.nn.functional.pad(squares, (0, min(rows, columns) - squares.shape[-1]))
+        root = (padded + shift[..., 0]).sqrt()
+        parts.append(_pad(torch.diag_embed(root), rows, columns))
+    parts[0], parts[-1] = parts[0] @ right, left @ parts[-1]
+    return tuple(join_scale(part, exponent / depth, weight.dtype) for part in parts)
 
 
 def imbalance(factors: Sequence[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from overparam.rule.basis import in_range, unit_of
 from overparam.rule.kernel import kernel_sum, power_kernel
+from overparam.rule.unbalanced import Offsets, excess_squares, unbalanced_kernel
 
 # A row of U^T W this far below the largest singular value, in units of eps, is round-off.
 _ROUND_OFF = 8.0
@@ -26,6 +27,7 @@ def update_in_basis(
     *,
     floor: float = 0.0,
     normalize: bool = False,
+    offsets: Offsets = (),
 ) -> Tensor:
     r"""The end-to-end update from the left singular basis alone: matrix products, any real depth.
 
@@ -46,6 +48,9 @@ def update_in_basis(
         floor: singular values below it count as this value, in units of the weight; those of
             ``W``'s null space too. 0 leaves zero singular values, which never grow for N >= 2.
         normalize: divide by the largest eigenvalue of the preconditioner, ``N s_max^(2-2/N)``.
+        offsets: of N unbalanced factors, from
+            :func:`overparam.rule.unbalanced.check_imbalance`; empty for balanced ones. Without a
+            floor, which it makes needless: zero singular values grow.
 
     Returns:
         ``D``, ``(..., m, n)``; for ``N = inf`` the limit of ``D / N``.
@@ -57,15 +62,18 @@ def update_in_basis(
         tensor([[8., 5.],
                 [5., 2.]])
     """
-    unit = unit_of(weight, floor)
+    unit = unit_of(weight, floor or _size_of(offsets))
     rows = (left / unit).mT @ weight
     singular = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     largest = _largest(singular)
     round_off = _ROUND_OFF * torch.finfo(weight.dtype).eps
     relative = torch.threshold(singular / largest, round_off, 0.0)
-    sizes = _sizes(relative, largest, unit, floor)
-    kernel = _kernel(sizes.relative, sizes.relative.mT, depth)
-    outside = _outside(sizes, depth)
+    if offsets:
+        kernel, outside, factor = _unbalanced(relative * largest, unit, offsets, normalize)
+    else:
+        sizes = _sizes(relative, largest, unit, floor)
+        kernel = _kernel(sizes.relative, sizes.relative.mT, depth)
+        outside, factor = _outside(sizes, depth), _factor(sizes, depth, normalize)
     turned = left.mT @ gradient
     # V_u is rows over their lengths: m x m numbers take both divisions, not a pass over rows.
     # Round-off has K = outside, and may be divided by anything whose square does not vanish.
@@ -73,7 +81,7 @@ def update_in_basis(
     lengths = torch.maximum(singular, shortest)
     core = (kernel - outside) * (turned @ rows.mT) / lengths.square().mT
     update = torch.addcmul(core @ rows, outside, turned)
-    return (left * _factor(sizes, depth, normalize)) @ update
+    return (left * factor) @ update
 
 
 def update_of_rows(
@@ -83,6 +91,7 @@ def update_of_rows(
     *,
     floor: float = 0.0,
     normalize: bool = False,
+    offsets: Offsets = (),
 ) -> Tensor:
     r"""The end-to-end update of each row as a layer with a single output.
 
@@ -98,6 +107,7 @@ def update_of_rows(
         depth: as in :func:`update_in_basis`.
         floor: as in :func:`update_in_basis`, for the length of a row.
         normalize: divide by the largest eigenvalue over all rows, ``N max |w|^(2-2/N)``.
+        offsets: as in :func:`update_in_basis`.
 
     Returns:
         ``D``, ``(..., r, d)``; for ``N = inf`` the limit of ``D / N``.
@@ -108,15 +118,25 @@ def update_of_rows(
         >>> update_of_rows(weight, gradient, depth=2)
         tensor([[4., 2.]])
     """
-    rows, unit = in_range(weight, floor)
+    rows, unit = in_range(weight, floor or _size_of(offsets))
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     largest = _largest(length)
-    sizes = _sizes(length / largest, largest, unit, floor)
-    across = _outside(sizes, depth) * _factor(sizes, depth, normalize)
+    if offsets:
+        # Each row is a matrix of its own: the kernel of its length with itself.
+        squares, shifts = _squares(length, unit, offsets)
+        along, across = (unbalanced_kernel(squares, other, shifts) for other in (squares, 0.0))
+        largest = along.amax(-2, keepdim=True)
+        factor = 1 / largest if normalize else _unbalanced_factor(unit, len(offsets))
+        across = across * factor
+        excess = along * factor - across
+    else:
+        sizes = _sizes(length / largest, largest, unit, floor)
+        across = _outside(sizes, depth) * _factor(sizes, depth, normalize)
+        excess = _excess(sizes, across, depth, normalize)
     # Squares of lengths below this vanish; such a row takes the step across it.
     length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
     along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
-    along = along * _excess(sizes, across, depth, normalize)
+    along = along * excess
     # In place: for large weights a fresh tensor costs more than the arithmetic.
     return rows.mul_(along).addcmul_(gradient, across)
 
@@ -187,3 +207,34 @@ def _factor(sizes: _Sizes, depth: float, normalize: bool) -> Tensor | float:
         return 1.0 if math.isinf(depth) else 1 / depth
     largest = sizes.largest.double() * sizes.unit.double()
     return _size_power(largest, depth).to(sizes.largest.dtype)
+
+
+def _size_of(offsets: Offsets) -> float:
+    """The weight whose balanced factors have squared singular values as large as the offsets."""
+    return max(offsets) ** (len(offsets) / 2) if offsets else 0.0
+
+
+def _squares(size: Tensor, unit: Tensor, offsets: Offsets) -> tuple[Tensor, list[Tensor]]:
+    """``x`` of each singular value and the offsets, both in units of ``unit^(2/N)``."""
+    scale = unit.double() ** (-2 / len(offsets))
+    shifts = [offset * scale for offset in offsets]
+    squares = excess_squares(size.double(), shifts)
+    return squares.to(size.dtype), [shift.to(size.dtype) for shift in shifts]
+
+
+def _unbalanced_factor(unit: Tensor, depth: int) -> Tensor:
+    """What turns an update in units of ``unit`` into one in those of the weight."""
+    return (unit.double() ** (2 - 2 / depth)).to(unit.dtype)
+
+
+def _unbalanced(
+    size: Tensor, unit: Tensor, offsets: Offsets, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``K``, ``K`` against null directions, and the factor on both."""
+    squares, shifts = _squares(size, unit, offsets)
+    kernel = unbalanced_kernel(squares, squares.mT, shifts)
+    outside = unbalanced_kernel(squares, 0.0, shifts)
+    if not normalize:
+        return kernel, outside, _unbalanced_factor(unit, len(offsets))
+    top = squares.amax(-2, keepdim=True)
+    return kernel, outside, 1 / unbalanced_kernel(top, top, shifts)
