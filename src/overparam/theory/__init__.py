@@ -23,6 +23,7 @@ from overparam.theory.balance_along_descent import balance_gaps, balance_gaps_af
 from overparam.theory.descent import descend_end_to_end, descend_factors
 from overparam.theory.emulation import emulation_error, rescaled_factors, rotated_factors
 from overparam.theory.field import end_to_end_field
+from overparam.theory.late_phase import LatePhase, predict_speedup
 from overparam.theory.losses import fit_to, loss_gradient
 from overparam.theory.memory import memory_weights, weights_from_gradients
 from overparam.theory.no_regularizer import circulation, circulation_constant_gradient, closed_curve
@@ -33,6 +34,7 @@ from overparam.theory.singular_values import singular_value_velocity, velocity_e
 from overparam.theory.two_points import curvature, divergence_threshold
 
 __all__ = [
+    "LatePhase",
     "ScalarRun",
     "acceleration_bound",
     "adaptive_lr",
@@ -56,6 +58,7 @@ __all__ = [
     "power_loss",
     "power_loss_gradient",
     "preconditioner_matrix",
+    "predict_speedup",
     "rescaled_factors",
     "rotated_factors",
     "run_with_scalar",
