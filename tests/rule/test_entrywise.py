@@ -10,7 +10,7 @@ from support.oracles import relative_error
 from support.unbalanced_oracle import DIGITS, exact_unbalanced_factors, exact_velocity
 
 from overparam import end_to_end_update
-from overparam.rule import entrywise_update
+from overparam.rule.entrywise import entrywise_update
 
 
 @pytest.mark.parametrize("offsets", [(0.0, 0.7), (0.7, 0.0), (1.0, 0.0, 1e-3), (0.0, 0.0, 2.0)])

@@ -5,7 +5,7 @@ import torch
 from support.core_cases import normal
 
 from overparam import end_to_end_update, preconditioner_spectrum
-from overparam.rule import metric_normalized
+from overparam.rule.metric import metric_normalized
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4, 4)])

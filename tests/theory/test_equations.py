@@ -33,7 +33,10 @@ def _stating_a_formula() -> set[str]:
         for name in overparam.__all__
         if inspect.isfunction(getattr(overparam, name))
     }
-    modules = ["overparam.rule.radial", "overparam.simple"]
+    modules = ["overparam.simple"]
+    modules += [
+        f"overparam.rule.{name}" for name in ("radial", "unbalanced", "entrywise", "metric")
+    ]
     for package in (overparam.theory, overparam.lab.theory):
         infos = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
         modules.extend(info.name for info in infos)

@@ -33,7 +33,7 @@ def entrywise_update(
     ``dw/dt = -2 |w| g``, so that small steps multiply each entry by ``exp(-2 lr sign(w) g)``; a
     zero entry stays, and no entry changes its sign. Large ``lam`` is gradient descent.
 
-    Sources: Ghai, Hazan, Singer (2020), 'Exponentiated gradient meets gradient descent'
+    Source: Ghai, Hazan, Singer (2020), 'Exponentiated gradient meets gradient descent'
     (hypentropy); Woodworth et al. (2020), 'Kernel and rich regimes in overparametrized models'
     (``w = u^N - v^N``, which moves as N numbers with an imbalance do at N = 2); Jacobs and Burkholz
     (2025), 'Mask in the mirror' (``w = m * u`` as an optimizer, HAM).

@@ -93,6 +93,9 @@ def check_imbalance(imbalance: Imbalance, depth: float | Tensor) -> Offsets:
 def excess_squares(singular: Tensor, offsets: Sequence[float | Tensor]) -> Tensor:
     r"""The solution ``x >= 0`` of ``\prod_j (x + l_j) = s^2``.
 
+    Source: derived here from the conservation law of Arora, Cohen, Hazan (2018), Theorem 1; at
+    depth 2 and one output, Kunin et al. (2024).
+
     Depth 2 in closed form without cancellation, ``x = s^2 / (l/2 + sqrt(s^2 + l^2/4))``; other
     depths by Newton's method on ``log(x)``, where the equation is convex and increasing.
 
@@ -131,6 +134,9 @@ def unbalanced_kernel(
     first: Tensor, second: Tensor | float, offsets: Sequence[float | Tensor]
 ) -> Tensor:
     r"""``K = \sum_j \prod_{i>j} (x + l_i) \prod_{i<j} (y + l_i)``: terms of one sign.
+
+    Source: the sum of Arora, Cohen, Hazan (2018), Theorem 1, with the singular values of factors
+    out of balance.
 
     Args:
         first: ``x >= 0``.

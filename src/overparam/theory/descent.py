@@ -9,6 +9,7 @@ from torch import Tensor
 
 from overparam.factors.product import factor_product, factor_product_vjp
 from overparam.rule.reference import end_to_end_update
+from overparam.rule.unbalanced import Imbalance
 from overparam.theory.losses import GradientOf
 
 
@@ -57,6 +58,7 @@ def descend_end_to_end(
     lr: float | Tensor,
     steps: int,
     weight_decay: float = 0.0,
+    imbalance: Imbalance = 0.0,
 ) -> Tensor:
     """Descent by the end-to-end rule: ``W <- (1 - lr*wd*N) W - lr * D(W, G)``.
 
@@ -70,6 +72,8 @@ def descend_end_to_end(
         lr: learning rate; a tensor of the leading dimensions gives each run its own.
         steps: number of steps.
         weight_decay: ``wd``, of each of the N factors.
+        imbalance: of the factors, as in :func:`overparam.end_to_end_update`. Decay would shrink
+            it, which is not followed here.
 
     Returns:
         The weights before the first step and after each, ``(steps + 1, ..., m, n)``.
@@ -84,7 +88,8 @@ def descend_end_to_end(
     shrink = 1 - lr * weight_decay * _per_matrix(depth, weight)
     path = [weight]
     for _ in range(steps):
-        weight = shrink * weight - lr * end_to_end_update(weight, gradient_of(weight), depth)
+        update = end_to_end_update(weight, gradient_of(weight), depth, imbalance=imbalance)
+        weight = shrink * weight - lr * update
         path.append(weight)
     return torch.stack(torch.broadcast_tensors(*path))
 

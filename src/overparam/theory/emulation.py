@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from overparam.factors.product import factor_product
+from overparam.rule.unbalanced import Imbalance
 from overparam.theory.descent import descend_end_to_end, descend_factors
 from overparam.theory.losses import GradientOf
 
@@ -71,12 +72,17 @@ def rescaled_factors(factors: Sequence[Tensor], stretch: float) -> tuple[Tensor,
 
 
 def emulation_error(
-    factors: Sequence[Tensor], gradient_of: GradientOf, lr: float | Tensor, steps: int | Tensor
+    factors: Sequence[Tensor],
+    gradient_of: GradientOf,
+    lr: float | Tensor,
+    steps: int | Tensor,
+    imbalance: Imbalance = 0.0,
 ) -> Tensor:
     """Largest distance, over a run, between the product of factors and the end-to-end rule.
 
     ``max_t |W_factors(t) - W_rule(t)|_F / max_t |W_rule(t)|_F``, both from the same start.
-    For balanced factors it is ``O(lr)`` at fixed ``lr * steps``. Source: Arora, Cohen, Hazan
+    For balanced factors, and for others whose imbalance the rule has, it is ``O(lr)`` at fixed
+    ``lr * steps``. Source: Arora, Cohen, Hazan
     (2018), Theorem 1.
 
     Args:
@@ -85,6 +91,7 @@ def emulation_error(
             :func:`overparam.theory.loss_gradient` for any loss.
         lr: learning rate, or one per run.
         steps: number of steps, or one per run.
+        imbalance: that of the rule, as in :func:`overparam.end_to_end_update`.
 
     Returns:
         The relative distance of every run, in the shape of the leading dimensions; NaN where a
@@ -104,7 +111,9 @@ def emulation_error(
     explicit = torch.stack(
         [factor_product(now) for now in descend_factors(factors, gradient_of, lr, longest)]
     )
-    rule = descend_end_to_end(explicit[0], gradient_of, len(factors), lr, longest)
+    rule = descend_end_to_end(
+        explicit[0], gradient_of, len(factors), lr, longest, imbalance=imbalance
+    )
     times = torch.arange(longest + 1, device=last.device)
     beyond = times.reshape(-1, *(1,) * (rule.ndim - 3)) > last
     distance = torch.linalg.matrix_norm(explicit - rule).masked_fill(beyond, 0.0)

@@ -13,6 +13,7 @@ from overparam.lab.theory.check import Evidence, TheoryCheck
 CHECKS = (
     "memory",
     "emulation",
+    "imbalance",
     "balance",
     "preconditioner",
     "circulation",

@@ -27,6 +27,7 @@ from overparam.lab.theory import (
     memory,
     preconditioner,
     singular_values,
+    unbalanced,
 )
 from overparam.lab.theory.check import FAILS, HOLDS, IN_PART, Evidence, TheoryCheck
 from overparam.lab.theory.theme import themed
@@ -34,6 +35,7 @@ from overparam.lab.theory.theme import themed
 CHECKS = (
     memory,
     emulation,
+    unbalanced,
     balance,
     preconditioner,
     circulation,
