@@ -17,6 +17,7 @@ from overparam import (
     imbalance,
     near_zero_initialization,
 )
+from overparam.factors.balance import thin_svd
 
 PRODUCT_TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6}
 INITIALIZATIONS = (near_zero_initialization, balanced_initialization, identity_initialization)
@@ -153,6 +154,27 @@ def test_identity_is_exact_without_noise() -> None:
     assert torch.equal(factor_product(factors), torch.eye(2, 5).expand(2, 2, 5))
 
 
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (7, 7), (3, 5, 9), (2, 9, 5)])
+def test_thin_svd_is_that_of_lapack(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64, generator=generator)
+    u, s, vt = thin_svd(matrix)
+    torch.testing.assert_close(s, torch.linalg.svdvals(matrix))
+    torch.testing.assert_close(u * s[..., None, :] @ vt, matrix, rtol=0, atol=1e-14)
+    one = torch.eye(s.shape[-1], dtype=torch.float64).expand(*s.shape, -1)
+    torch.testing.assert_close(u.mT @ u, one, rtol=0, atol=1e-12)
+    torch.testing.assert_close(vt @ vt.mT, one, rtol=0, atol=1e-12)
+
+
+def test_zeros_of_a_matrix_of_low_rank_stay_zeros() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 2, generator=generator) @ torch.randn(2, 20, generator=generator)
+    first, second = balanced_factors(weight, 2)
+    torch.testing.assert_close(second @ first, weight)
+    assert int((first.abs().amax(-1) > 0).sum()) == int((second.abs().amax(0) > 0).sum()) == 2
+    assert not balanced_factors(torch.zeros(3, 5), 2)[0].any()
+
+
 @pytest.mark.parametrize("dtype", PRODUCT_TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     "offsets", [(0.0, 2.0), (0.3, 0.0), (0.0, 1.0, 1e-3), (1.0, 0.0, 2.0), (2.0, 1.0, 0.0, 0.0)]
@@ -206,12 +228,3 @@ def test_a_large_weight_with_an_imbalance_stays_in_range() -> None:
     weight = normal(3, 4, seed=1) * 1e200
     low, high = balanced_factors(weight, 2, imbalance=1e200)
     assert relative_error((high / 1e100) @ (low / 1e100), weight / 1e200) <= 1e-14
-
-
-def test_zeros_of_a_matrix_of_low_rank_stay_zeros() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(8, 2, generator=generator) @ torch.randn(2, 20, generator=generator)
-    first, second = balanced_factors(weight, 2)
-    torch.testing.assert_close(second @ first, weight)
-    assert int((first.abs().amax(-1) > 0).sum()) == int((second.abs().amax(0) > 0).sum()) == 2
-    assert not balanced_factors(torch.zeros(3, 5), 2)[0].any()

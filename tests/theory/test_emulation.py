@@ -102,3 +102,19 @@ def test_an_unbalanced_start_leaves_the_rule() -> None:
     assert away > 20 * at
     with pytest.raises(ValueError, match="at least 2"):
         rescaled_factors(balanced[:1], 0.5)
+
+
+@pytest.mark.parametrize("offsets", [(0.0, 0.7), (0.7, 0.0), (0.0, 1.0, 0.5), (1.0, 0.0, 0.5)])
+@pytest.mark.parametrize("shape", [(3, 4), (4, 2)])
+def test_unbalanced_factors_follow_the_rule_with_their_imbalance(
+    shape: tuple[int, int], offsets: tuple[float, ...]
+) -> None:
+    start, target = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).double()
+    factors = balanced_factors(start / 2, len(offsets), imbalance=offsets)
+    gradient_of = fit_to(target, 0.5)
+    errors = [
+        emulation_error(factors, gradient_of, lr, round(0.1 / lr), imbalance=offsets).item()
+        for lr in (2e-3, 1e-3)
+    ]
+    assert 0.45 < errors[1] / errors[0] < 0.55
+    assert emulation_error(factors, gradient_of, 1e-3, 100).item() > 10 * errors[1]

@@ -92,6 +92,22 @@ def balanced_factors(
     )
 
 
+def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U, s, V^T`` with ``min(m, n)`` columns; of a wide matrix by a QR factorization first.
+
+    LAPACK does that by itself for tall matrices alone. As accurate as the decomposition itself.
+
+    Args:
+        matrix: ``(..., m, n)``.
+    """
+    m, n = matrix.shape[-2:]
+    if n <= m:
+        return torch.linalg.svd(matrix, full_matrices=False)
+    q, r = torch.linalg.qr(matrix.mT)
+    left, singular, right = torch.linalg.svd(r.mT, full_matrices=False)
+    return left, singular, right @ q.mT
+
+
 def _unbalanced_factors(
     weight: Tensor, offsets: Offsets, width: int | Sequence[int] | None
 ) -> tuple[Tensor, ...]:
