@@ -295,7 +295,9 @@ class EndToEnd(Transform):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
         if group.get("differentiable") and floor > 0:
-            raise ValueError("differentiable=True has no singular_value_floor; set only one.")
+            raise ValueError(
+                "differentiable=True has no singular_value_floor: set one of them only."
+            )
 
     def _greet(self, group: Group) -> None:
         if group["granularity"] != "tensor":  # that takes all, known or not
