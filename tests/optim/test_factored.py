@@ -42,11 +42,9 @@ class Explicit:
             if view is None:
                 self.factors[name] = [nn.Parameter(p.detach().clone())]
                 continue
-            matrices = view.split(p.detach())
-            matrices = matrices[0] if view.batch == 1 else matrices
-            self.factors[name] = [
-                nn.Parameter(f.contiguous()) for f in balanced_factors(matrices, depth)
-            ]
+            factors = balanced_factors(view.split(p.detach()), depth)
+            factors = [f[0] for f in factors] if view.batch == 1 else factors
+            self.factors[name] = [nn.Parameter(f.contiguous()) for f in factors]
 
     def parameters(self) -> list[Tensor]:
         return [factor for factors in self.factors.values() for factor in factors]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from overparam.factors.balance import thin_svd
 from overparam.factors.layout import ChainLayout, Layout, MatrixLayout
 from overparam.factors.product import factor_product
 
@@ -182,7 +183,7 @@ def _inverse_at_balance(layout: Layout, factors: Sequence[Tensor]) -> Callable[[
     if not isinstance(layout, MatrixLayout):
         return lambda gradient: gradient
     view, sides = layout.view, _sides(layout, factors)
-    u, s, vt = _thin_svd(view.split(layout.product(factors)))
+    u, s, vt = thin_svd(view.split(layout.product(factors)))
     ones = torch.ones_like(s)
     left = [ones if a is None else (u.mT @ a).square().sum(-1) for a, _ in sides]
     right = [ones if b is None else (b @ vt.mT).square().sum(-2) for _, b in sides]
@@ -209,15 +210,6 @@ def _inverse_at_balance(layout: Layout, factors: Sequence[Tensor]) -> Callable[[
         return view.join(result)
 
     return inverse
-
-
-def _thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``U, s, V^T``; of a wide matrix by a QR factorization first, as LAPACK does for tall ones."""
-    if matrix.shape[-1] <= matrix.shape[-2]:
-        return torch.linalg.svd(matrix, full_matrices=False)
-    q, r = torch.linalg.qr(matrix.mT)
-    left, singular, right = torch.linalg.svd(r.mT, full_matrices=False)
-    return left, singular, right @ q.mT
 
 
 _Sides = list[tuple[Tensor | None, Tensor | None]]
