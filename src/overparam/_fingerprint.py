@@ -62,6 +62,11 @@ class Written:
         version, place = (0, 0) if p.is_meta else (p._version, p.data_ptr())
         self._seen[p] = (factor, written, version, place)
 
+    def rename(self, old: Tensor, new: Tensor) -> None:
+        """Let what is known of a weight be known of another tensor."""
+        if old in self._seen:
+            self._seen[new] = self._seen.pop(old)
+
     def written(self, p: Tensor, factor: Tensor) -> Tensor | None:
         """What was written to a weight as the product of these factors, if it is known."""
         seen = self._seen.get(p)

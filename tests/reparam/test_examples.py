@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("script", "needs"),
     [
+        ("fsdp2", ()),
         ("hugging_face_trainer", ("transformers", "accelerate")),
         ("lightning_module", ("lightning",)),
         ("own_layer", ()),

@@ -63,6 +63,13 @@ class FactorStore:
             states = self._states()
             states[p] = {**self._start.pop(p), **states.get(p, {})}
 
+    def rename(self, old: Tensor, new: Tensor) -> None:
+        """Let what is kept here for a weight be that of another tensor."""
+        for kept in (self._start, self._rounded):
+            if old in kept:
+                kept[new] = kept.pop(old)  # pyright: ignore[reportArgumentType]
+        self._written.rename(old, new)
+
     @property
     def start(self) -> dict[Tensor, State]:
         """Factors that are not part of a state yet."""

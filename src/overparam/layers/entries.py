@@ -99,22 +99,17 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
 
 
 def check_whole(group: dict[str, Any]) -> None:
-    """Raise where a process holds a part of a parameter.
+    """Raise where a parameter does not have its own shape.
 
     Raises:
-        ValueError: FSDP1's flat parameters, or a DTensor.
+        ValueError: FSDP1's flat parameters.
     """
     for name, p in zip(names_of(group, ""), group["params"], strict=True):
         if getattr(p, "_fsdp_flattened", False) or type(p).__name__ == "FlatParameter":
             raise ValueError(
                 f"{name} is a flat shard of FullyShardedDataParallel, which holds parts of several "
-                "weights: overparam cannot tell the matrices in it. Use DistributedDataParallel."
-            )
-        if hasattr(p, "placements"):
-            raise ValueError(
-                f"{name} is a DTensor, sharded over processes; overparam's optimizers do not run "
-                "on sharded parameters yet. Use DistributedDataParallel, or overparameterize the "
-                "model before fully_shard and take an optimizer of torch."
+                "weights: overparam cannot tell the matrices in it. Use fully_shard of "
+                "torch.distributed.fsdp, or DistributedDataParallel."
             )
 
 

@@ -180,7 +180,7 @@ def directions(items: Sequence[Item]) -> Iterator[tuple[dict[Tensor, Tensor], Wr
     """
     by_shape: dict[Any, list[Item]] = {}
     for item in items:
-        p, due = item.p, _is_due(item)
+        p, due = item.p, is_due(item)
         key = (id(item.group), item.route, p.shape, p.dtype, p.device, due)
         by_shape.setdefault(key, []).append(item)
     for key, alike in by_shape.items():
@@ -191,7 +191,7 @@ def directions(items: Sequence[Item]) -> Iterator[tuple[dict[Tensor, Tensor], Wr
             yield {item.p: _laid_out(update, item.p) for item, update in pairs}, write
 
 
-def _is_due(item: Item) -> bool | None:
+def is_due(item: Item) -> bool | None:
     """Whether the basis of a parameter is to follow its weight in this step; None: to be made."""
     if item.route.rule != "matrix":
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from overparam import sharded
 from overparam._checks import plain_depth, plain_number
 from overparam._copies import undo_unless
 from overparam._words import warn_user
 from overparam.layers.choice import Choice
-from overparam.layers.entries import names_of, readings
+from overparam.layers.entries import is_inner_alone, names_of, readings
 from overparam.layers.groups import Params, warn_of_zeros
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -31,6 +33,7 @@ from overparam.optim.direction import (
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
+from overparam.sharded import is_dtensor, is_zero
 
 _BASES = ("auto", "exact", "tracked")
 _COUNTERS = {
@@ -165,13 +168,20 @@ class EndToEnd(Transform):
         super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
     def _step(self) -> None:
-        items = [item for group in self.param_groups for item in self._items(group)]
-        mark_finite(items)
+        groups = self.param_groups
+        sharded.check_presence([group for group in groups if not is_inner_alone(group)])
+        items = [item for group in groups for item in self._items(group)]
+        mark_finite([item for item in items if not is_dtensor(item.p)])
+        sharded.mark_finite([item for item in items if is_dtensor(item.p)])
         found: dict[Tensor, Tensor | None] = {
             item.p: item.gradient if item.finite is not False else None for item in items
         }
         later: list[Callable[[], None]] = []
-        for stack, write in directions([item for item in items if _has_rule(item)]):
+        ruled = [item for item in items if _has_rule(item)]
+        whole, parts = (
+            [item for item in ruled if is_dtensor(item.p) == cut] for cut in (False, True)
+        )
+        for stack, write in itertools.chain(directions(whole), sharded.directions_of_shards(parts)):
             found.update(stack)
             later += [] if write is None else [write]
         with self._exchanged(found):
@@ -189,7 +199,7 @@ class EndToEnd(Transform):
             if p.grad is None or p.numel() == 0:
                 continue
             chosen = route(p.shape, view, granularity, depth)
-            gradient = p.grad
+            gradient = sharded.gradient_of(p) if is_dtensor(p) else p.grad
             if gradient.is_sparse:
                 if chosen.rule == PLAIN:
                     continue
@@ -311,7 +321,7 @@ class EndToEnd(Transform):
             if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
         if group["singular_value_floor"] == 0:
-            zero = [name for name, p in ruled if not p.is_meta and not bool(p.any())]
+            zero = [name for name, p in ruled if not p.is_meta and is_zero(p)]
             warn_of_zeros(zero, "set singular_value_floor")
         if math.isinf(group["depth"]) and ruled:
             warn_user(

@@ -29,6 +29,7 @@ from overparam.optim.conversion import collapse_optimizer, expand_optimizer
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
+from overparam.sharded import Ownership
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
 
@@ -131,6 +132,7 @@ class Factored(Transform):
                 "explicit factors, overparam.overparameterize, or use EndToEnd."
             )
         self.store = FactorStore(lambda: self.state)
+        self._owned = Ownership(self)
         self._made: list[tuple[Tensor, MatrixLayout, list[Tensor]]] = []
         choice = Choice(targets, exclude, overrides or {})
         super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
@@ -141,6 +143,10 @@ class Factored(Transform):
 
     def _step(self) -> None:
         self._check_groups()
+        with self._owned.stepping():
+            self._step_on_weights()
+
+    def _step_on_weights(self) -> None:
         weights = [w for w in self.store.weights(self.param_groups) if w[0].grad is not None]
         before = self.store.adopt(weights, self._names)
         try:
@@ -168,7 +174,7 @@ class Factored(Transform):
                 balanced factors of the present widths; nothing has changed.
         """
         self._check_groups()
-        with torch.no_grad():
+        with torch.no_grad(), self._owned.at_work():
             weights = self.store.weights(self.param_groups)
             pairs = [(p, layout) for p, layout, _ in weights if self.factors(p)]
             fresh = [balanced(p, layout, self.factors(p)[0].dtype) for p, layout in pairs]
@@ -248,6 +254,11 @@ class Factored(Transform):
                 sign = -1.0 if group.get("maximize") else 1.0
                 decay.pull(layout_of(view, tensors), tensors, sign * weight_decay)
 
+    def _pass_on(self, word: str) -> None:
+        if any(hasattr(each, word) for each in (self._inner, self._fallback)):
+            with torch.no_grad(), self._owned.at_work():
+                super()._pass_on(word)
+
     def _about_to_change_mode(self) -> None:
         """Take over what others did to weights: products are about to be written to them."""
         weights = self.store.weights(self.param_groups)
@@ -272,7 +283,7 @@ class Factored(Transform):
         super()._prepare(group)
         if group["weight_decay_on"] == "product" and not group.get("fallback"):
             decay.check_known(self._inner, decay.is_decoupled(self._inner, group))
-        with torch.no_grad():
+        with torch.no_grad(), self._owned.admitting(group):
             self._made += [
                 (p, layout, self.store.make(p, layout, group))
                 for p, layout, _ in self.store.weights([group])
@@ -285,6 +296,7 @@ class Factored(Transform):
         with torch.no_grad():
             for p, layout, factors in self._made:
                 self.store.begin(p, layout, factors)
+            self._owned.begin(self.param_groups[count:])
         self._made = []
         super()._enter(count)
 
@@ -324,16 +336,18 @@ class Factored(Transform):
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in start:
                 packed["state"][index] = {**start[p], **packed["state"].get(index, {})}
-        return packed
+        return self._owned.shared(packed)
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
-        return self.store.read_states(self.param_groups, state_dict)
+        states = self.store.read_states(self.param_groups, state_dict)
+        return self._owned.received(state_dict["param_groups"], states)
 
     def _take_over(self, loaded: dict[str, Any]) -> None:
         self.store.reset({})
         super()._take_over(loaded)
-        with torch.no_grad():
+        with torch.no_grad(), self._owned.at_work():
             self.store.settle_loaded(self.param_groups)
+        self._owned.agree_on_names()
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         return name.startswith("factor") or super()._keeps_dtype(p, name, value)
@@ -350,6 +364,7 @@ class Factored(Transform):
         super().__setstate__(state)
         if start is not None:  # a copy, or an unpickled optimizer
             self.store, self._made = FactorStore(lambda: self.state), []
+            self._owned = Ownership(self)
             self.store.reset(start)
 
     def _check_groups(self) -> None:

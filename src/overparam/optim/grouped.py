@@ -28,6 +28,7 @@ from overparam.layers.groups import accepts_names, expanded, without_chosen
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.inner import Group, StandIn, State, check_takes
+from overparam.sharded import check_layouts
 
 Row = tuple[str, list[str], str | None]
 """The rule of a parameter, notes on it, and its matrices where they are not the view's."""
@@ -76,6 +77,7 @@ class Grouped(Optimizer):
         super().add_param_group({**copy.deepcopy(lists), **group})  # each group has its own
         group = self.param_groups[-1]
         check_whole(group)
+        check_layouts(group)
         self._check_options(group)
         complete_views(group)
         if self._fallback is not None and "fallback" not in group:

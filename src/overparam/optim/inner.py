@@ -181,7 +181,8 @@ class StandIn:
         prefix: of the inner optimizer's names in ``state[p]``.
         group: of the parameter.
         view: of the parameter.
-        before: the tensor and those of its state, each with a copy, to undo a step.
+        before: the tensor and those of its state, each with a copy, to undo a step; of DTensors
+            what this process holds.
     """
 
     p: Tensor
@@ -194,7 +195,7 @@ class StandIn:
     def is_as_before(self) -> bool:
         """Whether the step left the tensor as it was; False where asking makes the host wait."""
         on_host = bool(self.before) and self.tensor.device.type == "cpu"
-        return on_host and torch.equal(self.tensor, self.before[0][1])
+        return on_host and torch.equal(*self.before[0])
 
     def undo(self) -> None:
         """Put the copies back."""

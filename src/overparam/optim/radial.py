@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from overparam import sharded
 from overparam._checks import plain_number
 from overparam.factors.decay import is_decoupled
 from overparam.layers.choice import Choice
@@ -105,17 +106,20 @@ class Radial(Transform):
         group, p, view = moved.group, moved.tensor, moved.view
         assert view is not None  # checked by the caller
         radial, lr = float(group["radial"]), group["lr"]
-        before = _split(moved.before[0][1], view, group["granularity"])
-        now = _split(p, view, group["granularity"])
+        parts = sharded.vectors_of(p, view, group["granularity"])
+        before, now = parts.split(moved.before[0][1]), parts.split(p)
         if self._in_adams_metric(group):
-            m, s = (_split(t, view, group["granularity"]) for t in self._adam_terms(moved))
-            new = before + radial_stretch_in_metric(before, now - before, m, s, lr, radial)
+            m, s = (parts.split(term) for term in self._adam_terms(moved))
+            stretched = radial_stretch_in_metric(
+                before, now - before, m, s, lr, radial, parts.total
+            )
+            new = before + stretched
         else:
             # Decoupled decay has moved the weight along itself already; that is not stretched.
             decoupled = is_decoupled(self._inner, group)
             start = before * (1 - lr * group.get("weight_decay", 0)) if decoupled else before
-            new = start + radial_stretch(before, now - start, radial)
-        p.copy_(_join(new, view, group["granularity"]))
+            new = start + radial_stretch(before, now - start, radial, parts.total)
+        parts.write(new, p)
 
     def _adam_terms(self, moved: StandIn) -> tuple[Tensor, Tensor]:
         """The bias-corrected mean of gradients and the metric of Adam's last step."""
@@ -168,17 +172,3 @@ def _bias_correction(beta: float | Tensor, count: Tensor) -> Tensor:
     if not isinstance(beta, Tensor):
         return -torch.expm1(count * (math.log(beta) if beta > 0 else -math.inf))
     return -torch.expm1(count * beta.log())
-
-
-def _split(tensor: Tensor, view: MatrixView, granularity: str) -> Tensor:
-    """A tensor as vectors along its last dimension."""
-    if granularity == "tensor":
-        return tensor.reshape(-1)
-    matrices = view.split(tensor)
-    return matrices if granularity == "row" else matrices.flatten(1)
-
-
-def _join(vectors: Tensor, view: MatrixView, granularity: str) -> Tensor:
-    if granularity == "tensor":
-        return vectors.reshape(view.shape)
-    return view.join(vectors.reshape(view.batch, view.rows, view.columns))

@@ -37,6 +37,7 @@ from overparam.optim.inner import (
     make_inner,
     take_step,
 )
+from overparam.sharded import local
 
 _BESIDE = frozenset({"params", "param_names", "views"})
 _MUTABLE = (Tensor, list, dict)
@@ -256,7 +257,8 @@ class Transform(Grouped):
                 for each in stand_ins:
                     each.undo()
                 for p, gradient, as_it_was in gradients:
-                    p.grad = gradient.copy_(as_it_was)
+                    local(gradient).copy_(as_it_was)
+                    p.grad = gradient
                 raise
         # Some decay what has no gradient.
         return moving + [each for each, version in others if each.tensor._version != version]
@@ -269,12 +271,15 @@ class Transform(Grouped):
         The copies are in the stand-ins, but for those of the user's gradients.
         """
         held = [
-            [each.tensor, *(v for v in states[each.tensor].values() if isinstance(v, Tensor))]
+            [
+                local(each.tensor),
+                *(local(v) for v in states[each.tensor].values() if isinstance(v, Tensor)),
+            ]
             for each in stand_ins
         ]
         given = [(each.p, self._gradient_of_user(each)) for each in stand_ins]
         given = [(p, gradient) for p, gradient in given if gradient is not None]
-        tensors = [*itertools.chain(*held), *(gradient for _, gradient in given)]
+        tensors = [*itertools.chain(*held), *(local(gradient) for _, gradient in given)]
         copies = iter(self._copies.of(tensors))
         for each, own in zip(stand_ins, held, strict=True):
             each.before = list(zip(own, copies))  # noqa: B905  # the copies go on

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+Sum = Callable[[Tensor], Tensor]
 
-def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
+
+def _as_it_is(sums: Tensor) -> Tensor:
+    return sums
+
+
+def radial_stretch(weight: Tensor, step: Tensor, radial: float, total: Sum = _as_it_is) -> Tensor:
     r"""A step with its component along the weight multiplied by ``r``.
 
     .. math::
@@ -21,6 +29,7 @@ def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
         weight: ``w``, ``(..., d)``.
         step: ``u``, ``(..., d)``.
         radial: ``r``.
+        total: makes the sum over all processes of sums over what this one holds of ``w``.
 
     Returns:
         The stretched step, ``(..., d)``.
@@ -31,13 +40,18 @@ def radial_stretch(weight: Tensor, step: Tensor, radial: float) -> Tensor:
         tensor([3., 1.])
     """
     w, u = _at_least_float32(weight, step)
-    size = w.square().sum(-1, keepdim=True)
-    along = (w * u).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    along = _quotient(w * u, w.square(), total)
     return (u + (radial - 1) * along * w).to(step.dtype)
 
 
 def radial_stretch_in_metric(
-    weight: Tensor, step: Tensor, moment: Tensor, metric: Tensor, lr: float | Tensor, radial: float
+    weight: Tensor,
+    step: Tensor,
+    moment: Tensor,
+    metric: Tensor,
+    lr: float | Tensor,
+    radial: float,
+    total: Sum = _as_it_is,
 ) -> Tensor:
     r"""The same for a step ``u = -lr m / s`` of Adam, in the metric ``s`` that Adam measures in.
 
@@ -55,6 +69,7 @@ def radial_stretch_in_metric(
         metric: ``s``, positive, ``(..., d)``.
         lr: learning rate of the step.
         radial: ``r``.
+        total: as in :func:`radial_stretch`.
 
     Returns:
         The stretched step, ``(..., d)``.
@@ -66,9 +81,14 @@ def radial_stretch_in_metric(
         tensor([-0.1500, -0.0500])
     """
     w, u, m, s = _at_least_float32(weight, step, moment, metric)
-    size = (w * s * w).sum(-1, keepdim=True)
-    along = (w * m).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+    along = _quotient(w * m, w * s * w, total)
     return (u - lr * (radial - 1) * along * w).to(step.dtype)
+
+
+def _quotient(above: Tensor, below: Tensor, total: Sum) -> Tensor:
+    """The quotient of two sums, ``(..., 1)``; 0 where that below is 0."""
+    sums = total(torch.stack([above.sum(-1, keepdim=True), below.sum(-1, keepdim=True)]))
+    return sums[0] / torch.where(sums[1] > 0, sums[1], 1.0)
 
 
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:

@@ -1,0 +1,172 @@
+"""Optimizers on parameters that several processes hold together: who computes what, and how.
+
+The optimizers come in by the functions of this file. What they lead to is imported when the first
+DTensor turns up: ``torch.distributed.tensor`` takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from overparam.layers.entries import names_of
+from overparam.layers.groups import parameter_names
+from overparam.layers.views import MatrixView
+from overparam.sharded.vectors import Vectors
+
+if TYPE_CHECKING:
+    from overparam.optim.direction import Item, Write
+    from overparam.optim.factored import Factored
+    from overparam.sharded.owned import Owned
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, as ``fully_shard`` and tensor parallelism make them."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, where it is not a DTensor."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # pyright: ignore
+
+
+def check_layouts(group: dict[str, Any]) -> None:
+    """Raise where a DTensor of a group is laid out in a way that the optimizers do not take.
+
+    Raises:
+        ValueError: names the parameter and its placement.
+    """
+    for name, p in zip(names_of(group, ""), group["params"], strict=True):
+        if is_dtensor(p):
+            from overparam.sharded.layout import check_layout
+
+            check_layout(name, p)
+
+
+def is_zero(p: Tensor) -> bool:
+    """Whether a tensor is zero, on all processes."""
+    if not is_dtensor(p):
+        return not bool(p.any())
+    from overparam.sharded import agreement
+
+    return agreement.is_zero(p)
+
+
+def gradient_of(p: Tensor) -> Tensor:
+    """The gradient of a DTensor, in its layout: pending sums are made."""
+    from overparam.sharded.layout import gradient_like
+
+    assert p.grad is not None
+    return gradient_like(p, p.grad)
+
+
+def check_presence(groups: Sequence[dict[str, Any]]) -> None:
+    """Raise on all processes where some have a gradient of a DTensor and others none.
+
+    On an accelerator, where this would make the host wait, nothing is looked at.
+
+    Raises:
+        RuntimeError: names the parameters.
+    """
+    shards = {p: name for p, name in parameter_names(list(groups)).items() if is_dtensor(p)}
+    if shards:
+        from overparam.sharded import agreement
+
+        agreement.check_presence(shards)
+
+
+def mark_finite(items: Sequence[Item]) -> None:
+    """Find out which gradients of DTensors are finite, for all processes together."""
+    if items:
+        from overparam.sharded import agreement
+
+        agreement.mark_finite(items)
+
+
+def vectors_of(p: Tensor, view: MatrixView, granularity: str) -> Vectors:
+    """A weight as vectors, whose sums are over all processes that hold it."""
+    if not is_dtensor(p):
+        return Vectors(view, granularity)
+    from overparam.sharded import radial
+
+    return radial.vectors_of(p, view, granularity)
+
+
+def directions_of_shards(
+    items: Sequence[Item],
+) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
+    """As :func:`overparam.optim.direction.directions`, for DTensors of all groups together."""
+    if items:
+        from overparam.sharded import rule
+
+        yield from rule.directions_of_shards(items)
+
+
+class Ownership:
+    """The owners of the weights of a Factored; without DTensors there are none.
+
+    Args:
+        optimizer: whose weights they are.
+    """
+
+    def __init__(self, optimizer: Factored) -> None:
+        self._optimizer = optimizer
+        self._known: Owned | None = None
+
+    def _owned(self, groups: Sequence[dict[str, Any]]) -> Owned | None:
+        """What knows the owners, once there is a DTensor."""
+        if self._known is None and any(is_dtensor(p) for g in groups for p in g["params"]):
+            from overparam.sharded.owned import Owned
+
+            self._known = Owned(self._optimizer)
+        return self._known
+
+    def admitting(self, group: dict[str, Any]) -> AbstractContextManager[None]:
+        """A new group with whole weights in the place of shards, where this process owns them."""
+        owned = self._owned([group])
+        return nullcontext() if owned is None else owned.admitting(group)
+
+    def begin(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Send the first products of whole weights in new groups to their shards."""
+        owned = self._owned(groups)
+        if owned is not None:
+            owned.begin(groups)
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """The optimizer with whole weights and gradients of this process, for a step."""
+        owned = self._owned(self._optimizer.param_groups)
+        return nullcontext() if owned is None else owned.stepping()
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """The same for all weights, without gradients."""
+        owned = self._owned(self._optimizer.param_groups)
+        return nullcontext() if owned is None else owned.at_work()
+
+    def agree_on_names(self) -> None:
+        """Let the state of all processes have the names that it has at the owners."""
+        owned = self._owned(self._optimizer.param_groups)
+        if owned is not None:
+            owned.agree_on_names(owned.shards(self._optimizer.param_groups))
+
+    def shared(self, packed: dict[str, Any]) -> dict[str, Any]:
+        """A state_dict in which all processes hold parts of what one of them owns."""
+        owned = self._owned(self._optimizer.param_groups)
+        if owned is None:
+            return packed
+        from overparam.sharded import states
+
+        return states.shared(owned, self._optimizer.param_groups, packed)
+
+    def received(
+        self, saved: Sequence[dict[str, Any]], states: dict[Any, dict[str, Any]]
+    ) -> dict[Any, dict[str, Any]]:
+        """Saved states with whole tensors at their owners."""
+        owned = self._owned(self._optimizer.param_groups)
+        if owned is None:
+            return states
+        from overparam.sharded.states import received
+
+        return received(owned, self._optimizer.param_groups, saved, states)

@@ -1,0 +1,94 @@
+"""What all ranks must know before any of them acts: decided together, by small messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from overparam.optim.direction import Item
+from overparam.sharded import local
+from overparam.sharded.layout import as_dtensor, laid_out_as
+
+
+def largest(values: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Entry by entry the largest of all processes: one all-reduce for each dimension of a mesh.
+
+    Args:
+        values: a few numbers ``(k,)`` in float64 for each of some DTensors; every process of
+            their mesh gives the same tensors in the same order.
+    """
+    by_mesh: dict[DeviceMesh, list[Tensor]] = {}
+    for p in values:
+        by_mesh.setdefault(as_dtensor(p).device_mesh, []).append(p)
+    found: dict[Tensor, Tensor] = {}
+    for mesh, params in by_mesh.items():
+        everything = torch.cat([values[p] for p in params])
+        for axis in range(mesh.ndim):
+            dist.all_reduce(everything, dist.ReduceOp.MAX, group=mesh.get_group(axis))
+        parts = everything.split([values[p].numel() for p in params])
+        found.update(zip(params, parts, strict=True))
+    return found
+
+
+def is_zero(p: Tensor) -> bool:
+    """Whether a DTensor is zero on all processes."""
+    any_here = local(p).detach().any().double().reshape(1)
+    return not bool(largest({p: any_here})[p])
+
+
+def has_trouble(part: Tensor) -> Tensor:
+    """1 where a part of a gradient has an entry that is not finite, else 0, ``(1,)``."""
+    if part.numel() == 0:
+        return torch.zeros(1, dtype=torch.float64, device=part.device)
+    low, high = torch.aminmax(part)
+    return 1 - ((low > -math.inf) & (high < math.inf)).double().reshape(1)
+
+
+def mark_finite(items: Sequence[Item]) -> None:
+    """Decide for all processes together which gradients are finite.
+
+    Where the host may not look, the answer stays on the device, and a gradient that is not finite
+    becomes zero.
+    """
+    trouble = largest({item.p: has_trouble(local(item.gradient)) for item in items})
+    for item in items:
+        finite = trouble[item.p][0] == 0
+        if item.p.device.type == "cpu" and not item.group["capturable"]:
+            item.finite = bool(finite)
+        else:
+            item.finite = finite
+            item.gradient = laid_out_as(torch.where(finite, local(item.gradient), 0.0), item.p)
+
+
+def check_presence(names: Mapping[Tensor, str]) -> None:
+    """See :func:`overparam.sharded.check_presence`."""
+    asked = [p for p in names if p.device.type == "cpu"]
+    flags = {p: torch.tensor([p.grad is None, p.grad is not None]).double() for p in asked}
+    torn = [p for p, both in largest(flags).items() if bool(both.all())]
+    if torn:
+        raise RuntimeError(
+            f"some processes have a gradient of {', '.join(names[p] for p in torn)}, and others "
+            "none: use every layer on every process, or on none."
+        )
+
+
+def raise_together(group: dist.ProcessGroup, error: Exception | None) -> None:
+    """Raise on all processes what one of them met, so that none waits for it in vain.
+
+    Raises:
+        Exception: the error of this process.
+        RuntimeError: that of another.
+    """
+    met: list[str | None] = [None] * dist.get_world_size(group)
+    words = None if error is None else f"{type(error).__name__}: {error}"
+    dist.all_gather_object(met, words, group=group)
+    if error is not None:
+        raise error
+    for rank, other in enumerate(met):
+        if other is not None:
+            raise RuntimeError(f"process {rank} of the group met {other}")

@@ -1,0 +1,103 @@
+"""Checkpoints of several processes, and of one, each loaded by others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+from overparam import EndToEnd, Factored
+from support.optim_cases import mixed
+from support.sharded_cases import Make, assert_equal, train
+from support.sharded_layouts import by_layer
+
+MAKES: dict[str, Make] = {
+    "exact": lambda model: EndToEnd(model, lr=0.05, inner="adamw", eps=1e-4),
+    "tracked": lambda model: EndToEnd(model, lr=0.05, basis="tracked", momentum=0.9),
+    "factors": lambda model: Factored(model, lr=0.05, inner="adamw", eps=1e-4),
+}
+FORMATS = {
+    "nested": StateDictOptions(),
+    "flattened": StateDictOptions(flatten_optimizer_state_dict=True),
+    "full": StateDictOptions(full_state_dict=True),
+}
+FOLDER = "OVERPARAM_TEST_FOLDER"
+
+
+def place(world: int, make: str, form: str) -> Path:
+    return Path(os.environ[FOLDER], f"{world}-{make}-{form}")
+
+
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, form: str) -> None:
+    weights, state = get_state_dict(model, optimizer, options=FORMATS[form])
+    both = {"model": weights, "optimizer": state}
+    if form != "full":
+        dcp.save(both, checkpoint_id=path, no_dist=not dist.is_initialized())
+    elif not dist.is_initialized() or dist.get_rank() == 0:
+        torch.save(both, path)
+
+
+def load(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, form: str) -> None:
+    if form == "full":
+        both = torch.load(path, weights_only=False)
+    else:
+        weights, state = get_state_dict(model, optimizer, options=FORMATS[form])
+        both = {"model": weights, "optimizer": state}
+        dcp.load(both, checkpoint_id=path, no_dist=not dist.is_initialized())
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=both["model"],
+        optim_state_dict=both["optimizer"],
+        options=FORMATS[form],
+    )
+
+
+def build(seed: int = 0) -> nn.Module:
+    model = mixed(seed=seed)
+    if dist.is_initialized():
+        by_layer(model)
+    return model
+
+
+def write_all(world: int) -> None:
+    """Checkpoints after two steps."""
+    for make, optimizer_of in MAKES.items():
+        model = build()
+        optimizer = optimizer_of(model)
+        train(model, optimizer, 2)
+        for form in FORMATS:
+            save(model, optimizer, place(world, make, form), form)
+
+
+def read_all(world: int, forms: tuple[str, ...] = tuple(FORMATS)) -> None:
+    """What resumes from them is what was never interrupted."""
+    for make, optimizer_of in MAKES.items():
+        alone = mixed()
+        train(alone, optimizer_of(alone), 3)
+        for form in forms:
+            model = build(seed=1)
+            optimizer = optimizer_of(model)
+            load(model, optimizer, place(world, make, form), form)
+            train(model, optimizer, 1)
+            assert_equal(model, alone)
+
+
+def checkpoints_on_two() -> None:
+    read_all(1)
+    write_all(2)
+
+
+def checkpoints_on_four() -> None:
+    read_all(1, ("flattened",))
+    read_all(2, ("nested", "full"))
+    write_all(4)

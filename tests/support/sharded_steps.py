@@ -1,0 +1,82 @@
+"""Steps of EndToEnd, Factored and Radial on several processes, against one."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from overparam import EndToEnd, Factored, Radial
+from support.sharded_cases import assert_same_run, pair
+from support.sharded_layouts import (
+    by_columns,
+    by_layer,
+    hybrid,
+    in_half_precision,
+    tensor_parallel,
+    tensor_parallel_and_sharded,
+)
+
+# Keys have biases without an effect: with its own eps Adam makes steps of the round-off of zero.
+ADAM = {"inner": "adamw", "weight_decay": 0.1, "eps": 1e-4}
+
+
+def made(kind, **options):
+    return lambda model: kind(model, lr=0.05, **options)
+
+
+def directions_on_shards() -> None:
+    tracked = {"basis": "tracked", "targets": "all", "depth": 3.5, **ADAM}
+    assert_same_run(by_layer, made(EndToEnd, momentum=0.9))
+    assert_same_run(by_layer, made(EndToEnd, singular_value_floor=0.1, **tracked))
+    assert_same_run(by_columns, made(EndToEnd, **tracked))
+
+
+def directions_of_rows() -> None:
+    every_row = {"granularity": "row", "targets": "all"}
+    assert_same_run(by_layer, made(EndToEnd, singular_value_floor=0.1, **every_row))
+    assert_same_run(by_columns, made(EndToEnd, normalize=False, **every_row))
+    assert_same_run(by_layer, made(EndToEnd, granularity="tensor"))
+
+
+def directions_under_a_precision_policy() -> None:
+    # Forward and backward passes are in bfloat16 here, and in float64 alone.
+    assert_same_run(in_half_precision, made(EndToEnd), pair, most=0.01)
+
+
+def directions_on_other_layouts() -> None:
+    tracked = {"basis": "tracked", "momentum": 0.9}
+    assert_same_run(tensor_parallel, made(EndToEnd, **tracked), pair)
+    if dist.get_world_size() == 4:
+        assert_same_run(hybrid, made(EndToEnd, **tracked))
+        assert_same_run(tensor_parallel_and_sharded, made(EndToEnd, **tracked), pair)
+
+
+def factors_on_shards() -> None:
+    decayed = {"depth": 3, "weight_decay_on": "product", **ADAM}
+    assert_same_run(by_layer, made(Factored, inner="sgd", momentum=0.9, foreach=True))
+    assert_same_run(by_columns, made(Factored, fallback="sgd", **decayed))
+
+
+def factors_on_other_layouts() -> None:
+    assert_same_run(tensor_parallel, made(Factored, **ADAM), pair)
+    if dist.get_world_size() == 4:
+        assert_same_run(hybrid, made(Factored, inner="sgd"))
+        assert_same_run(tensor_parallel_and_sharded, made(Factored, **ADAM), pair)
+
+
+def steps_along_weights() -> None:
+    assert_same_run(by_layer, made(Radial, radial=3, **ADAM))
+    assert_same_run(by_columns, made(Radial, granularity="matrix", **ADAM))
+    assert_same_run(by_layer, made(Radial, inner="sgd", momentum=0.9, granularity="row"))
+    if dist.get_world_size() == 4:
+        assert_same_run(tensor_parallel_and_sharded, made(Radial), pair)
+
+
+CASES = (
+    directions_on_shards,
+    directions_of_rows,
+    directions_under_a_precision_policy,
+    directions_on_other_layouts,
+    factors_on_shards,
+    factors_on_other_layouts,
+    steps_along_weights,
+)
