@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch.distributed as dist
+from torch import nn
 
 from overparam import EndToEnd, Factored, Radial
-from support.sharded_cases import assert_same_run, pair
+from support.optim_cases import mixed
+from support.sharded_cases import assert_equal, assert_same_run, pair, train
 from support.sharded_layouts import (
     by_columns,
     by_layer,
@@ -71,6 +73,21 @@ def steps_along_weights() -> None:
         assert_same_run(tensor_parallel_and_sharded, made(Radial), pair)
 
 
+def work_that_is_divided() -> None:
+    """Under DistributedDataParallel: each process works on some matrices."""
+    for make, options in (
+        (EndToEnd, {"momentum": 0.9, "basis": "tracked"}),
+        (EndToEnd, {"granularity": "row", "targets": "all"}),
+        (Factored, ADAM),
+    ):
+        model, alone = mixed(), mixed()
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = make(parallel, lr=0.05, divide_among=dist.group.WORLD, **options)
+        train(parallel, optimizer, 3)
+        train(alone, make(alone, lr=0.05, **options), 3)
+        assert_equal(model, alone)
+
+
 CASES = (
     directions_on_shards,
     directions_of_rows,
@@ -79,4 +96,11 @@ CASES = (
     factors_on_shards,
     factors_on_other_layouts,
     steps_along_weights,
+    work_that_is_divided,
+)
+FEWER = (
+    directions_on_shards,
+    directions_on_other_layouts,
+    factors_on_shards,
+    factors_on_other_layouts,
 )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
 from overparam.sharded import is_dtensor, is_zero
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _BASES = ("auto", "exact", "tracked")
 _COUNTERS = {
@@ -109,6 +112,8 @@ class EndToEnd(Transform):
         fallback: an optimizer for what is not chosen (vectors, embeddings, excluded heads), as
             ``inner``; by default the inner optimizer takes that too.
         fallback_options: of the fallback, its ``lr`` among them.
+        divide_among: processes that hold the same parameters and gradients, as under
+            DistributedDataParallel, and divide the work: each finds the directions of some.
         **inner_options: of the inner optimizer.
 
     Raises:
@@ -128,6 +133,7 @@ class EndToEnd(Transform):
     """
 
     _own_state = frozenset({"skipped", "basis", "basis_error", "basis_failures", "basis_age"})
+    _among: ProcessGroup | None = None
     _directions: Mapping[Tensor, Tensor | None] = MappingProxyType({})
     _gradients: Mapping[Tensor, Tensor | None] = MappingProxyType({})
 
@@ -149,8 +155,10 @@ class EndToEnd(Transform):
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         fallback: Inner | None = None,
         fallback_options: Mapping[str, Any] | None = None,
+        divide_among: ProcessGroup | None = None,
         **inner_options: Any,
     ) -> None:
+        self._among = divide_among
         own = {
             "depth": depth,
             "granularity": granularity,
@@ -169,7 +177,7 @@ class EndToEnd(Transform):
 
     def _step(self) -> None:
         groups = self.param_groups
-        sharded.check_presence([group for group in groups if not is_inner_alone(group)])
+        sharded.check_presence([g for g in groups if not is_inner_alone(g)], self._among)
         items = [item for group in groups for item in self._items(group)]
         mark_finite([item for item in items if not is_dtensor(item.p)])
         sharded.mark_finite([item for item in items if is_dtensor(item.p)])
@@ -178,10 +186,10 @@ class EndToEnd(Transform):
         }
         later: list[Callable[[], None]] = []
         ruled = [item for item in items if _has_rule(item)]
-        whole, parts = (
-            [item for item in ruled if is_dtensor(item.p) == cut] for cut in (False, True)
-        )
-        for stack, write in itertools.chain(directions(whole), sharded.directions_of_shards(parts)):
+        shared = [item for item in ruled if sharded.is_shared(item.p, self._among)]
+        alone = [item for item in ruled if not sharded.is_shared(item.p, self._among)]
+        parts = sharded.directions_of_shards(shared, self._among)
+        for stack, write in itertools.chain(directions(alone), parts):
             found.update(stack)
             later += [] if write is None else [write]
         with self._exchanged(found):

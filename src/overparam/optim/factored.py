@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
 from overparam.sharded import Ownership
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Initialization = Callable[[Tensor, int, Any], Sequence[Tensor]]
 
@@ -81,6 +84,7 @@ class Factored(Transform):
         weight_decay_on: "factors" or "product".
         factor_dtype: of the factors; by default float32 for half-precision weights.
         targets, exclude, overrides, fallback, fallback_options: as for :class:`EndToEnd`.
+        divide_among: as for :class:`EndToEnd`; each process keeps the factors of some weights.
         **inner_options: of the inner optimizer: ``momentum``, ``weight_decay``, ...
 
     Raises:
@@ -117,6 +121,7 @@ class Factored(Transform):
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         fallback: Inner | None = None,
         fallback_options: Mapping[str, Any] | None = None,
+        divide_among: ProcessGroup | None = None,
         **inner_options: Any,
     ) -> None:
         own = {
@@ -132,7 +137,7 @@ class Factored(Transform):
                 "explicit factors, overparam.overparameterize, or use EndToEnd."
             )
         self.store = FactorStore(lambda: self.state)
-        self._owned = Ownership(self)
+        self._owned = Ownership(self, divide_among)
         self._made: list[tuple[Tensor, MatrixLayout, list[Tensor]]] = []
         choice = Choice(targets, exclude, overrides or {})
         super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)

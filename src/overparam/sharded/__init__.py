@@ -18,6 +18,8 @@ from overparam.layers.views import MatrixView
 from overparam.sharded.vectors import Vectors
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from overparam.optim.direction import Item, Write
     from overparam.optim.factored import Factored
     from overparam.sharded.owned import Owned
@@ -63,19 +65,24 @@ def gradient_of(p: Tensor) -> Tensor:
     return gradient_like(p, p.grad)
 
 
-def check_presence(groups: Sequence[dict[str, Any]]) -> None:
-    """Raise on all processes where some have a gradient of a DTensor and others none.
+def is_shared(p: Tensor, among: ProcessGroup | None) -> bool:
+    """Whether the work on a parameter is for several processes."""
+    return among is not None or is_dtensor(p)
+
+
+def check_presence(groups: Sequence[dict[str, Any]], among: ProcessGroup | None) -> None:
+    """Raise on all processes where some have a gradient of a shared parameter and others none.
 
     On an accelerator, where this would make the host wait, nothing is looked at.
 
     Raises:
         RuntimeError: names the parameters.
     """
-    shards = {p: name for p, name in parameter_names(list(groups)).items() if is_dtensor(p)}
+    shards = {p: name for p, name in parameter_names(list(groups)).items() if is_shared(p, among)}
     if shards:
         from overparam.sharded import agreement
 
-        agreement.check_presence(shards)
+        agreement.check_presence(shards, among)
 
 
 def mark_finite(items: Sequence[Item]) -> None:
@@ -96,32 +103,34 @@ def vectors_of(p: Tensor, view: MatrixView, granularity: str) -> Vectors:
 
 
 def directions_of_shards(
-    items: Sequence[Item],
+    items: Sequence[Item], among: ProcessGroup | None
 ) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
-    """As :func:`overparam.optim.direction.directions`, for DTensors of all groups together."""
+    """As :func:`overparam.optim.direction.directions`, for parameters of several processes."""
     if items:
         from overparam.sharded import rule
 
-        yield from rule.directions_of_shards(items)
+        yield from rule.directions_of_shards(items, among)
 
 
 class Ownership:
-    """The owners of the weights of a Factored; without DTensors there are none.
+    """The owners of the weights of a Factored; in a single process there are none.
 
     Args:
         optimizer: whose weights they are.
+        among: the processes that divide the work on plain tensors.
     """
 
-    def __init__(self, optimizer: Factored) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Factored, among: ProcessGroup | None = None) -> None:
+        self._optimizer, self._among = optimizer, among
         self._known: Owned | None = None
 
     def _owned(self, groups: Sequence[dict[str, Any]]) -> Owned | None:
-        """What knows the owners, once there is a DTensor."""
-        if self._known is None and any(is_dtensor(p) for g in groups for p in g["params"]):
+        """What knows the owners, once there is something to own."""
+        params = (p for group in groups for p in group["params"])
+        if self._known is None and any(is_shared(p, self._among) for p in params):
             from overparam.sharded.owned import Owned
 
-            self._known = Owned(self._optimizer)
+            self._known = Owned(self._optimizer, self._among)
         return self._known
 
     def admitting(self, group: dict[str, Any]) -> AbstractContextManager[None]:

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from overparam.optim.direction import Item
 from overparam.sharded import local
-from overparam.sharded.layout import as_dtensor, laid_out_as
+from overparam.sharded.layout import laid_out_as, layout_of
+
+Group = dist.ProcessGroup
 
 
-def largest(values: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+def largest(values: Mapping[Tensor, Tensor], among: Group | None = None) -> dict[Tensor, Tensor]:
     """Entry by entry the largest of all processes: one all-reduce for each dimension of a mesh.
 
     Args:
-        values: a few numbers ``(k,)`` in float64 for each of some DTensors; every process of
-            their mesh gives the same tensors in the same order.
+        values: a few numbers ``(k,)`` in float64 for each of some parameters; every process that
+            holds them gives the same in the same order.
+        among: the processes that hold plain tensors.
     """
-    by_mesh: dict[DeviceMesh, list[Tensor]] = {}
+    together: dict[Any, list[Tensor]] = {}
     for p in values:
-        by_mesh.setdefault(as_dtensor(p).device_mesh, []).append(p)
+        together.setdefault(layout_of(p, among).mesh, []).append(p)
     found: dict[Tensor, Tensor] = {}
-    for mesh, params in by_mesh.items():
+    for params in together.values():
         everything = torch.cat([values[p] for p in params])
-        for axis in range(mesh.ndim):
-            dist.all_reduce(everything, dist.ReduceOp.MAX, group=mesh.get_group(axis))
+        for group in layout_of(params[0], among).groups:
+            dist.all_reduce(everything, dist.ReduceOp.MAX, group=group)
         parts = everything.split([values[p].numel() for p in params])
         found.update(zip(params, parts, strict=True))
     return found
@@ -65,11 +68,11 @@ def mark_finite(items: Sequence[Item]) -> None:
             item.gradient = laid_out_as(torch.where(finite, local(item.gradient), 0.0), item.p)
 
 
-def check_presence(names: Mapping[Tensor, str]) -> None:
+def check_presence(names: Mapping[Tensor, str], among: Group | None = None) -> None:
     """See :func:`overparam.sharded.check_presence`."""
     asked = [p for p in names if p.device.type == "cpu"]
     flags = {p: torch.tensor([p.grad is None, p.grad is not None]).double() for p in asked}
-    torn = [p for p, both in largest(flags).items() if bool(both.all())]
+    torn = [p for p, both in largest(flags, among).items() if bool(both.all())]
     if torn:
         raise RuntimeError(
             f"some processes have a gradient of {', '.join(names[p] for p in torn)}, and others "

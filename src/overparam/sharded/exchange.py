@@ -98,25 +98,23 @@ class Exchange:
         """Send the parts of every leaf to its owner.
 
         Args:
-            parts: of this rank, one for each leaf; all leaves are cut.
+            parts: of this rank, one for each leaf; of a leaf that is not cut the owner's own.
 
         Returns:
             A function that gives the whole leaves of this rank, by number.
         """
         every = range(self.world)
-        sends = [
-            [(i, part) for i, part in enumerate(parts) if self.leaves[i].owner == rank]
+        cut = [(i, leaf) for i, leaf in enumerate(self.leaves) if leaf.dim is not None]
+        sends = [[(i, parts[i]) for i, leaf in cut if leaf.owner == rank] for rank in every]
+        takes = [
+            [(i, leaf.part(self.world, rank)) for i, leaf in cut if leaf.owner == self.rank]
             for rank in every
         ]
-        takes = [[(i, self.leaves[i].part(self.world, rank)) for i in self.mine] for rank in every]
-        wait = self._start(sends, takes, parts[0].device)
+        wait = self._start(sends, takes, parts[0].device, [leaf for _, leaf in cut])
 
         def whole() -> dict[int, Tensor]:
             found = wait()
-            return {
-                i: torch.cat([found[rank, i] for rank in every], self.leaves[i].dim or 0)
-                for i in self.mine
-            }
+            return {i: self._joined(i, found) if (0, i) in found else parts[i] for i in self.mine}
 
         return whole
 
@@ -145,7 +143,7 @@ class Exchange:
             ]
             for rank in every
         ]
-        wait = self._start(sends, takes, device)
+        wait = self._start(sends, takes, device, self.leaves)
 
         def parts() -> list[Tensor]:
             found = wait()
@@ -153,15 +151,20 @@ class Exchange:
 
         return parts
 
+    def _joined(self, i: int, found: Mapping[tuple[int, int], Tensor]) -> Tensor:
+        """A leaf from its parts of all ranks."""
+        return torch.cat([found[rank, i] for rank in range(self.world)], self.leaves[i].dim or 0)
+
     def _start(
         self,
         sends: Sequence[Sequence[tuple[int, Tensor]]],
         takes: Sequence[Sequence[tuple[int, tuple[int, ...]]]],
         device: torch.device,
+        leaves: Sequence[Leaf],
     ) -> Callable[[], dict[tuple[int, int], Tensor]]:
         """Send to each rank, take from each rank; gives what came, by rank and number."""
         pending = []
-        for dtype in dict.fromkeys(leaf.dtype for leaf in self.leaves):
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
             out = [[t for i, t in each if self.leaves[i].dtype == dtype] for each in sends]
             into = [[(i, s) for i, s in each if self.leaves[i].dtype == dtype] for each in takes]
             sizes = [sum(t.numel() for t in each) for each in out]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,29 +20,43 @@ _KNOWN = ("Shard", "_StridedShard", "Replicate")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a DTensor lie.
+    """Where the parts of a parameter lie.
 
     Attributes:
-        mesh: of processes.
+        mesh: of the processes of a DTensor.
         axis: the dimension of the mesh over which it is sharded, where that is one; the processes
             along the others hold copies.
-        dim: the dimension of the tensor that is cut.
+        dim: the dimension of the tensor that is cut; None where each process has all of it.
+        among: the processes that divide the work on a plain tensor, which all of them hold.
     """
 
-    mesh: DeviceMesh
+    mesh: DeviceMesh | None
     axis: int | None
     dim: int | None
+    among: dist.ProcessGroup | None = None
 
     @property
-    def is_simple(self) -> bool:
-        """Whether one dimension is cut, over one dimension of the mesh."""
-        return self.axis is not None
+    def has_owner(self) -> bool:
+        """Whether one process of a group does the work, and not each of them all."""
+        return self.axis is not None or self.among is not None
 
     @property
     def group(self) -> dist.ProcessGroup:
-        """The processes that hold one copy between them."""
-        assert self.axis is not None
-        return self.mesh.get_group(self.axis)
+        """The processes among which the owner is."""
+        return self.groups[0] if self.axis is None else self.groups[self.axis]
+
+    @property
+    def groups(self) -> list[dist.ProcessGroup]:
+        """The groups that reach all processes, one after the other."""
+        if self.mesh is None:
+            assert self.among is not None
+            return [self.among]
+        return [self.mesh.get_group(axis) for axis in range(self.mesh.ndim)]
+
+    @property
+    def alike(self) -> Any:
+        """The same for parameters that the same processes hold in the same way."""
+        return (self.mesh, self.axis, self.among)
 
 
 def check_layout(name: str, p: Tensor) -> None:
@@ -58,8 +74,15 @@ def check_layout(name: str, p: Tensor) -> None:
             )
 
 
-def layout_of(p: Tensor) -> Layout:
-    """The layout of a DTensor that :func:`check_layout` accepts."""
+def layout_of(p: Tensor, among: dist.ProcessGroup | None = None) -> Layout:
+    """The layout of a DTensor that :func:`check_layout` accepts, or of a plain tensor.
+
+    Args:
+        p: the parameter.
+        among: the processes that divide the work on plain tensors.
+    """
+    if not is_dtensor(p):
+        return Layout(None, None, None, among)
     tensor = as_dtensor(p)
     cut = [(axis, each) for axis, each in enumerate(tensor.placements) if not is_copy(each)]
     if len(cut) == 1 and type(cut[0][1]) is Shard:
@@ -79,7 +102,9 @@ def as_dtensor(p: Tensor) -> DTensor:
 
 
 def laid_out_as(value: Tensor, p: Tensor) -> Tensor:
-    """What this process holds of ``p``, changed to ``value``: a DTensor like ``p``."""
+    """What this process holds of ``p``, changed to ``value``: a DTensor if ``p`` is one."""
+    if not is_dtensor(p):
+        return value
     tensor = as_dtensor(p)
     return DTensor.from_local(
         value,
@@ -96,20 +121,29 @@ def cut_like(part: Tensor, p: Tensor, dim: int, shape: tuple[int, ...]) -> Tenso
 
     Args:
         part: what this process holds of it.
-        p: has a simple layout.
+        p: is cut along one dimension; for a plain tensor the part is all there is.
         dim: of the new tensor.
         shape: of the whole.
     """
+    if not is_dtensor(p):
+        return part
     tensor = as_dtensor(p)
     placements = [each if is_copy(each) else Shard(dim) for each in tensor.placements]
+    return _of_parts(part, tensor.device_mesh, placements, shape)
+
+
+def cut_among(part: Tensor, among: dist.ProcessGroup, dim: int, shape: tuple[int, ...]) -> Tensor:
+    """The same for processes that hold plain tensors."""
+    mesh = DeviceMesh.from_group(among, part.device.type)
+    return _of_parts(part, mesh, [Shard(dim)], shape)
+
+
+def _of_parts(
+    part: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], shape: tuple[int, ...]
+) -> Tensor:
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(
-        part,
-        tensor.device_mesh,
-        placements,
-        run_check=False,
-        shape=torch.Size(shape),
-        stride=stride,
+        part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
 
 
@@ -128,6 +162,8 @@ def sliced(whole: Tensor, p: Tensor) -> Tensor:
 
 def gradient_like(p: Tensor, gradient: Tensor) -> Tensor:
     """A gradient in the layout of its parameter: pending sums are made."""
+    if not is_dtensor(p):
+        return gradient
     given, tensor = as_dtensor(gradient), as_dtensor(p)
     if given.placements == tensor.placements:
         return given

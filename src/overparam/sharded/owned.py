@@ -1,8 +1,9 @@
 """Weights of Factored that several processes hold: whole, with all their state, at an owner.
 
-Each weight that is a DTensor has one owner among the processes that share it, which keeps a whole
-copy, the factors and the inner state. For a step the owner's groups hold the whole copies in the
-place of shards, so the code of one process does the work; then the products go back to the shards.
+Each weight that is a DTensor, or all of them where the work is divided, has one owner among the
+processes that share it, which keeps a whole copy, the factors and the inner state. For a step the
+owner's groups hold the whole copies in the place of shards, so the code of one process does the
+work; then the products go back to the shards.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from overparam.layers.groups import parameter_names
 from overparam.sharded import is_dtensor, local
 from overparam.sharded.agreement import check_presence, largest, raise_together
 from overparam.sharded.exchange import Exchange, Leaf
-from overparam.sharded.layout import check_layout, gathered, gradient_like, layout_of, sliced
+from overparam.sharded.layout import (
+    Layout,
+    check_layout,
+    gathered,
+    gradient_like,
+    layout_of,
+    sliced,
+)
 from overparam.sharded.plan import owners
 from overparam.sharded.states import agree_on_names
 
@@ -35,8 +43,8 @@ _BESIDE = ("params", "views", "param_names")
 class Owned:
     """The shards of one optimizer, and the whole copies of those that this process owns."""
 
-    def __init__(self, optimizer: Factored) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Factored, among: dist.ProcessGroup | None) -> None:
+        self._optimizer, self.among = optimizer, among
         self._owner: dict[Tensor, int | None] = {}
         self._load: dict[Any, list[float]] = {}
         self._whole: dict[Tensor, nn.Parameter] = {}
@@ -46,33 +54,38 @@ class Owned:
     # Plan
 
     def shards(self, groups: Sequence[dict[str, Any]]) -> dict[Tensor, str]:
-        """The factored weights of groups that are DTensors, with a name for each."""
+        """The factored weights of groups that processes share, with a name for each."""
         return {
             p: name
             for number, group in enumerate(groups)
             for (p, view, _), name in zip(
                 readings(group), names_of(group, f"group {number}, "), strict=True
             )
-            if is_dtensor(p) and is_factored(p, view, group)
+            if (self.among is not None or is_dtensor(p)) and is_factored(p, view, group)
         }
+
+    def layout(self, p: Tensor) -> Layout:
+        """Which processes share a weight, and how."""
+        return layout_of(p, self.among)
 
     def owns(self, p: Tensor) -> bool:
         """Whether this process keeps the state of a weight."""
         owner = self._owner.get(p)
-        return owner is None or owner == dist.get_rank(layout_of(p).group)
+        return owner is None or owner == dist.get_rank(self.layout(p).group)
 
     def admit(self, shards: Mapping[Tensor, str]) -> None:
         """Give weights without an owner one; those of involved layouts are owned by all."""
         fresh: dict[Any, list[Tensor]] = {}
         for p, name in shards.items():
             if p not in self._owner:
-                check_layout(name, p)
-                layout = layout_of(p)
+                if is_dtensor(p):
+                    check_layout(name, p)
+                layout = self.layout(p)
                 self._owner[p] = None
-                if layout.is_simple:
-                    fresh.setdefault((layout.mesh, layout.axis), []).append(p)
+                if layout.has_owner:
+                    fresh.setdefault(layout.alike, []).append(p)
         for key, params in fresh.items():
-            world = dist.get_world_size(layout_of(params[0]).group)
+            world = dist.get_world_size(self.layout(params[0]).group)
             load = self._load.setdefault(key, [0.0] * world)
             costs = [float(p.numel()) for p in params]
             self._owner.update(zip(params, owners(costs, load), strict=True))
@@ -118,10 +131,10 @@ class Owned:
     def send_back(self, shards: Mapping[Tensor, str]) -> None:
         """Write the whole weights to the shards."""
         for params in self.alike(shards):
-            layout = layout_of(params[0])
+            layout = self.layout(params[0])
             leaves = [self._leaf(p, p) for p in params]
             mine = {i: self._whole[p].detach() for i, p in enumerate(params) if p in self._whole}
-            if layout.is_simple:
+            if layout.has_owner:
                 parts = Exchange(layout.group, leaves).scatter(mine, params[0].device)()
             else:
                 parts = [local(sliced(mine[i], p)) for i, p in enumerate(params)]
@@ -137,8 +150,8 @@ class Owned:
         """Something of the shards, whole at their owners."""
         found: dict[Tensor, Tensor] = {}
         for params in self.alike(shards):
-            layout, values = layout_of(params[0]), [read(p) for p in params]
-            if layout.is_simple:
+            layout, values = self.layout(params[0]), [read(p) for p in params]
+            if layout.has_owner:
                 leaves = [self._leaf(p, v) for p, v in zip(params, values, strict=True)]
                 arrived = Exchange(layout.group, leaves).gather([local(v) for v in values])()
                 found.update((params[i], value) for i, value in arrived.items())
@@ -150,12 +163,12 @@ class Owned:
         """The shards, by the processes that share them."""
         together: dict[Any, list[Tensor]] = {}
         for p in shards:
-            layout = layout_of(p)
-            together.setdefault((layout.mesh, layout.axis), []).append(p)
+            layout = self.layout(p)
+            together.setdefault(layout.alike, []).append(p)
         return list(together.values())
 
     def _leaf(self, p: Tensor, value: Tensor) -> Leaf:
-        return Leaf(tuple(p.shape), layout_of(p).dim, self._owner[p] or 0, value.dtype)
+        return Leaf(tuple(p.shape), self.layout(p).dim, self._owner[p] or 0, value.dtype)
 
     # A step
 
@@ -167,7 +180,7 @@ class Owned:
             yield
             return
         self.admit(shards)
-        check_presence(shards)
+        check_presence(shards, self.among)
         moving = {p: name for p, name in shards.items() if p.grad is not None}
         changed = self._changed(moving)
         self.whole(changed)
@@ -217,7 +230,7 @@ class Owned:
                 flags[p] = torch.tensor([float(differs)], dtype=torch.float64)
             elif differs:
                 changed[p] = name
-        found = largest(flags)
+        found = largest(flags, self.among)
         return changed | {p: shards[p] for p, flag in found.items() if bool(flag)}
 
     @contextmanager
@@ -229,9 +242,8 @@ class Owned:
         except Exception as met:
             error = met
         for params in self.alike(shards):
-            mesh = layout_of(params[0]).mesh
-            for axis in range(mesh.ndim):
-                raise_together(mesh.get_group(axis), error)
+            for group in self.layout(params[0]).groups:
+                raise_together(group, error)
         if error is not None:
             raise error
 

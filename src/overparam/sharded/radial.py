@@ -79,7 +79,7 @@ def vectors_of(p: Tensor, view: MatrixView, granularity: str) -> Vectors:
     """The vectors of a DTensor."""
     layout = layout_of(p)
     one = granularity == "tensor" or (granularity == "matrix" and view.batch == 1)
-    if layout.is_simple and one:
+    if layout.has_owner and one:
         return PartsOfOne(view, granularity, layout)
     if layout.dim == 0 and granularity == "row" and has_whole_rows(p, view):
         return WholeRows(view, granularity)

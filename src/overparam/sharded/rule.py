@@ -30,6 +30,7 @@ from overparam.sharded.layout import (
 )
 from overparam.sharded.plan import cost_of, owners
 
+Group = torch.distributed.ProcessGroup
 Found = tuple[dict[Tensor, Tensor], Write | None]
 
 # Entries of one bucket for each rank: enough to use the network, little beside a model.
@@ -38,26 +39,27 @@ _BUCKET_ENTRIES = 2**24
 _SMALL = ("basis_error", "basis_failures")
 
 
-def directions_of_shards(items: Sequence[Item]) -> Iterator[Found]:
-    """As :func:`overparam.optim.direction.directions`, for DTensors of all groups together.
+def directions_of_shards(items: Sequence[Item], among: Group | None) -> Iterator[Found]:
+    """As :func:`overparam.optim.direction.directions`, for parameters that processes share.
 
     Args:
-        items: in the same order on every rank.
+        items: of all groups, in the same order on every rank.
+        among: the processes that divide the work on plain tensors.
     """
     rows: list[Item] = []
     everywhere: list[Item] = []
     owned: dict[Any, list[Item]] = {}
     for item in items:
-        layout = layout_of(item.p)
+        layout = layout_of(item.p, among)
         if item.route.rule == "row" and _has_whole_rows(item, layout):
             rows.append(item)
-        elif layout.is_simple:
-            owned.setdefault((layout.mesh, layout.axis), []).append(item)
+        elif layout.has_owner:
+            owned.setdefault(layout.alike, []).append(item)
         else:
             everywhere.append(item)
     yield from _of_whole_rows(rows)
     for together in owned.values():
-        yield from _by_owners(together)
+        yield from _by_owners(together, layout_of(together[0].p, among).group)
     for item in everywhere:
         yield from _on_every_rank(item)
 
@@ -118,12 +120,11 @@ def _on_every_rank(item: Item) -> Iterator[Found]:
     yield {item.p: sliced(found[whole], item.p)}, later
 
 
-# One dimension cut: owners.
+# One dimension cut, or work that is divided: owners.
 
 
-def _by_owners(items: Sequence[Item]) -> Iterator[Found]:
+def _by_owners(items: Sequence[Item], group: Group) -> Iterator[Found]:
     """The directions of matrices that the same processes share."""
-    group = layout_of(items[0].p).group
     world = torch.distributed.get_world_size(group)
     owner = owners([cost_of(item.route) for item in items], [0.0] * world)
     buckets = list(_buckets(list(zip(items, owner, strict=True)), _BUCKET_ENTRIES * world))
@@ -154,7 +155,7 @@ def _buckets(
 class _Bucket:
     """Matrices on their way to their owners, from construction on."""
 
-    def __init__(self, group: Any, work: Sequence[tuple[Item, int]]) -> None:
+    def __init__(self, group: Group, work: Sequence[tuple[Item, int]]) -> None:
         self._group, self._work = group, work
         self._names: list[tuple[int, str]] = []
         leaves, parts = [], []
@@ -162,7 +163,7 @@ class _Bucket:
             dim = layout_of(item.p).dim
             basis = _basis_of(item).get("basis")
             pieces = [("weight", item.p.detach(), dim), ("gradient", item.gradient, dim)]
-            pieces += [] if basis is None else [("basis", basis, 1)]
+            pieces += [] if basis is None else [("basis", basis, None if dim is None else 1)]
             for name, tensor, cut in pieces:
                 self._names.append((number, name))
                 leaves.append(Leaf(tuple(tensor.shape), cut, owner, tensor.dtype))
@@ -178,12 +179,12 @@ class _Bucket:
         results = self._through_rule(whole)
         names, leaves = [], []
         for number, (item, owner) in enumerate(self._work):
-            route, dtype = item.route, state_dtype(item.p)
+            route, dtype, dim = item.route, state_dtype(item.p), layout_of(item.p).dim
             names.append((number, "direction"))
-            leaves.append(Leaf(tuple(item.p.shape), layout_of(item.p).dim, owner, dtype))
+            leaves.append(Leaf(tuple(item.p.shape), dim, owner, dtype))
             if is_due(item) is not False:
                 names += [(number, name) for name in ("basis", *_SMALL)]
-                leaves.append(Leaf(_basis_shape(route), 1, owner, dtype))
+                leaves.append(Leaf(_basis_shape(route), None if dim is None else 1, owner, dtype))
                 leaves += [Leaf((route.batch,), None, owner, dtype) for _ in _SMALL]
         here = {
             i: results[name].to(leaves[i].dtype) for i, name in enumerate(names) if name in results
@@ -240,9 +241,9 @@ def _basis_of(item: Item) -> dict[str, Any]:
     return {name: value for name, value in item.state.items() if name.startswith("basis")}
 
 
-def _part(tensor: Tensor, leaf: Leaf, group: Any) -> Tensor:
+def _part(tensor: Tensor, leaf: Leaf, group: Group) -> Tensor:
     """What this rank holds of a tensor; one that was loaded whole is cut."""
-    if is_dtensor(tensor):
+    if is_dtensor(tensor) or leaf.dim is None:
         return local(tensor)
     dist = torch.distributed
     return leaf.cut(tensor, dist.get_world_size(group), dist.get_rank(group))

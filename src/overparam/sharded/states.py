@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from overparam.sharded.exchange import Exchange, Leaf
-from overparam.sharded.layout import cut_like, gathered, layout_of
+from overparam.sharded.layout import cut_among, cut_like, gathered
 
 if TYPE_CHECKING:
     from overparam.sharded.owned import Owned
@@ -40,8 +40,8 @@ def shared(
     places = {p: place for place, p in enumerate(params)}
     states = dict(packed["state"])
     for together in owned.alike(owned.shards(groups)):
-        layout = layout_of(together[0])
-        if not layout.is_simple:
+        layout = owned.layout(together[0])
+        if not layout.has_owner:
             continue  # every process has all of it
         mine = {places[p]: states.get(places[p], {}) for p in together if owned.owns(p)}
         table = _table(layout.group, mine)
@@ -59,7 +59,12 @@ def shared(
         here = {i: mine[k][name].detach() for i, (k, name) in enumerate(keys) if k in mine}
         parts = Exchange(layout.group, leaves).scatter(here, together[0].device)()
         for (place, name), leaf, part in zip(keys, leaves, parts, strict=True):
-            states[place][name] = cut_like(part.clone(), params[place], leaf.dim or 0, leaf.shape)
+            part, dim = part.clone(), leaf.dim or 0
+            states[place][name] = (
+                cut_like(part, params[place], dim, leaf.shape)
+                if layout.among is None
+                else cut_among(part, layout.among, dim, leaf.shape)
+            )
     ordered = {place: states.pop(place) for place in range(len(params)) if place in states}
     return {**packed, "state": {**ordered, **states}}
 
@@ -70,8 +75,8 @@ def agree_on_names(owned: Owned, state: MutableMapping[Tensor, State], shards: S
     All processes call it. The entries have the shapes of the owners' tensors and no memory.
     """
     for together in owned.alike(shards):
-        layout = layout_of(together[0])
-        if layout.is_simple:
+        layout = owned.layout(together[0])
+        if layout.has_owner:
             mine = {i: state.get(p, {}) for i, p in enumerate(together) if owned.owns(p)}
             for place, (_, contents) in _table(layout.group, mine).items():
                 if place not in mine and contents:
