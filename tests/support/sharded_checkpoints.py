@@ -11,13 +11,15 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.fsdp import fully_shard
 
-from overparam import EndToEnd, Factored
+from overparam import EndToEnd, Factored, collapse, collapse_state_dict, overparameterize
 from support.optim_cases import mixed
-from support.sharded_cases import Make, assert_equal, train
+from support.sharded_cases import Make, assert_equal, pair, train
 from support.sharded_layouts import by_layer
 
 MAKES: dict[str, Make] = {
@@ -69,13 +71,13 @@ def build(seed: int = 0) -> nn.Module:
     return model
 
 
-def write_all(world: int) -> None:
+def write_all(world: int, forms: tuple[str, ...] = tuple(FORMATS)) -> None:
     """Checkpoints after two steps."""
     for make, optimizer_of in MAKES.items():
         model = build()
         optimizer = optimizer_of(model)
         train(model, optimizer, 2)
-        for form in FORMATS:
+        for form in forms:
             save(model, optimizer, place(world, make, form), form)
 
 
@@ -92,12 +94,48 @@ def read_all(world: int, forms: tuple[str, ...] = tuple(FORMATS)) -> None:
             assert_equal(model, alone)
 
 
+def checkpoints_of_divided_work() -> None:
+    """Processes that hold the same weights and divide the factors, from one process and back."""
+    alone = mixed()
+    train(alone, MAKES["factors"](alone), 3)
+    for form in ("nested", "flattened"):
+        path = place(1, "factors", form)
+        for steps in (0, 1):
+            model = mixed(seed=1)
+            optimizer = Factored(
+                model, lr=0.05, inner="adamw", eps=1e-4, divide_among=dist.group.WORLD
+            )
+            load(model, optimizer, path, form)
+            path = path.with_name(f"divided-{form}")
+            if steps == 0:
+                save(model, optimizer, path, form)
+            train(model, optimizer, 1)
+            assert_equal(model, alone)
+
+
+def checkpoint_of_factors_in_the_model() -> None:
+    """overparameterize, then fully_shard: what is saved collapses to the plain model."""
+    model, alone = overparameterize(pair(), depth=2), overparameterize(pair(), depth=2)
+    fully_shard(model)
+    for each in (model, alone):
+        train(each, torch.optim.SGD(each.parameters(), lr=0.05, momentum=0.9), 3)
+    path = Path(os.environ[FOLDER], "overparameterized")
+    dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=path)
+    saved = {"model": overparameterize(pair(), depth=2).state_dict()}
+    dcp.load(saved, checkpoint_id=path)
+    plain = pair()
+    plain.load_state_dict(collapse_state_dict(saved["model"]))
+    assert_equal(plain, collapse(alone))
+
+
 def checkpoints_on_two() -> None:
     read_all(1)
     write_all(2)
+    checkpoints_of_divided_work()
+    checkpoint_of_factors_in_the_model()
 
 
 def checkpoints_on_four() -> None:
     read_all(1, ("flattened",))
     read_all(2, ("nested", "full"))
-    write_all(4)
+    write_all(4, ("nested", "flattened"))

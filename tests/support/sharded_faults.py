@@ -118,6 +118,20 @@ def a_weight_without_balanced_factors() -> None:
         Factored(narrow, lr=0.05, width=1)
 
 
+def parameters_that_are_exchanged() -> None:
+    """Some trainers shard the model after its optimizer is made, and exchange the parameters."""
+    for kind, options in ((EndToEnd, {"momentum": 0.9}), (Factored, {"inner": "sgd"})):
+        model, alone = mixed(), mixed()
+        optimizer = kind(model, lr=0.05, **options)
+        names = {p: name for name, p in model.named_parameters()}
+        by_layer(model)
+        for group in optimizer.param_groups:
+            group["params"] = [model.get_parameter(names[p]) for p in group["params"]]
+        train(model, optimizer, 3)
+        train(alone, kind(alone, lr=0.05, **options), 3)
+        assert_equal(model, alone)
+
+
 def layouts_that_are_refused() -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     pending = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()], run_check=False)
@@ -153,5 +167,6 @@ CASES = (
     a_gradient_that_others_lack,
     weights_that_others_change,
     a_weight_without_balanced_factors,
+    parameters_that_are_exchanged,
     layouts_that_are_refused,
 )
