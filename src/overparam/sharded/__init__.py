@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from overparam.layers.entries import names_of
 from overparam.layers.groups import parameter_names
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, as ``fully_shard`` and tensor parallelism make them."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+    kind = type(tensor)  # every step asks this of every parameter
+    return kind is not Parameter and kind is not Tensor and hasattr(tensor, "placements")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -78,11 +80,12 @@ def check_presence(groups: Sequence[dict[str, Any]], among: ProcessGroup | None)
     Raises:
         RuntimeError: names the parameters.
     """
-    shards = {p: name for p, name in parameter_names(list(groups)).items() if is_shared(p, among)}
-    if shards:
+    if any(is_shared(p, among) for group in groups for p in group["params"]):
         from overparam.sharded import agreement
 
-        agreement.check_presence(shards, among)
+        names = parameter_names(list(groups))
+        shared = {p: name for p, name in names.items() if is_shared(p, among)}
+        agreement.check_presence(shared, among)
 
 
 def mark_finite(items: Sequence[Item]) -> None:
