@@ -22,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 
 from overparam import EndToEnd, Factored
 from overparam.sharded.exchange import measured
+from overparam.sharded.plan import entries_of_end_to_end, entries_of_factored
 
 STEPS, LENGTH, WORDS, WIDTH = 5, 16, 12, 32
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -29,6 +30,8 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "EndToEnd, tracked": lambda model: EndToEnd(model, lr=0.1, momentum=0.9, basis="tracked"),
     "Factored": lambda model: Factored(model, lr=3e-3, inner="adamw", eps=1e-4),
 }
+# Attention holds queries, keys and values, and the output; m <= n.
+MATRICES = [(WIDTH, WIDTH)] * 8 + [(WIDTH, 4 * WIDTH)] * 4 + [(WORDS, WIDTH)]
 
 
 class Block(nn.Module):
@@ -98,6 +101,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> f
 def on_two_processes(rank: int, folder: str) -> None:
     """Train under fully_shard, and save."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # no one writes to what it returns
     rendezvous, patience = f"file://{folder}/rendezvous", timedelta(seconds=60)
     dist.init_process_group(
         "gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=patience
@@ -114,7 +118,9 @@ def on_two_processes(rank: int, folder: str) -> None:
         sent = torch.tensor(float(traffic.sent))
         dist.all_reduce(sent)
         if rank == 0:
-            print(f"{name}: {sent / 2:,.0f} bytes sent per step and process")
+            entries = entries_of_factored if name == "Factored" else entries_of_end_to_end
+            formula = 8 * sum(entries(m, n, 2) for m, n in MATRICES)
+            print(f"{name}: {sent / 2:,.0f} bytes per step and process; formula {formula:,.0f}")
         weights, state = get_state_dict(model, optimizer)
         dcp.save({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/{name}")
     dist.destroy_process_group()
