@@ -149,25 +149,22 @@ class Factored(Transform):
     def _step(self) -> None:
         self._check_groups()
         with self._owned.stepping():
-            self._step_on_weights()
-
-    def _step_on_weights(self) -> None:
-        weights = [w for w in self.store.weights(self.param_groups) if w[0].grad is not None]
-        before = self.store.adopt(weights, self._names)
-        try:
-            for p, layout, _ in weights:
-                assert p.grad is not None  # chosen by it
-                self.store.pull_back(p, layout, p.grad)
-            moved = self._inner_step()
-        except BaseException:
-            for p, held in before:
-                self.store.held(p).update(held)
-            raise
-        finally:
-            for p, _, _ in weights:
-                for factor in self.factors(p):
-                    factor.grad = None
-        self._settle(moved)
+            weights = [w for w in self.store.weights(self.param_groups) if w[0].grad is not None]
+            before = self.store.adopt(weights, self._names)
+            try:
+                for p, layout, _ in weights:
+                    assert p.grad is not None  # chosen by it
+                    self.store.pull_back(p, layout, p.grad)
+                moved = self._inner_step()
+            except BaseException:
+                for p, held in before:
+                    self.store.held(p).update(held)
+                raise
+            finally:
+                for p, _, _ in weights:
+                    for factor in self.factors(p):
+                        factor.grad = None
+            self._settle(moved)
 
     def refactor(self) -> None:
         """Balance the factors of the present weights, for example to undo their drift.
