@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
-from overparam import EndToEnd, Factored, Radial
+from overparam import EndToEnd, Factored, Radial, factor_product
 from overparam.sharded.exchange import measured
 from overparam.sharded.plan import entries_of_end_to_end, entries_of_factored
 from support.optim_cases import mixed
@@ -119,6 +119,29 @@ def a_weight_without_balanced_factors() -> None:
         Factored(narrow, lr=0.05, width=1)
 
 
+def factors_are_with_their_owner() -> None:
+    """One process has the factors of a weight; what needs all of them in one place is refused."""
+    model = mixed()
+    by_layer(model)
+    optimizer = Factored(model, lr=0.05, inner="sgd")
+    train(model, optimizer, 1)
+    weights = [row["parameter"] for row in optimizer.routing() if row["rule"] == "factors"]
+    assert weights
+    for name in weights:
+        p = model.get_parameter(name)
+        factors, product = optimizer.factors(p), whole(p.detach())
+        holders = torch.tensor(float(bool(factors)))
+        dist.all_reduce(holders)
+        assert holders == 1
+        if factors:
+            expected = factor_product(factors).reshape(product.shape)
+            torch.testing.assert_close(expected, product, rtol=0, atol=1e-12)
+    with pytest.raises(NotImplementedError, match=r"collapse\(\) is for one process"):
+        optimizer.collapse()
+    with pytest.raises(NotImplementedError, match=r"expand\(\) is for one process"):
+        Factored.expand(torch.optim.SGD(model.parameters(), lr=0.05))
+
+
 def parameters_that_are_exchanged() -> None:
     """Some trainers shard the model after its optimizer is made, and exchange the parameters."""
     for kind, options in ((EndToEnd, {"momentum": 0.9}), (Factored, {"inner": "sgd"})):
@@ -168,6 +191,7 @@ CASES = (
     a_gradient_that_others_lack,
     weights_that_others_change,
     a_weight_without_balanced_factors,
+    factors_are_with_their_owner,
     parameters_that_are_exchanged,
     layouts_that_are_refused,
 )

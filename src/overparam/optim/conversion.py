@@ -14,6 +14,7 @@ from overparam.factors import transport
 from overparam.factors.store import is_factored, layout_of, prefix_of
 from overparam.layers.choice import Choice
 from overparam.layers.entries import readings
+from overparam.sharded import check_alone
 
 if TYPE_CHECKING:
     from overparam.optim.factored import Factored
@@ -27,6 +28,7 @@ _OWN_OPTIONS = frozenset(
 @torch.no_grad()
 def collapse_optimizer(factored: Factored) -> Optimizer:
     """A plain inner optimizer on the weights; see :meth:`Factored.collapse`."""
+    check_alone("collapse()", factored.param_groups, factored._owned.among)
     inner, store = factored._inner, factored.store
     states: dict[Tensor, State] = {}
     for group in factored.param_groups:
@@ -57,6 +59,7 @@ def expand_optimizer(
     options: dict[str, Any],
 ) -> Factored:
     """Factors with the state of a plain optimizer; see :meth:`Factored.expand`."""
+    check_alone("expand()", optimizer.param_groups)
     # A scheduler starts from the initial_lr of a group where it has one.
     start = _copied({"initial_lr": options["lr"]}) if "lr" in options else {}
     words = {name: options.pop(name) for name in ("targets", "exclude") if name in options}

@@ -143,8 +143,8 @@ class Factored(Transform):
         super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
     def factors(self, p: Tensor) -> list[Tensor]:
-        """The factors ``[W_1, ..., W_N]`` of a weight; empty where it is not factored."""
-        return self.store.factors(p)
+        """The factors ``[W_1, ..., W_N]`` of a weight; empty where this process has none."""
+        return self.store.factors(p) if self._owned.owns(p) else []
 
     def _step(self) -> None:
         self._check_groups()

@@ -50,6 +50,21 @@ def check_layouts(group: dict[str, Any]) -> None:
             check_layout(name, p)
 
 
+def check_alone(
+    word: str, groups: Sequence[dict[str, Any]], among: ProcessGroup | None = None
+) -> None:
+    """Raise where several processes share parameters.
+
+    Raises:
+        NotImplementedError: names what is for one process.
+    """
+    if any(is_shared(p, among) for group in groups for p in group["params"]):
+        raise NotImplementedError(
+            f"{word} is for one process, and several share these parameters: save a checkpoint, "
+            f"load it in one process, and call {word} there."
+        )
+
+
 def is_zero(p: Tensor) -> bool:
     """Whether a tensor is zero, on all processes."""
     if not is_dtensor(p):
@@ -124,17 +139,21 @@ class Ownership:
     """
 
     def __init__(self, optimizer: Factored, among: ProcessGroup | None = None) -> None:
-        self._optimizer, self._among = optimizer, among
+        self._optimizer, self.among = optimizer, among
         self._known: Owned | None = None
 
     def _owned(self, groups: Sequence[dict[str, Any]]) -> Owned | None:
         """What knows the owners, once there is something to own."""
         params = (p for group in groups for p in group["params"])
-        if self._known is None and any(is_shared(p, self._among) for p in params):
+        if self._known is None and any(is_shared(p, self.among) for p in params):
             from overparam.sharded.owned import Owned
 
-            self._known = Owned(self._optimizer, self._among)
+            self._known = Owned(self._optimizer, self.among)
         return self._known
+
+    def owns(self, p: Tensor) -> bool:
+        """Whether this process has the factors of a weight."""
+        return self._known is None or self._known.owns(p)
 
     def admitting(self, group: dict[str, Any]) -> AbstractContextManager[None]:
         """A new group with whole weights in the place of shards, where this process owns them."""
