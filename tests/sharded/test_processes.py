@@ -35,6 +35,7 @@ def run_on(world: int, folder: Path, cases: tuple[Case, ...]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch 2.9 in its checkpoints
 def test_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sharded_checkpoints.FOLDER, str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -99,6 +99,7 @@ def run_all(rank: int, world: int, folder: str, cases: Iterable[Case]) -> None:
         timeout=datetime.timedelta(seconds=60),
     )
     warnings.filterwarnings("ignore", "all-zero weights")
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.9 in its checkpoints
     report, case = Path(folder, f"report-{rank}"), None
     try:
         for case in cases:
