@@ -61,7 +61,8 @@ def test_more_seeds_are_needed_for_a_smaller_effect():
     [
         (1.2, 1.1, 1.3, "faster"),
         (1.04, 1.02, 1.06, "too early"),  # above 1, but not by 5 %, and perhaps by more
-        (1.03, 1.02, 1.04, "as fast"),
+        (1.03, 1.02, 1.04, "not faster"),
+        (0.98, 0.94, 1.03, "not faster"),
         (1.2, 0.9, 1.5, "too early"),
         (0.8, 0.7, 0.9, "slower"),
         (0.5, 0.5, 0.5, "slower"),

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.comparison.engine import METHODS, compare
+from overparam.lab.comparison.names import folder_name
 from overparam.lab.terminal import say
 
 
@@ -41,7 +42,7 @@ class CompareCommand:
     trials: int = 8
     """Learning rates for each method."""
     controls: bool = True
-    """Add the radial step of the same depth to each method with depth."""
+    """Whether the radial step of the same depth is added to each method with depth."""
     name: Annotated[str | None, NO_DEFAULT] = None
     """Name of the folder below OUTPUT; by default that of the problem."""
     output: Path = Path("runs")
@@ -56,7 +57,7 @@ def run(command: CompareCommand, console: Console) -> int:
     """Carry out `overparam compare`; returns the exit status."""
     if command.workers < 0:
         raise ValueError(f"workers is {command.workers}; use at least 0.")
-    folder = command.output / (command.name or _folder_name(command.problem))
+    folder = command.output / (command.name or "compare-" + folder_name(command.problem))
     result = compare(
         command.problem,
         methods=command.methods,
@@ -73,15 +74,3 @@ def run(command: CompareCommand, console: Console) -> int:
     page = result.save(folder / "report.html")
     say(console, f"{result}\n\nReport: {page}")
     return 0
-
-
-def _folder_name(problem: str) -> str:
-    """A name for a folder, from the name of a problem.
-
-    Example:
-        >>> _folder_name("code/train.py:problem"), _folder_name('mlp(norm="batch")')
-        ('compare-train', 'compare-mlp-norm-batch')
-    """
-    word = Path(problem.rpartition(":")[0]).stem if ".py" in problem else problem
-    kept = "".join(c if c.isalnum() or c in "._-" else " " for c in word)
-    return "-".join(["compare", *kept.split()])

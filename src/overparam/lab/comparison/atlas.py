@@ -15,6 +15,7 @@ from overparam.data import DataError
 from overparam.lab.charts.study import styled
 from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.names import folder_name
 from overparam.lab.comparison.result import Result, interval
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.report.page import Section, html_list, html_table, write_page
@@ -43,7 +44,7 @@ FULL = (
     "advection-pinn",
     "sparse-regression",
 )
-_DECIDED = {"faster": True, "slower": False, "as fast": False, "too early": None}
+_DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def make_atlas(
                 budget=seconds / len(problems),
                 seeds=seeds,
                 controls=False,
-                directory=folder / _folder(name),
+                directory=folder / folder_name(name),
                 workers=workers,
                 console=console,
             )
@@ -122,7 +123,7 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
     """Write the page: the answer, one picture, and a page for each problem beside it."""
     rows, links = [], []
     for name, result in atlas.results.items():
-        result.save(path.parent / _folder(name) / "report.html")
+        result.save(path.parent / folder_name(name) / "report.html")
         links.append(f"{name}: {result.sentence}")
         for method in result.ranked:
             found = result.findings.speed_ups[method]
@@ -182,17 +183,13 @@ def _sentence(what: str, decisions: Sequence[str]) -> str:
 
     Example:
         >>> _sentence("Depth", ["faster", "slower", "slower", "too early"])
-        'Depth is faster in 1 of 4 cases, slower in 2, as fast in 0, undecided in 1: mostly no.'
+        'Depth is faster in 1 of 4 cases, slower in 2, not faster in 0, undecided in 1: mostly no.'
     """
     count = decisions.count
     verdict = verdict_of(_DECIDED[decision] for decision in decisions)
     return (
         f"{what} is faster in {count('faster')} of {len(decisions)} cases, slower in "
-        f"{count('slower')}, as fast in {count('as fast')}, undecided in {count('too early')}: "
+        f"{count('slower')}, not faster in {count('not faster')}, undecided in "
+        f"{count('too early')}: "
         f"{verdict}."
     )
-
-
-def _folder(name: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "._-" else " " for c in name)
-    return "-".join(kept.split())

@@ -72,7 +72,7 @@ def compare(
             machine of the same kind; the longest runs are twice as long.
         seeds: of the confirmation, at least 2. With fewer than 5 nothing is decided; 8 keep what
             the committed experiment promises, see benchmarks/comparison.md.
-        trials: learning rates for each method.
+        trials: learning rates for each method; all get more while a best one is at the edge.
         tuning_seeds: seeds for each learning rate.
         controls: add the radial step of the same depth to each method with factors or rule.
         directory: where every run is stored; the same call with the same directory goes on where

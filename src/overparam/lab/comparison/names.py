@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import Any
 
 
@@ -36,3 +37,15 @@ def parse_call(text: str, what: str) -> tuple[str, dict[str, Any]]:
             "numbers, strings or tuples."
         ) from None
     return word, options
+
+
+def folder_name(problem: str) -> str:
+    """A name for a folder, from the name of a problem.
+
+    Example:
+        >>> folder_name("code/train.py:problem"), folder_name('mlp(norm="batch")')
+        ('train', 'mlp-norm-batch')
+    """
+    word = Path(problem.rpartition(":")[0]).stem if ".py:" in problem else problem
+    kept = "".join(c if c.isalnum() or c in "._-" else " " for c in word)
+    return "-".join(kept.split())

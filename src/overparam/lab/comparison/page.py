@@ -25,9 +25,9 @@ _COLOURS = (
 
 _PROTOCOL = (
     "Equal budgets. Every method gets the same number of learning rates, and the same number of "
-    "seeds for each. The grid is extended until the best rate lies inside, then refined to a "
-    "factor of 1.4; a parabola through the rates near the best gives the rate that is used. Other "
-    "options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. 2023; "
+    "seeds for each. The grid is extended until the best rate of each lies inside, and refined "
+    "to a factor of 1.4; a parabola through the rates near the best gives the rate that is used. "
+    "Options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. 2023; "
     "Deep Learning Tuning Playbook, Godbole et al. 2023.)",
     "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "
     "run is judged at the end of its schedule only, on batches that are the same for every run, "
@@ -39,8 +39,8 @@ _PROTOCOL = (
     "Fresh seeds, paired. The seeds of the confirmation were not used in tuning; for each of them "
     "all methods start from the same weights and see the same batches. (Bouthillier et al. 2021.)",
     "A printed rule. A method is faster if the 95 % paired bootstrap interval of its log speed-up "
-    "lies above 0 and the median speed-up exceeds 5 %; slower the other way round; as fast if the "
-    "interval shows that both are within 5 %; otherwise it is too early to say, and the smallest "
+    "lies above 0 and the median speed-up exceeds 5 %; slower the other way round; not faster if "
+    "the interval excludes speed-ups above 5 %; otherwise it is too early to say, and the smallest "
     "effect that would have been seen in 80 % of repetitions is given. The interval is expanded "
     "for few seeds (Hesterberg 2015), and never narrower than Student's. (rliable, Agarwal et al. "
     "2021.)",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from overparam.lab.comparison.ladder import horizons, steps_to
-from overparam.lab.comparison.search import FIRST, Tuned, next_rung, rate, tuned
+from overparam.lab.comparison.search import FIRST, Tuned, is_edge, next_rung, rate, tuned
 from overparam.lab.comparison.statistics import SpeedUp, speed_up
 
 _TUNING_SEEDS = 1_000_000  # the first seed of tuning; those of confirmation start at 0
@@ -63,7 +63,8 @@ class Plan:
         starts: for each method, the learning rate at which its search starts.
         baselines: the methods without depth; the best of them sets the target.
         horizon: steps of the runs of tuning, and of the middle of the ladder.
-        trials: learning rates for each method.
+        trials: learning rates for each method; all get more, up to twice as many, while the best
+            one of some method is at the edge of those tried.
         tuning_seeds: seeds of each trial of tuning.
         seeds: seeds of confirmation.
         start_loss: judged loss before training, which counts for a run that failed.
@@ -175,11 +176,17 @@ def _tune(plan: Plan, outcomes: dict[Trial, Outcome]) -> Generator[list, list, d
         lr = rate(plan.starts[name], rung)
         return [Trial(name, lr, plan.horizon, seed) for seed in seeds]
 
-    while todo := {
-        name: FIRST[: plan.trials] if not losses else (next_rung(losses),)
-        for name, losses in found.items()
-        if len(losses) < plan.trials
-    }:
+    def searching() -> bool:
+        """Whether all have trials left; or some best rate is at the edge, and not for ever."""
+        tried = min(map(len, found.values()))
+        edge = any(is_edge(losses) for losses in found.values())
+        return tried < plan.trials or (edge and tried < 2 * plan.trials)
+
+    while searching():
+        todo = {
+            name: (next_rung(losses),) if losses else FIRST[: plan.trials]
+            for name, losses in found.items()
+        }
         asked = [(name, rung) for name, rungs in todo.items() for rung in rungs]
         yield from _ask([trial for each in asked for trial in trials(*each)], outcomes)
         for name, rung in asked:

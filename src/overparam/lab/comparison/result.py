@@ -107,7 +107,7 @@ class Result:
         for name in self.ranked:
             found, tuned = self.findings.speed_ups[name], self.findings.tuning[name]
             ratios = [
-                f"{found.median / self.cost_ratio(name, what):.2f}" for what in ("flops", "seconds")
+                _ratio(found.median / self.cost_ratio(name, what)) for what in ("flops", "seconds")
             ]
             note = ", lr at the edge" if tuned.edge else ""
             cells = [f"{tuned.lr:.3g}", f"{self.final_loss(name):.4g}", interval(found), *ratios]
@@ -116,7 +116,9 @@ class Result:
         rows += [[name, "", "", "", "", "", "failed"] for name in failed]
         if self.findings.control is not None:
             control = self.findings.control
-            says = "no difference" if control.decision in ("as fast", "too early") else "different!"
+            says = (
+                "no difference" if control.decision in ("not faster", "too early") else "different!"
+            )
             rows.append([f"A/A: {base}, other batches", "", "", interval(control), "", "", says])
         return header, rows
 
@@ -156,7 +158,7 @@ def answer(result: Result) -> str:
         return text
     if result.verdict is Verdict.NO:
         name = result.deep[0]
-        same = speeds[name].decision == "as fast"
+        same = speeds[name].decision == "not faster"
         what = "is as fast" if same else "is faster"
         which = "" if same and len(result.deep) == 1 else f"{name}: "
         return f"No. {base} alone {what} ({which}{_number(speeds[name])})."
@@ -189,6 +191,11 @@ def interval(found: SpeedUp) -> str:
     return f"{bound}{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
+def _ratio(value: float) -> str:
+    """A ratio; nothing where the baseline costs nothing that is counted."""
+    return f"{value:.2f}" if math.isfinite(value) else ""
+
+
 def _number(found: SpeedUp) -> str:
     bound = {-1: "at most ", 1: "at least ", 0: ""}[_bound(found)]
     text = f"speed-up {bound}{found.median:.2f}"
@@ -210,6 +217,8 @@ def _warnings(result: Result) -> Iterable[str]:
             f"The A/A control differs from itself ({_number(control)}): trust no verdict here, and "
             "use more seeds."
         )
+    if control is not None and set(control.values) == {1.0}:
+        yield "The A/A control says nothing: there are no other batches than those of the baseline."
     if plan.seeds < LEAST_SEEDS:
         yield f"Only {plan.seeds} seeds: fewer than {LEAST_SEEDS} decide nothing."
     edges = [n for n, found in findings.tuning.items() if found.edge and not found.failed]

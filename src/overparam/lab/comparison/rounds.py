@@ -16,6 +16,8 @@ from overparam.lab.comparison.trial import TrialJob, read_outcome
 from overparam.lab.executor import run_jobs
 from overparam.lab.progress import progress
 
+_CAUTION = 0.85  # a busy machine may get busier
+
 
 def carry_out(
     plan: Plan,
@@ -65,7 +67,7 @@ def carry_out(
             first, done = not done, done + sum(each.cost for each in jobs)
             left, needed = deadline - time.monotonic(), pace.seconds_for(total - done)
             if first and needed > left and plan.horizon > LEAST_STEPS:
-                shorter = int(plan.horizon * max(0.0, left) / pace.seconds_for(total))
+                shorter = int(_CAUTION * plan.horizon * max(0.0, left) / pace.seconds_for(total))
                 return max(LEAST_STEPS, shorter)
             try:
                 trials = game.send([read_outcome(each.file) for each in jobs])

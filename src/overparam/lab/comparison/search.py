@@ -92,10 +92,15 @@ def tuned(start: float, losses: Mapping[int, float]) -> Tuned:
     """
     rungs = sorted(losses)
     best = _best(losses)
-    edge = best in (rungs[0], rungs[-1])
+    edge = is_edge(losses)
     at = float(best) if edge else _vertex(losses, best)
     by_rate = {rate(start, rung): losses[rung] for rung in rungs}
     return Tuned(rate(start, at), by_rate, edge)
+
+
+def is_edge(losses: Mapping[int, float]) -> bool:
+    """Whether the best rung is the lowest or the highest, so that there may be a better one."""
+    return not losses or _best(losses) in (min(losses), max(losses))
 
 
 def _best(losses: Mapping[int, float]) -> int:

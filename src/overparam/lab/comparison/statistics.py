@@ -22,7 +22,7 @@ POWER = 0.8
 LEAST_SEEDS = 5  # with fewer, the bootstrap cannot reach beyond the values themselves
 _RESAMPLES = 20_000
 
-Decision = Literal["faster", "slower", "as fast", "too early"]
+Decision = Literal["faster", "slower", "not faster", "too early"]
 
 
 @dataclass(frozen=True)
@@ -122,21 +122,18 @@ def decide(median: float, low: float, high: float, threshold: float = THRESHOLD)
 
     - faster: the interval lies above 1 and the median above the threshold;
     - slower: the same the other way round;
-    - as fast: the interval shows that the method is not faster by more than the threshold, nor
-      slower by more;
+    - not faster: the interval shows that the method is not faster by more than the threshold;
     - too early: none of these, so more seeds or longer runs are needed.
 
     Example:
         >>> decide(1.42, 1.30, 1.55), decide(0.98, 0.96, 1.03), decide(1.02, 0.8, 1.3)
-        ('faster', 'as fast', 'too early')
+        ('faster', 'not faster', 'too early')
     """
     if low > 1 and median > threshold:
         return "faster"
     if high < 1 and median < 1 / threshold:
         return "slower"
-    if low >= 1 / threshold and high <= threshold:
-        return "as fast"
-    return "too early"
+    return "not faster" if high <= threshold else "too early"
 
 
 def speed_up(logs: Sequence[float], censored: int = 0) -> SpeedUp:

@@ -29,13 +29,11 @@ def shifted_gap(first: pl.DataFrame, second: pl.DataFrame) -> tuple[float, float
         shifted second one reaches.
 
     Example:
-        >>> steps = list(range(1, 60))
-        >>> first = pl.DataFrame({"step": steps, "distance": [1 / (1 + t) for t in steps]})
-        >>> second = pl.DataFrame({"step": steps, "distance": [1 / (t - 2) if t > 3 else 1 for t in
-        ...     steps]})
-        >>> shift, ratio = shifted_gap(first, second)
+        >>> first = pl.DataFrame({"step": range(9), "distance": [2.0**-t for t in range(9)]})
+        >>> late = [1.0, 1.0, *first["distance"][:7]]
+        >>> shift, ratio = shifted_gap(first, first.with_columns(distance=pl.Series(late)))
         >>> round(shift), round(ratio, 1)
-        (3, 1.0)
+        (2, 1.0)
     """
     lags = [steps_to(second, level) - steps_to(first, level) for level in _levels(first, second)]
     shifts = {0.0, *(lag for lag in lags if math.isfinite(lag))}
