@@ -12,8 +12,12 @@ from typing import Annotated, Any
 import tyro
 
 from overparam import __version__
+from overparam.lab.commands import atlas as atlas_command
+from overparam.lab.commands import compare as compare_command
 from overparam.lab.commands import data as data_command
 from overparam.lab.commands import run as run_command
+from overparam.lab.commands.atlas import AtlasCommand
+from overparam.lab.commands.compare import CompareCommand
 from overparam.lab.commands.data import DataCommand
 from overparam.lab.commands.options import REGISTRY
 from overparam.lab.commands.reproduce import ReproduceCommand, reproduce
@@ -35,9 +39,19 @@ Help on one command, the version, and a script that completes by TAB (bash, zsh 
 
 _SHELLS = ("bash", "zsh", "fish")
 
-Command = RunCommand | ReportCommand | ReproduceCommand | TheoryCommand | DataCommand
+Command = (
+    CompareCommand
+    | AtlasCommand
+    | RunCommand
+    | ReportCommand
+    | ReproduceCommand
+    | TheoryCommand
+    | DataCommand
+)
 
 COMMANDS: dict[str, type[Command]] = {
+    "compare": CompareCommand,
+    "atlas": AtlasCommand,
     "run": RunCommand,
     "report": ReportCommand,
     "reproduce": ReproduceCommand,
@@ -69,6 +83,10 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         command = parse(arguments)
+        if isinstance(command, CompareCommand):
+            return compare_command.run(command, console)
+        if isinstance(command, AtlasCommand):
+            return atlas_command.run(command, console)
         if isinstance(command, RunCommand):
             return run_command.run(command, console)
         if isinstance(command, ReportCommand):
@@ -106,12 +124,14 @@ def parse(arguments: list[str]) -> Command:
             command,
             prog=f"overparam {name}",
             description=inspect.getdoc(command),
-            default=_defaults(rest) if command is RunCommand else command(),
+            default=_default(command, rest),
             args=rest,
             **options,
         )
     return tyro.cli(
-        Annotated[RunCommand, _subcommand("run")]
+        Annotated[CompareCommand, _subcommand("compare")]
+        | Annotated[AtlasCommand, _subcommand("atlas")]
+        | Annotated[RunCommand, _subcommand("run")]
         | Annotated[ReportCommand, _subcommand("report")]
         | Annotated[ReproduceCommand, _subcommand("reproduce")]
         | Annotated[TheoryCommand, _subcommand("theory")]
@@ -121,6 +141,13 @@ def parse(arguments: list[str]) -> Command:
         args=arguments,
         **options,
     )
+
+
+def _default(command: type[Command], arguments: list[str]) -> Any:
+    """The options that hold without flags; a comparison has none, because it needs a problem."""
+    if issubclass(command, CompareCommand):
+        return tyro.MISSING_NONPROP
+    return _defaults(arguments) if issubclass(command, RunCommand) else command()
 
 
 def _defaults(arguments: list[str]) -> RunCommand:

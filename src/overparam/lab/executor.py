@@ -62,7 +62,7 @@ def run_jobs(
     Args:
         jobs: the jobs, started in this order.
         workers: number of processes on this machine, one thread each; 0 runs the jobs in this
-            process and does not report progress. Or an executor, whose workers share ``folder``.
+            process. Or an executor, whose workers share ``folder``.
         on_progress: called now and then with the cost of the work done so far, summed over jobs.
         folder: for the messages to and from workers, while they work; a temporary folder of this
             machine if there is none.
@@ -78,9 +78,15 @@ def run_jobs(
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
     on_progress(done)
     if workers == 0:
+
+        def add(cost: float) -> None:
+            nonlocal done
+            done += cost
+            on_progress(done)
+
         with single_thread():
             for job in todo:
-                job.train(lambda: False, lambda cost: None)
+                job.train(lambda: False, add)
         return True
     if not todo:
         return True

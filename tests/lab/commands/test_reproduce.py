@@ -71,7 +71,7 @@ def test_every_claim_has_a_verdict_from_its_evidence(folder):
     for claim in stored["claims"]:
         assert claim["evidence"], claim["statement"]
         holds = all(item["agrees"] is True for item in claim["evidence"])
-        assert (claim["verdict"] == "holds") == holds
+        assert (claim["verdict"] == "yes") == holds
 
 
 @pytest.mark.parametrize(

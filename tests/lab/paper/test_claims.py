@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overparam.lab.paper.claims import (
-    UNDECIDED,
     Claim,
     Evidence,
     order,
@@ -14,7 +13,7 @@ from overparam.lab.paper.claims import (
     within,
 )
 from overparam.lab.paper.distances import Interval, interval
-from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.verdicts import Verdict
 
 
 def claim(*answers):
@@ -24,15 +23,13 @@ def claim(*answers):
 @pytest.mark.parametrize(
     ("answers", "verdict"),
     [
-        ((True,), HOLDS),
-        ((True, True), HOLDS),
-        ((True, False), IN_PART),
-        ((True, None), IN_PART),
-        ((False,), FAILS),
-        ((False, None), FAILS),
-        ((None, None), UNDECIDED),
-        ((), UNDECIDED),
-        ((True, False, None), IN_PART),
+        ((True,), Verdict.YES),
+        ((True, True), Verdict.YES),
+        ((True, False), Verdict.MIXED),
+        ((True, None), Verdict.MOSTLY),
+        ((False,), Verdict.NO),
+        ((False, None), Verdict.MOSTLY_NO),
+        ((None, None), Verdict.TOO_EARLY),
     ],
 )
 def test_verdict_follows_from_the_evidence(answers, verdict):
@@ -41,13 +38,24 @@ def test_verdict_follows_from_the_evidence(answers, verdict):
 
 @given(st.lists(st.sampled_from([True, False, None]), max_size=6))
 def test_no_claim_holds_with_evidence_that_does_not_agree(answers):
-    assert (claim(*answers).verdict == HOLDS) == (bool(answers) and all(a is True for a in answers))
+    agree = bool(answers) and all(a is True for a in answers)
+    assert (claim(*answers).verdict == Verdict.YES) == agree
 
 
 def test_few_sentences_are_listed_and_many_are_counted():
     assert claim(True, False).evidence_in_short == "Number 0. Number 1."
     many = claim(True, True, False, None).evidence_in_short
-    assert many == "4 comparisons, listed below: 2 for, 1 against, 1 undecided."
+    assert many == (
+        "2 of 4 comparisons agree, 1 disagree, 1 undecided: mostly. They are listed below."
+    )
+
+
+def test_the_sentence_counts_cases_where_the_evidence_sums_them_up():
+    words = ("faster in {} of {} cells", "slower in {}")
+    made = Claim("A", "B", claim(True, False, None).evidence, "", (9, 25, 29), words)
+    assert made.verdict == Verdict.MOSTLY_NO
+    assert made.sentence == "Faster in 9 of 63 cells, slower in 25, 29 undecided: mostly no."
+    assert made.evidence_in_short.startswith(made.sentence)
 
 
 def test_order_needs_ranges_that_do_not_overlap():

@@ -10,7 +10,7 @@ from overparam.lab.paper.network import CnnResult, load_result, report
 from overparam.lab.problems.mnist_cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
 from overparam.lab.problems.mnist_cnn.penalty import FORMS
 from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS
-from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.verdicts import Verdict
 
 TINY = SCALES["tiny"]
 STEPS = (0, 20, 40)
@@ -73,7 +73,7 @@ def test_a_lower_penalty_alone_is_not_acceleration():
     claims = claims_of(result_of())
     accelerated = claims["Replacing"]
     assert [item.agrees for item in accelerated.evidence] == [True, None, None, None, None]
-    assert accelerated.verdict == IN_PART
+    assert accelerated.verdict == Verdict.TOO_EARLY
     agrees = [item.agrees for item in claims["The"].evidence]
     # All but the last: at the paper's size the product's penalty ends at a quarter of 0.04.
     assert agrees == [True] * 8 + [False]
@@ -81,10 +81,10 @@ def test_a_lower_penalty_alone_is_not_acceleration():
 
 def test_a_lower_cross_entropy_is_acceleration():
     claims = claims_of(result_of(product=FAST, errors=(0.1, 0.05)))
-    assert claims["Replacing"].verdict == HOLDS
+    assert claims["Replacing"].verdict == Verdict.YES
     slower = claims_of(result_of(plain=FAST, product=SLOW, errors=(0.05, 0.1),
                                  penalties={**PENALTIES, "product": (9.0, 9.0, 9.0)}))  # fmt: skip
-    assert slower["Replacing"].verdict == FAILS
+    assert slower["Replacing"].verdict == Verdict.NO
 
 
 def test_a_test_error_counted_on_few_images_decides_nothing():
@@ -146,17 +146,17 @@ def test_several_rates_are_tuned_for_each_network():
         return report(dataclasses.replace(result, curves=curves))
 
     made = tuned_where(["plain", "product"])
-    assert made.claims[-1].verdict == HOLDS
+    assert made.claims[-1].verdict == Verdict.YES
     assert "product at 0.02" in made.claims[-1].evidence[0].text
     assert "original at 0.02" in made.claims[-1].evidence[0].text
     assert made.sections[-1].heading == "The network at several learning rates"
-    assert tuned_where(["plain"]).claims[-1].verdict == HOLDS  # the winner is at the edge
+    assert tuned_where(["plain"]).claims[-1].verdict == Verdict.YES  # the winner is at the edge
     assert "the smallest or the largest tried for: Product" in tuned_where(["plain"]).claims[-1].why
     found = tuned_where(["product"]).claims[-1].evidence
     assert [item.agrees for item in found] == [None, None]
     assert all(e.text.endswith("lr of original at 0.01 is at the edge of the grid.") for e in found)
     result = result_of(study, plain=FAST, errors=(0.05, 0.1))
-    assert tuned_where(["plain", "product"]).claims[-1].verdict == FAILS
+    assert tuned_where(["plain", "product"]).claims[-1].verdict == Verdict.NO
     found = tuned_where(["plain"]).claims[-1].evidence
     assert [item.agrees for item in found] == [None, None]
     assert all(e.text.endswith("lr of product at 0.01 is at the edge of the grid.") for e in found)

@@ -25,9 +25,14 @@ from overparam.lab.prepare import PreparedStudy
 from overparam.lab.problems.mnist_cnn.jobs import CnnJob
 from overparam.lab.study import Shard
 from overparam.lab.terminal import say, show_table
-from overparam.lab.theory.check import FAILS, HOLDS
+from overparam.lab.verdicts import Verdict
 
-_COLOURS = {HOLDS: "green", FAILS: "red"}
+_COLOURS = {
+    Verdict.YES: "green",
+    Verdict.MOSTLY: "green",
+    Verdict.MOSTLY_NO: "red",
+    Verdict.NO: "red",
+}
 
 Baselines = tuple[dict[str, pl.DataFrame], dict[str, Mapping[str, float]]]
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from math import comb, isfinite, sqrt
 
 from overparam.lab.paper.distances import Interval
-from overparam.lab.theory.check import FAILS, HOLDS, IN_PART
+from overparam.lab.verdicts import Verdict, verdict_of
 
-UNDECIDED = "not decided"
 _FEW = 3
 
 
@@ -36,36 +35,45 @@ class Claim:
         authors: what the authors showed, or that they did not ask.
         evidence: the comparisons that decide.
         why: what explains the verdict or limits it.
+        counts: how many cases are for, against and undecided, where the evidence sums them up; by
+            default each piece of evidence is one case.
+        words: how to say the first two of them.
     """
 
     statement: str
     authors: str
     evidence: tuple[Evidence, ...]
     why: str = ""
+    counts: tuple[int, int, int] | None = None
+    words: tuple[str, str] = ("{} of {} comparisons agree", "{} disagree")
 
     @property
-    def verdict(self) -> str:
-        """``holds`` if all evidence agrees, ``holds in part`` if some does.
+    def cases(self) -> tuple[int, int, int]:
+        """How many cases are for, against and undecided."""
+        found = Counter(item.agrees for item in self.evidence)
+        return self.counts or (found[True], found[False], found[None])
 
-        Evidence that decides nothing counts neither for nor against, but keeps the claim from
-        holding as a whole.
-        """
-        decided = [item.agrees for item in self.evidence if item.agrees is not None]
-        if not decided:
-            return UNDECIDED
-        if all(decided):
-            return HOLDS if len(decided) == len(self.evidence) else IN_PART
-        return IN_PART if any(decided) else FAILS
+    @property
+    def verdict(self) -> Verdict:
+        """What all cases say, see :func:`overparam.lab.verdicts.verdict_of`."""
+        agree, against, undecided = self.cases
+        return verdict_of([True] * agree + [False] * against + [None] * undecided)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence that carries its numbers."""
+        agree, against, undecided = self.cases
+        good, bad = self.words
+        text = f"{good.format(agree, agree + against + undecided)}, {bad.format(against)}"
+        text += f", {undecided} undecided" if undecided else ""
+        return f"{text[:1].upper()}{text[1:]}: {self.verdict}."
 
     @property
     def evidence_in_short(self) -> str:
-        """The sentences of the evidence if they are few, otherwise how many agree."""
-        if len(self.evidence) <= _FEW:
+        """The sentences of the evidence if they are few, otherwise the verdict."""
+        if len(self.evidence) <= _FEW and self.counts is None:
             return " ".join(item.text for item in self.evidence)
-        counts = Counter(item.agrees for item in self.evidence)
-        words = {True: "for", False: "against", None: "undecided"}
-        shares = ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts[key])
-        return f"{len(self.evidence)} comparisons, listed below: {shares}."
+        return f"{self.sentence} They are listed below."
 
 
 def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Evidence:

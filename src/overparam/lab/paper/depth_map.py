@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import altair as alt
@@ -117,7 +118,7 @@ def _outcome(found: Interval, least: float, depth_at_edge: bool, plain_at_edge: 
 def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
     name = OPTIMIZERS[optimizer].label
     cells = table.filter(pl.col("optimizer") == name)
-    evidence = []
+    evidence, counts = [], Counter(cells["outcome"])
     for outcome, agrees in ((_FASTER, True), (_SLOWER, False), (_OPEN, None)):
         found = cells.filter(pl.col("outcome") == outcome)
         if len(found):
@@ -132,9 +133,10 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
         f"{name} is faster with depth than without, if both are tuned.",
         "Not asked; a question of ours.",
         tuple(evidence),
-        "The claim holds if every cell is faster, and does not hold if no cell is faster and some "
-        "are slower. This is at one horizon: a depth that is still near its start is slower. The "
-        "map shows which cells are faster.",
+        "This is at one horizon: a depth that is still near its start is slower. The map shows "
+        "which cells are faster.",
+        counts=(counts[_FASTER], counts[_SLOWER], counts[_OPEN]),
+        words=("faster in {} of {} cells", "slower in {}"),
     )
 
 

@@ -16,9 +16,14 @@ from overparam._files import write_whole
 from overparam.lab.paper.claims import Claim
 from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.report.page import Section, write_page
-from overparam.lab.theory.check import FAILS, HOLDS
+from overparam.lab.verdicts import Verdict
 
-_CLASSES = {HOLDS: "holds", FAILS: "fails"}
+_CLASSES = {
+    Verdict.YES: "holds",
+    Verdict.MOSTLY: "holds",
+    Verdict.NO: "fails",
+    Verdict.MOSTLY_NO: "fails",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ def _claim_html(claim: Claim) -> str:
     return (
         f"<h3>{escape(claim.statement)} "
         f"<span class='{_CLASSES.get(claim.verdict, 'part')}'>{escape(claim.verdict)}</span></h3>"
-        f"<p class='note'>The authors: {escape(claim.authors)}</p><ul>{items}</ul>"
+        f"<p class='note'>The authors: {escape(claim.authors)}</p>"
+        f"<p>{escape(claim.sentence)}</p><ul>{items}</ul>"
         f"<p>{escape(claim.why)}</p>"
     )
 

@@ -1,0 +1,150 @@
+"""How often the instrument is wrong: A/A comparisons, and a planted speed-up, on a real problem.
+
+    python benchmarks/comparison.py                    # 100 repetitions of the whole protocol
+    python benchmarks/comparison.py --repetitions 20
+
+Softmax regression on the digits in scikit-learn, trained by SGD with momentum. Each repetition
+plays the whole protocol of ``overparam compare``, tuning included, with starts and batches of its
+own, for three methods: ``a``; ``b``, which is the same optimizer on other batches; and ``p``, the
+same again, which takes 20 % more steps than it says. All runs that a round asks for, over all
+repetitions, are trained as one batch. A committed result lies in comparison.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from overparam.data import load_images
+from overparam.lab.comparison.protocol import Findings, Outcome, Plan, Rounds, Trial, protocol
+from overparam.lab.comparison.trial import schedule, seed_for
+
+PLANTED = 1.2
+BATCH, MOMENTUM, START = 64, 0.9, 0.1
+_TOGETHER = 512  # runs that are trained as one batch
+Asked = tuple[int, Trial]
+
+
+def main() -> None:
+    """Print how often each comparison was decided which way."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    findings = experiment(options.repetitions, options.steps, options.seeds)
+    print(
+        f"{options.repetitions} repetitions, runs of {options.steps} steps, {options.seeds} seeds"
+    )
+    for name, title in (("b", "A/A, tuned apart"), ("p", f"planted speed-up of {PLANTED}")):
+        found = [each.speed_ups[name] for each in findings]
+        counts = Counter(each.decision for each in found)
+        median = sorted(each.median for each in found)[len(found) // 2]
+        smallest = sorted(each.smallest for each in found)[len(found) // 2]
+        print(f"{title}: {dict(counts)}, median {median:.3f}, smallest effect {smallest:.3f}")
+    control = Counter(each.control.decision for each in findings if each.control)
+    print(f"A/A control of the protocol: {dict(control)}")
+    print(f"{time.perf_counter() - begin:.0f} s")
+
+
+def experiment(repetitions: int, steps: int, seeds: int) -> list[Findings]:
+    """The findings of all repetitions, whose rounds are played together."""
+    plan = Plan(dict.fromkeys("abp", START), ("a",), steps, seeds=seeds, start_loss=math.log(10))
+    games: list[Rounds] = [protocol(plan) for _ in range(repetitions)]
+    asked = {number: next(game) for number, game in enumerate(games)}
+    findings: dict[int, Findings] = {}
+    while asked:
+        answers = train([(number, trial) for number, trials in asked.items() for trial in trials])
+        for number, trials in list(asked.items()):
+            try:
+                sent = [Outcome(answers[number, trial]) for trial in trials]
+                asked[number] = games[number].send(sent)
+            except StopIteration as end:
+                findings[number] = end.value
+                del asked[number]
+    return [findings[number] for number in range(repetitions)]
+
+
+def train(asked: Sequence[Asked]) -> dict[Asked, float]:
+    """The judged loss of each run; runs of the same length are trained as one batch."""
+    inputs, labels = digits()
+    losses: dict[Asked, float] = {}
+    by_length: dict[int, list[Asked]] = {}
+    for each in asked:
+        by_length.setdefault(length(each[1]), []).append(each)
+    for steps, runs in by_length.items():
+        for first in range(0, len(runs), _TOGETHER):
+            part = runs[first : first + _TOGETHER]
+            found = softmax_regression(part, steps, inputs, labels)
+            losses.update(zip(part, found, strict=True))
+    return losses
+
+
+def length(trial: Trial) -> int:
+    """The steps that a run takes: the planted method takes more than it says."""
+    return round(trial.horizon * PLANTED) if trial.method == "p" else trial.horizon
+
+
+def softmax_regression(
+    runs: Sequence[Asked], steps: int, inputs: Tensor, labels: Tensor
+) -> list[float]:
+    """Mean loss on all images after training with the schedule of the protocol."""
+    starts = {key: start(key, inputs.shape[1]) for key in {start_key(run) for run in runs}}
+    weights = torch.stack([starts[start_key(run)] for run in runs])
+    velocity = torch.zeros_like(weights)
+    lrs = torch.tensor([trial.lr for _, trial in runs])[:, None, None]
+    orders = {key: order(key, steps, len(inputs)) for key in {order_key(run) for run in runs}}
+    rows = torch.stack([orders[order_key(run)] for run in runs])
+    for step in range(steps):
+        batch = rows[:, step]
+        x = inputs[batch]
+        errors = torch.softmax(x @ weights, -1) - functional.one_hot(labels[batch], 10)
+        velocity.mul_(MOMENTUM).add_(x.mT @ errors / BATCH)
+        weights -= lrs * schedule(step, steps) * velocity
+    logits = inputs @ weights
+    judged = functional.cross_entropy(
+        logits.movedim(-1, 1), labels.expand(len(runs), -1), reduction="none"
+    ).mean(1)
+    return judged.tolist()
+
+
+def start_key(run: Asked) -> tuple[int, int]:
+    """Runs with the same key start at the same weights."""
+    return run[0], run[1].seed
+
+
+def order_key(run: Asked) -> tuple[int, int, int]:
+    """Runs with the same key see the same batches: those of ``b`` and of the control do not."""
+    number, trial = run
+    return number, trial.seed, trial.stream + 2 * (trial.method == "b")
+
+
+def start(key: tuple[int, int], features: int) -> Tensor:
+    """Random weights."""
+    generator = torch.Generator().manual_seed(seed_for(key[1], f"start {key[0]}"))
+    return 0.1 * torch.randn(features, 10, generator=generator)
+
+
+def order(key: tuple[int, int, int], steps: int, count: int) -> Tensor:
+    """The rows of each batch, ``(steps, batch)``; a shorter run sees the beginning."""
+    generator = torch.Generator().manual_seed(seed_for(key[1], f"batches {key[0]} {key[2]}"))
+    return torch.stack([torch.randint(count, (BATCH,), generator=generator) for _ in range(steps)])
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Images in rows with values from 0 to 1, and their classes."""
+    data = load_images("digits", download=False)
+    return data.images.flatten(1).float() / 255, data.labels
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`overparam atlas`: where does depth help?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+
+from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.comparison.atlas import FULL, QUICK, make_atlas, write_atlas
+from overparam.lab.comparison.budget import seconds_of
+from overparam.lab.terminal import say
+
+
+@dataclass(frozen=True)
+class AtlasCommand:
+    """Compare methods with and without depth on many problems, and write one page.
+
+    After ctrl-C, the same command continues from where it stopped.
+
+    Examples:
+        overparam atlas --quick
+        overparam atlas --budget 8h
+    """
+
+    quick: Annotated[bool, NO_DEFAULT] = False
+    """Eight small problems in ten minutes; more say nothing than in the full atlas."""
+    budget: Annotated[str | None, NO_DEFAULT] = None
+    """Time for everything; by default 9min if quick, else 8h."""
+    seeds: int = 8
+    """Fresh seeds for each problem."""
+    output: Path = Path("runs")
+    """Folder in which the atlas is kept."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Number of processes, one thread each; 0 for none."""
+
+
+def run(command: AtlasCommand, console: Console) -> int:
+    """Carry out `overparam atlas`; returns the exit status."""
+    seconds = seconds_of(command.budget or ("9min" if command.quick else "8h"))
+    problems = QUICK if command.quick else FULL
+    folder = command.output / ("atlas-quick" if command.quick else "atlas")
+    atlas = make_atlas(
+        problems, seconds, folder, seeds=command.seeds, workers=command.workers, console=console
+    )
+    page = folder / "atlas.html"
+    write_atlas(atlas, page)
+    say(console, "\n".join([*atlas.sentences, "", f"Atlas: {page}"]))
+    return 0

@@ -1,0 +1,76 @@
+"""`overparam compare`: does depth help on a problem of yours?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.comparison.engine import METHODS, compare
+from overparam.lab.comparison.names import folder_name
+from overparam.lab.terminal import say
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Compare methods on a problem, each tuned alike, and write a page with the answer.
+
+    The problem is one of the lab's, or one of yours: script.py:name, where name is a Problem or a
+    function that returns one. After ctrl-C, the same command continues from where it stopped.
+
+    Examples:
+        overparam compare digits-mlp --budget 2min
+        overparam compare train.py:problem --methods adamw adamw+factors:2 --budget 10min
+        overparam compare 'digits-mlp(norm="batch")' --methods sgd sgd+rule:2 adamw+radial:4
+    """
+
+    problem: Annotated[str, tyro.conf.Positional]
+    """Name of a problem, or script.py:name."""
+    methods: tuple[str, ...] = METHODS
+    """Any optimizer of torch, alone or with +factors:N, +rule:N, +radial:r or +model:N."""
+    budget: str = "10min"
+    """Time for everything, such as 60s, 10min or 2h; it sets the length of the runs."""
+    steps: Annotated[int | None, NO_DEFAULT] = None
+    """Length of the runs of tuning, in place of a budget."""
+    seeds: int = 8
+    """Fresh seeds that confirm; with fewer than 5 nothing is decided."""
+    trials: int = 8
+    """Learning rates for each method."""
+    controls: bool = True
+    """Whether the radial step of the same depth is added to each method with depth."""
+    name: Annotated[str | None, NO_DEFAULT] = None
+    """Name of the folder below OUTPUT; by default that of the problem."""
+    output: Path = Path("runs")
+    """Folder in which comparisons are kept."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Number of processes, one thread each; 0 for none. The curves do not depend on it."""
+    overwrite: Annotated[bool, NO_DEFAULT] = False
+    """Replace another comparison that is stored under the same name."""
+
+
+def run(command: CompareCommand, console: Console) -> int:
+    """Carry out `overparam compare`; returns the exit status."""
+    if command.workers < 0:
+        raise ValueError(f"workers is {command.workers}; use at least 0.")
+    folder = command.output / (command.name or "compare-" + folder_name(command.problem))
+    result = compare(
+        command.problem,
+        methods=command.methods,
+        budget=command.budget,
+        steps=command.steps,
+        seeds=command.seeds,
+        trials=command.trials,
+        controls=command.controls,
+        directory=folder,
+        overwrite=command.overwrite,
+        workers=command.workers,
+        console=console,
+    )
+    page = result.save(folder / "report.html")
+    say(console, f"{result}\n\nReport: {page}")
+    return 0

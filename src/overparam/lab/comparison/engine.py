@@ -1,0 +1,154 @@
+"""Runs a comparison: plan, rounds of jobs, result."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor, nn
+
+from overparam.lab.comparison.budget import seconds_of
+from overparam.lab.comparison.methods import Method, parse_method
+from overparam.lab.comparison.plans import fingerprint, stored_plan, write_plan
+from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, Train, load_problem
+from overparam.lab.comparison.result import Result
+from overparam.lab.comparison.rounds import carry_out
+from overparam.lab.local_workers import local_pool
+from overparam.lab.terminal import open_console, say
+
+METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
+# Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
+_FORMAT = 1
+_ROUND_SHARE = 0.9  # of the budget is for the rounds; the rest for the page
+
+
+def compare(
+    problem: Problem | str | None = None,
+    *,
+    build: Callable[[], nn.Module] | None = None,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    data: Any = None,
+    train: Train | None = None,
+    evaluate: Mapping[str, Callable[[nn.Module], float]] | None = None,
+    judged_by: str = TRAINING_LOSS,
+    title: str = "Your model",
+    methods: Sequence[str] = METHODS,
+    budget: str | float = "10min",
+    steps: int | None = None,
+    seeds: int = 8,
+    trials: int = 8,
+    tuning_seeds: int = 2,
+    controls: bool = True,
+    directory: Path | str | None = None,
+    overwrite: bool = False,
+    workers: int = 0,
+    executor: Executor | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Does depth help here? Compare methods on a problem, tuned alike, at equal loss.
+
+    Give a problem, or ``build``, ``loss`` and ``data``, or ``build`` and ``train``; see
+    :class:`Problem`. The protocol is printed on the page of the result.
+
+    Args:
+        problem: a problem, or a name as on the command line.
+        build: makes the model.
+        loss: of the model on a batch.
+        data: a ``DataLoader``, a list of batches, or a function of a seed that returns batches.
+        train: a loop of your own, a generator ``train(optimizer, model, seed)``.
+        evaluate: functions of the model by name; lower is better.
+        judged_by: the training loss, or a name in ``evaluate``.
+        title: of the problem.
+        methods: names, at least one without depth.
+        budget: time for everything, which sets the length of the runs.
+        steps: length of the runs of tuning instead, which makes the numbers those of any other
+            machine of the same kind; the longest runs are twice as long.
+        seeds: of the confirmation, at least 2. With fewer than 5 nothing is decided; 8 keep what
+            the committed experiment promises, see benchmarks/comparison.md.
+        trials: learning rates for each method; all get more while a best one is at the edge.
+        tuning_seeds: seeds for each learning rate.
+        controls: add the radial step of the same depth to each method with factors or rule.
+        directory: where every run is stored; the same call with the same directory goes on where
+            it stopped.
+        overwrite: replace another comparison in that directory.
+        workers: processes, which need a problem that can be sent to them: one with a name, or
+            functions at the top level of a module. 0 trains in this process.
+        executor: any executor of PEP 3148 instead.
+        console: where progress is shown; by default standard error.
+
+    Returns:
+        The result: print it, or save it as a page.
+
+    Raises:
+        ValueError: a setting that cannot be used, or a budget that is too small.
+    """
+    given = problem
+    if given is None:
+        if build is None:
+            raise ValueError("give build, loss and data, or a problem.")
+        given = Problem(title, build, data, loss, train, dict(evaluate or {}), judged_by)
+    loaded = load_problem(given) if isinstance(given, str) else given
+    chosen = _methods(methods, controls)
+    for name, value, least in (
+        ("seeds", seeds, 2),
+        ("trials", trials, 3),
+        ("tuning_seeds", tuning_seeds, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; use at least {least}.")
+    if steps is not None and steps < 2:
+        raise ValueError(f"steps is {steps}; use at least 2.")
+    seconds = seconds_of(budget)
+    settings = {
+        "format": _FORMAT,
+        "problem": loaded.title,
+        "fingerprint": fingerprint(loaded),
+        "judged_by": loaded.judged_by,
+        "methods": [method.name for method in chosen],
+        "seeds": seeds,
+        "trials": trials,
+        "tuning_seeds": tuning_seeds,
+        "steps": steps,
+        "budget": None if steps is not None else seconds,
+    }
+    with ExitStack() as stack:
+        if directory is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = Path(directory)
+        deadline = math.inf if steps is not None else time.monotonic() + _ROUND_SHARE * seconds
+        plan, costs, identity = stored_plan(
+            folder, settings, loaded, chosen, seconds, workers, overwrite
+        )
+        pool = executor or (stack.enter_context(local_pool(workers)) if workers else 0)
+        console = console or open_console(stderr=True)
+        findings = carry_out(plan, costs, given, identity, folder, pool, console, deadline)
+        while isinstance(findings, int):
+            say(console, f"The machine is busy: runs of {findings} steps, not {plan.horizon}.")
+            plan, identity = write_plan(folder, settings, costs, chosen, findings)
+            findings = carry_out(plan, costs, given, identity, folder, pool, console, deadline)
+    return Result(loaded.title, loaded.judged_by, plan, costs, findings)
+
+
+def _methods(names: Sequence[str], controls: bool) -> list[Method]:
+    chosen = [parse_method(name) for name in names]
+    if controls:
+        chosen += [
+            parse_method(f"{method.plain_name}+radial:{method.amount:g}")
+            for method in chosen
+            if method.kind in ("factors", "rule", "model") and method.amount > 1
+        ]
+    chosen = list({method.name: method for method in chosen}.values())
+    if not any(method.is_baseline for method in chosen):
+        raise ValueError(
+            f"methods are {', '.join(names)}; add one without depth to compare with, such as "
+            f"{chosen[0].plain_name if chosen else 'adamw'!r}."
+        )
+    return chosen

@@ -1,0 +1,305 @@
+"""The page of a comparison: the answer, the evidence, the protocol."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from pathlib import Path
+from statistics import fmean, median
+
+import altair as alt
+import polars as pl
+
+from overparam.lab.charts.study import log_axis, rounded, styled
+from overparam.lab.comparison.protocol import CONTROL
+from overparam.lab.comparison.result import Result, percent
+from overparam.lab.comparison.statistics import expected_best, seeds_needed
+from overparam.lab.report.page import Section, html_list, html_table, write_page
+
+_WIDTH, _HEIGHT = 600, 340
+# Okabe and Ito's palette, which colour-blind readers can distinguish too.
+_COLOURS = (
+    "#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999",
+    "#7a3e9d", "#b8860b",
+)  # fmt: skip
+
+_PROTOCOL = (
+    "Equal budgets. Every method gets the same number of learning rates, and the same number of "
+    "seeds for each. The grid is extended until the best rate of each lies inside, and refined "
+    "to a factor of 1.4; a parabola through the rates near the best gives the rate that is used. "
+    "Options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. 2023; "
+    "Deep Learning Tuning Playbook, Godbole et al. 2023.)",
+    "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "
+    "run is judged at the end of its schedule only, on batches that are the same for every run, "
+    "with the model in evaluation mode.",
+    "A target fixed before the confirmation: the loss of the best method without depth in tuning.",
+    "A ladder of horizons. Each method is trained with five lengths, from half to twice that of "
+    "tuning, at its tuned learning rate; the steps to the target are read off between them. The "
+    "speed-up is the ratio of steps at equal loss. (Track 3 of modded-nanogpt.)",
+    "Fresh seeds, paired. The seeds of the confirmation were not used in tuning; for each of them "
+    "all methods start from the same weights and see the same batches. (Bouthillier et al. 2021.)",
+    "A printed rule. A method is faster if the 95 % paired bootstrap interval of its log speed-up "
+    "lies above 0 and the median speed-up exceeds 5 %; slower the other way round; not faster if "
+    "the interval excludes speed-ups above 5 %; otherwise it is too early to say, and the smallest "
+    "effect that would have been seen in 80 % of repetitions is given. The interval is expanded "
+    "for few seeds (Hesterberg 2015), and never narrower than Student's. (rliable, Agarwal et al. "
+    "2021.)",
+    "Controls. A/A: the baseline against itself with other batches must show no difference. The "
+    "radial step of the same depth is the part of depth that costs nothing. All methods have the "
+    "same warm-up. The step size is matched by tuning. Failures count as no progress, and are "
+    "listed.",
+    "Muon steps on hidden matrices; vectors, embeddings and excluded heads are left to AdamW at "
+    "the same learning rate.",
+)
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write the page of a result."""
+    plan, findings = result.plan, result.findings
+    compared = len(result.ranked)
+    sections = [
+        Section("What was found", _answer(result), _speed_chart(result), _SPEED_CAPTION)
+        if findings.speed_ups
+        else Section("What was found", _answer(result)),
+    ]
+    if findings.losses:
+        sections.append(Section("Loss against steps", "", _ladder_chart(result), _LADDER_CAPTION))
+    sections += [
+        Section("Learning rates", _tuning_table(result), _rate_chart(result), _RATE_CAPTION),
+        Section("Training curves", "", _curve_chart(result), _CURVE_CAPTION),
+        Section("What a step costs", _cost_table(result)),
+    ]
+    if result.failures:
+        sections.append(Section("What failed", _failures(result)))
+    sections.append(Section("The protocol", html_list(_PROTOCOL)))
+    write_page(
+        path,
+        title=result.sentence,
+        lead=f"{result.title}: does depth make training faster? {len(result.costs.methods)} "
+        f"methods, {plan.trials} learning rates each, {plan.horizon:,} steps in tuning and "
+        f"{plan.ladder[0]:,} to {plan.ladder[-1]:,} in the confirmation, {plan.seeds} fresh seeds, "
+        f"judged by the {result.judged_by}. {compared} comparisons, each with its own 95 % "
+        "interval.",
+        sections=sections,
+    )
+
+
+_SPEED_CAPTION = (
+    "Speed-up in steps at equal loss. Dots: seeds. Line: 95 % interval. Grey band: within 5 % of "
+    "the baseline, which counts for nothing."
+)
+_LADDER_CAPTION = (
+    "Judged loss at the end of runs of five lengths, median over fresh seeds. The dashed line is "
+    "the target; how far apart two methods cross it is the speed-up."
+)
+_RATE_CAPTION = (
+    "Judged loss at every learning rate that was tried, mean over the seeds of tuning. Crosses: "
+    "learning rates at which a run failed."
+)
+_CURVE_CAPTION = "Training loss within the runs of tuning length, median over fresh seeds."
+
+
+def _answer(result: Result) -> str:
+    header, rows = result.table()
+    warnings = html_list(result.warnings()) if result.warnings() else ""
+    target = f"<p class='note'>Target: loss {result.findings.target:.4g}.{_advice(result)}</p>"
+    return html_table(header, rows) + warnings + target
+
+
+def _advice(result: Result) -> str:
+    control = result.findings.control
+    if control is None:
+        return ""
+    logs = [math.log(value) for value in control.values]
+    needed = seeds_needed(logs, math.log(1.1))
+    return (
+        f" By the A/A control, a speed-up of 10 % can be seen with {needed} seeds, and the "
+        f"smallest that {result.plan.seeds} seeds show is {percent(control.smallest - 1)}."
+    )
+
+
+def _speed_chart(result: Result) -> alt.TopLevelMixin:
+    found = {name: result.findings.speed_ups[name] for name in result.ranked}
+    if result.findings.control is not None:
+        found[f"A/A: {result.findings.baseline}"] = result.findings.control
+    order = list(found)
+    dots = pl.DataFrame(
+        [(name, value) for name, each in found.items() for value in each.values],
+        schema={"method": pl.String, "value": pl.Float64},
+        orient="row",
+    )
+    bars = pl.DataFrame(
+        [(name, each.median, each.low, each.high) for name, each in found.items()],
+        schema={"method": pl.String, "median": pl.Float64, "low": pl.Float64, "high": pl.Float64},
+        orient="row",
+    )
+    x = alt.Scale(type="log", nice=False, padding=20)
+    axis = alt.Axis(values=[0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2], format="~g")
+    y = alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelLimit=220))
+    band = alt.Chart(pl.DataFrame({"low": [1 / 1.05], "high": [1.05]})).mark_rect(
+        color="#bbbbbb", opacity=0.35
+    )
+    layers = [
+        band.encode(x=alt.X("low:Q", scale=x), x2="high:Q"),
+        alt.Chart(rounded(bars))
+        .mark_rule(strokeWidth=3, color="#0072b2")
+        .encode(
+            x=alt.X("low:Q", scale=x, axis=axis, title="Speed-up in steps"),
+            x2="high:Q",
+            y=y,
+            tooltip=["method:N", "median:Q", "low:Q", "high:Q"],
+        ),
+        alt.Chart(rounded(dots))
+        .mark_circle(size=46, color="#1a1a1a", opacity=0.75)
+        .encode(x=alt.X("value:Q", scale=x), y=y, tooltip=["method:N", "value:Q"]),
+    ]
+    chart = alt.layer(*layers).properties(width=_WIDTH - 140, height=34 * len(order))
+    return styled(chart, "Speed-up of each method over the best baseline, with 95 % intervals.")
+
+
+def _ladder_chart(result: Result) -> alt.TopLevelMixin:
+    ladder = result.plan.ladder
+    rows = [
+        (name, steps, median(row[i] for row in losses))
+        for name, losses in result.findings.losses.items()
+        if not name.endswith(CONTROL)
+        for i, steps in enumerate(ladder)
+    ]
+    table = _lines(rows, ("method", "steps", "loss"))
+    target = alt.Chart(pl.DataFrame({"target": [result.findings.target]}))
+    chart = alt.layer(
+        _line(table, "steps", "loss", "Steps of the run", "Judged loss", result),
+        target.mark_rule(strokeDash=[4, 4], color="#5c5c5c").encode(
+            y=alt.Y("target:Q", scale=_scale(table))
+        ),
+    )
+    sized = chart.properties(width=_WIDTH, height=_HEIGHT)
+    return styled(sized, "Judged loss against the length of the run, for each method.")
+
+
+def _rate_chart(result: Result) -> alt.TopLevelMixin:
+    points = [
+        (name, lr, loss)
+        for name, found in result.findings.tuning.items()
+        for lr, loss in found.losses.items()
+    ]
+    worked = _lines(
+        [point for point in points if math.isfinite(point[2])], ("method", "lr", "loss")
+    )
+    failed = pl.DataFrame(
+        [(name, lr) for name, lr, loss in points if not math.isfinite(loss)],
+        schema={"method": pl.String, "lr": pl.Float64},
+        orient="row",
+    )
+    crosses = (
+        alt.Chart(rounded(failed))
+        .mark_point(shape="cross", angle=45, size=50, filled=True)
+        .encode(x="lr:Q", y=alt.value(8), color=_colour(result), tooltip=["method:N", "lr:Q"])
+    )
+    line = _line(worked, "lr", "loss", "Learning rate", "Judged loss", result)
+    chart = alt.layer(line, crosses).properties(width=_WIDTH, height=_HEIGHT)
+    return styled(chart, "Judged loss against the learning rate, for each method.")
+
+
+def _curve_chart(result: Result) -> alt.TopLevelMixin:
+    kept: dict[tuple[str, int], list[float]] = {}
+    for trial, outcome in result.findings.outcomes.items():
+        if trial.horizon == result.plan.horizon and trial.seed < result.plan.seeds:
+            for step, loss in outcome.curve if trial.stream == 0 else ():
+                kept.setdefault((trial.method, step), []).append(loss)
+    rows = [(name, step, median(losses)) for (name, step), losses in kept.items()]
+    table = _lines(rows, ("method", "step", "loss"))
+    line = _line(table, "step", "loss", "Step", "Training loss", result, points=False)
+    chart = alt.layer(line).properties(width=_WIDTH, height=_HEIGHT)
+    return styled(chart, "Training loss within a run, for each method.")
+
+
+def _lines(rows: list, names: tuple[str, str, str]) -> pl.DataFrame:
+    schema = dict(zip(names, (pl.String, pl.Float64, pl.Float64), strict=True))
+    return rounded(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _scale(table: pl.DataFrame) -> alt.Scale:
+    """Logarithmic where every loss is positive."""
+    positive = table.is_empty() or (table["loss"] > 0).all()
+    return alt.Scale(type="log" if positive else "linear", nice=False, zero=False, padding=8)
+
+
+def _line(
+    table: pl.DataFrame, x: str, y: str, across: str, up: str, result: Result, points: bool = True
+) -> alt.Chart:
+    highlight = alt.selection_point(fields=["method"], bind="legend")
+    wide = alt.Scale(type="log", nice=False)
+    mark = alt.Chart(table).mark_line(strokeWidth=2, point=points)
+    return mark.encode(
+        x=alt.X(f"{x}:Q", title=across, scale=wide, axis=log_axis()),
+        y=alt.Y(f"{y}:Q", title=up, scale=_scale(table), axis=log_axis()),
+        color=_colour(result),
+        opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
+        tooltip=["method:N", f"{x}:Q", f"{y}:Q"],
+    ).add_params(highlight)
+
+
+def _colour(result: Result) -> alt.Color:
+    names = list(result.costs.methods)
+    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
+    legend = alt.Legend(title=None, orient="top", columns=3, labelLimit=200)
+    return alt.Color("method:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
+
+
+def _tuning_table(result: Result) -> str:
+    """The learning rate of each method, and what tuning costs: the expected best of k."""
+    tuning = result.findings.tuning
+    ks = [k for k in (1, 2, 4, 8, 16) if k <= result.plan.trials]
+    rows = []
+    for name, found in tuning.items():
+        start = result.plan.start_loss
+        losses = [loss if math.isfinite(loss) else start for loss in found.losses.values()]
+        expected = expected_best(losses)
+        edge = " (edge)" if found.edge else ""
+        rows.append([name, f"{found.lr:.3g}{edge}", *(f"{expected[k - 1]:.4g}" for k in ks)])
+    header = ["method", "learning rate", *(f"best of {k}" for k in ks)]
+    note = (
+        "<p class='note'>Best of k: the expected lowest loss of k trials drawn from those that "
+        "were made (Dodge et al. 2019); how much it falls is what tuning is worth.</p>"
+    )
+    return html_table(header, rows) + note
+
+
+def _cost_table(result: Result) -> str:
+    rows = []
+    metrics = sorted({m for o in result.findings.outcomes.values() for m in o.metrics or ()})
+    for name, cost in result.costs.methods.items():
+        if cost.failure:
+            continue
+        shares = [f"{1000 * cost.seconds:.3g} ms", f"{cost.flops:.3g}"]
+        kept = [f"{cost.parameters:,}", f"{cost.state:,}"]
+        rows.append([name, *shares, *kept, *(_metric(result, name, metric) for metric in metrics)])
+    header = ["method", "seconds", "flops", "parameters", "state", *metrics]
+    note = (
+        "<p class='note'>Of one step: seconds as measured here, methods in turns; flops of matrix "
+        "products and convolutions (decompositions are not counted). Parameters of the model; "
+        "numbers that the optimizer keeps beside them, factors included.</p>"
+    )
+    return html_table(header, rows) + note
+
+
+def _metric(result: Result, name: str, metric: str) -> str:
+    values = [
+        outcome.metrics[metric]
+        for trial, outcome in result.findings.outcomes.items()
+        if trial.method == name
+        and trial.seed < result.plan.seeds
+        and trial.horizon == result.plan.horizon
+        and trial.stream == 0
+        and outcome.metrics
+    ]
+    return f"{fmean(values):.4g}" if values else ""
+
+
+def _failures(result: Result) -> str:
+    rows = [
+        [name, f"{failed} of {runs}" if runs else "could not start", escape(why)]
+        for name, why, failed, runs in result.failures
+    ]
+    return html_table(["method", "runs", "what happened"], rows)

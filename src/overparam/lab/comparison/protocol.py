@@ -1,0 +1,210 @@
+"""The protocol: tune every method alike, then confirm on fresh seeds. It trains nothing itself.
+
+:func:`protocol` is a generator: it yields the trials that it needs, all independent of each other,
+and is sent their outcomes. So the same code serves jobs in processes, a vectorized experiment and
+curves made up for a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from overparam.lab.comparison.ladder import horizons, steps_to
+from overparam.lab.comparison.search import FIRST, Tuned, is_edge, next_rung, rate, tuned
+from overparam.lab.comparison.statistics import SpeedUp, speed_up
+
+_TUNING_SEEDS = 1_000_000  # the first seed of tuning; those of confirmation start at 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training.
+
+    Attributes:
+        method: its name.
+        lr: peak of the schedule of the learning rate.
+        horizon: steps, at the end of which the learning rate is zero.
+        seed: of the start and of the batches.
+        stream: another number gives other batches from the same start.
+    """
+
+    method: str
+    lr: float
+    horizon: int
+    seed: int
+    stream: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial ends with.
+
+    Attributes:
+        loss: the judged loss; infinite after a failure.
+        curve: steps and training losses, means since the step before.
+        metrics: values of ``evaluate`` by name.
+        failure: what went wrong, in one line; empty if nothing did.
+    """
+
+    loss: float
+    curve: tuple[tuple[int, float], ...] = ()
+    metrics: Mapping[str, float] | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the first trial.
+
+    Attributes:
+        starts: for each method, the learning rate at which its search starts.
+        baselines: the methods without depth; the best of them sets the target.
+        horizon: steps of the runs of tuning, and of the middle of the ladder.
+        trials: learning rates for each method; all get more, up to twice as many, while the best
+            one of some method is at the edge of those tried.
+        tuning_seeds: seeds of each trial of tuning.
+        seeds: seeds of confirmation.
+        start_loss: judged loss before training, which counts for a run that failed.
+    """
+
+    starts: Mapping[str, float]
+    baselines: tuple[str, ...]
+    horizon: int
+    trials: int = 8
+    tuning_seeds: int = 2
+    seeds: int = 5
+    start_loss: float = math.inf
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The horizons of confirmation."""
+        return horizons(self.horizon)
+
+    def steps_of(self, method: str) -> int:
+        """Steps that all trials of a method take, without the A/A control."""
+        return self.trials * self.tuning_seeds * self.horizon + self.seeds * sum(self.ladder)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the protocol found.
+
+    Attributes:
+        tuning: by method.
+        baseline: the best method without depth; empty if every one failed.
+        target: the loss to reach: the baseline's at the end of tuning.
+        losses: of confirmation, by method: for each seed, one loss for each horizon.
+        speed_ups: in steps, by method, over the best baseline.
+        control: the A/A control: the baseline over itself with other batches.
+        outcomes: of all trials.
+    """
+
+    tuning: Mapping[str, Tuned]
+    baseline: str
+    target: float
+    losses: Mapping[str, list[list[float]]]
+    speed_ups: Mapping[str, SpeedUp]
+    control: SpeedUp | None
+    outcomes: Mapping[Trial, Outcome]
+
+
+Rounds = Generator[list[Trial], list[Outcome], Findings]
+CONTROL = "A/A"
+
+
+def protocol(plan: Plan) -> Rounds:
+    """Yield rounds of trials, be sent their outcomes, return the findings."""
+    outcomes: dict[Trial, Outcome] = {}
+    tuning = yield from _tune(plan, outcomes)
+    usable = [name for name in plan.baselines if not tuning[name].failed]
+    if not usable:
+        return Findings(tuning, "", math.nan, {}, {}, None, outcomes)
+    baseline = min(usable, key=lambda name: min(tuning[name].losses.values()))
+    trials = {
+        name: [
+            Trial(name.removesuffix(CONTROL), found.lr, horizon, seed, int(name.endswith(CONTROL)))
+            for seed in range(plan.seeds)
+            for horizon in plan.ladder
+        ]
+        for name, found in {**tuning, baseline + CONTROL: tuning[baseline]}.items()
+        if not found.failed
+    }
+    yield from _ask([trial for group in trials.values() for trial in group], outcomes)
+    losses = {name: _rows(plan, group, outcomes) for name, group in trials.items()}
+    target = min(tuning[baseline].losses.values())
+    speeds = {
+        name: compare_ladders(plan.ladder, losses[baseline], rows, target)
+        for name, rows in losses.items()
+        if name != baseline
+    }
+    control = speeds.pop(baseline + CONTROL)
+    return Findings(tuning, baseline, target, losses, speeds, control, outcomes)
+
+
+def compare_ladders(
+    ladder: Sequence[int],
+    baseline: Sequence[Sequence[float]],
+    method: Sequence[Sequence[float]],
+    target: float,
+) -> SpeedUp:
+    """The speed-up of a method over a baseline at a target, over paired seeds.
+
+    Args:
+        ladder: horizons, ascending.
+        baseline: for each seed, one loss for each horizon.
+        method: the same.
+        target: the loss to reach.
+    """
+    logs, censored = [], 0
+    for base, own in zip(baseline, method, strict=True):
+        (steps, outside), (other, other_outside) = (
+            steps_to(target, ladder, losses) for losses in (base, own)
+        )
+        logs.append(math.log(steps / other))
+        censored += outside or other_outside
+    return speed_up(logs, censored)
+
+
+def _tune(plan: Plan, outcomes: dict[Trial, Outcome]) -> Generator[list, list, dict[str, Tuned]]:
+    seeds = range(_TUNING_SEEDS, _TUNING_SEEDS + plan.tuning_seeds)
+    found: dict[str, dict[int, float]] = {name: {} for name in plan.starts}
+
+    def trials(name: str, rung: int) -> list[Trial]:
+        lr = rate(plan.starts[name], rung)
+        return [Trial(name, lr, plan.horizon, seed) for seed in seeds]
+
+    def searching() -> bool:
+        """Whether all have trials left; or some best rate is at the edge, and not for ever."""
+        tried = min(map(len, found.values()))
+        edge = any(is_edge(losses) for losses in found.values())
+        return tried < plan.trials or (edge and tried < 2 * plan.trials)
+
+    while searching():
+        todo = {
+            name: (next_rung(losses),) if losses else FIRST[: plan.trials]
+            for name, losses in found.items()
+        }
+        asked = [(name, rung) for name, rungs in todo.items() for rung in rungs]
+        yield from _ask([trial for each in asked for trial in trials(*each)], outcomes)
+        for name, rung in asked:
+            found[name][rung] = fmean(outcomes[trial].loss for trial in trials(name, rung))
+    return {name: tuned(plan.starts[name], losses) for name, losses in found.items()}
+
+
+def _ask(
+    trials: list[Trial], outcomes: dict[Trial, Outcome]
+) -> Generator[list[Trial], list[Outcome], None]:
+    answers = yield trials
+    outcomes.update(zip(trials, answers, strict=True))
+
+
+def _rows(
+    plan: Plan, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]
+) -> list[list[float]]:
+    losses = [outcomes[trial].loss for trial in trials]
+    finite = [loss if math.isfinite(loss) else plan.start_loss for loss in losses]
+    width = len(plan.ladder)
+    return [finite[i : i + width] for i in range(0, len(finite), width)]

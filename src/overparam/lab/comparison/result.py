@@ -1,0 +1,244 @@
+"""The result of a comparison: one sentence first, then its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+from overparam.lab.comparison.costs import Costs
+from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.protocol import Findings, Plan
+from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp
+from overparam.lab.verdicts import Verdict
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found; printing it gives the answer and a table.
+
+    Attributes:
+        title: of the problem.
+        judged_by: what runs are judged by.
+        plan: what was fixed before the first trial.
+        costs: of each method.
+        findings: of the protocol.
+    """
+
+    title: str
+    judged_by: str
+    plan: Plan
+    costs: Costs
+    findings: Findings
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The methods that were compared with the best baseline, fastest first."""
+        speeds = self.findings.speed_ups
+        return sorted(speeds, key=lambda name: -speeds[name].median)
+
+    @property
+    def deep(self) -> list[str]:
+        """Those of them that have depth, fastest first."""
+        return [name for name in self.ranked if not parse_method(name).is_baseline]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether depth makes the training faster, in steps."""
+        found = [self.findings.speed_ups[name].decision for name in self.deep]
+        if "faster" in found:
+            return Verdict.YES
+        return Verdict.TOO_EARLY if "too early" in found or not found else Verdict.NO
+
+    @property
+    def sentence(self) -> str:
+        """The answer, with its number."""
+        return answer(self)
+
+    @property
+    def failures(self) -> list[tuple[str, str, int, int]]:
+        """Method, reason, runs that failed for it, and runs of the method; none is fatal."""
+        rows = [
+            (name, cost.failure, 0, 0) for name, cost in self.costs.methods.items() if cost.failure
+        ]
+        runs: dict[str, int] = {}
+        counts: dict[tuple[str, str], int] = {}
+        for trial, outcome in self.findings.outcomes.items():
+            runs[trial.method] = runs.get(trial.method, 0) + 1
+            if outcome.failure:
+                reason = outcome.failure.partition(" at step")[0]
+                counts[trial.method, reason] = counts.get((trial.method, reason), 0) + 1
+        return rows + [(name, why, count, runs[name]) for (name, why), count in counts.items()]
+
+    def final_loss(self, name: str) -> float:
+        """Median judged loss over fresh seeds, after as many steps as in tuning."""
+        middle = self.plan.ladder.index(self.plan.horizon)
+        return median(row[middle] for row in self.findings.losses[name])
+
+    def cost_ratio(self, name: str, what: str) -> float:
+        """Cost of a step of a method over that of the best baseline, in seconds or flops."""
+        own, base = (getattr(self.costs.methods[n], what) for n in (name, self.findings.baseline))
+        return own / base if base else math.nan
+
+    def save(self, path: Path | str) -> Path:
+        """Write the page, which opens without a network.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from overparam.lab.comparison.page import write_result  # charts take a second to import
+
+        write_result(self, Path(path))
+        return Path(path)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: one for each method, then the A/A control."""
+        header = ["method", "lr", "loss", "speed-up in steps", "in flops", "in seconds", "verdict"]
+        base = self.findings.baseline
+        rows = []
+        if base:
+            lr = self.findings.tuning[base].lr
+            rows.append(
+                [base, f"{lr:.3g}", f"{self.final_loss(base):.4g}", "1", "1", "1", "baseline"]
+            )
+        for name in self.ranked:
+            found, tuned = self.findings.speed_ups[name], self.findings.tuning[name]
+            ratios = [
+                _ratio(found.median / self.cost_ratio(name, what)) for what in ("flops", "seconds")
+            ]
+            note = ", lr at the edge" if tuned.edge else ""
+            cells = [f"{tuned.lr:.3g}", f"{self.final_loss(name):.4g}", interval(found), *ratios]
+            rows.append([name, *cells, found.decision + note])
+        failed = [n for n in self.costs.methods if n != base and n not in self.findings.speed_ups]
+        rows += [[name, "", "", "", "", "", "failed"] for name in failed]
+        if self.findings.control is not None:
+            control = self.findings.control
+            says = (
+                "no difference" if control.decision in ("not faster", "too early") else "different!"
+            )
+            rows.append([f"A/A: {base}, other batches", "", "", interval(control), "", "", says])
+        return header, rows
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
+        return "\n".join([self.sentence, *self.warnings(), "", *lines])
+
+    def warnings(self) -> list[str]:
+        """What a reader should know before believing the answer."""
+        return list(_warnings(self))
+
+
+def answer(result: Result) -> str:
+    """The answer in one sentence, or two where steps and seconds disagree."""
+    base, speeds = result.findings.baseline, result.findings.speed_ups
+    if not base:
+        return "Too early to say: no method without depth ended with a finite loss."
+    if not result.deep:
+        if result.failures or any(not parse_method(n).is_baseline for n in result.costs.methods):
+            return f"Too early to say: no method with depth could be trained; {base} could."
+        return f"{base} is the best of the methods without depth; none with depth was compared."
+    if result.verdict is Verdict.YES:
+        name = next(name for name in result.deep if speeds[name].decision == "faster")
+        found = speeds[name]
+        text = (
+            f"Yes. {name} reaches the loss of {base} in {percent(1 / found.median)} of the steps "
+            f"({_number(found)})."
+        )
+        ratio = result.cost_ratio(name, "seconds")
+        if found.median / ratio <= 1:
+            text += f" But its steps take {ratio:.2g} times as long: in seconds it is not faster."
+        return text
+    if result.verdict is Verdict.NO:
+        name = result.deep[0]
+        same = speeds[name].decision == "not faster"
+        what = "is as fast" if same else "is faster"
+        which = "" if same and len(result.deep) == 1 else f"{name}: "
+        return f"No. {base} alone {what} ({which}{_number(speeds[name])})."
+    name = next(name for name in result.deep if speeds[name].decision == "too early")
+    found = speeds[name]
+    return (
+        f"Too early to say. Against {base}: {name} ({_number(found)}); the smallest effect that "
+        f"could have been seen is {percent(found.smallest - 1)}."
+    )
+
+
+def percent(share: float) -> str:
+    """A share in per cent.
+
+    Example:
+        >>> percent(0.174)
+        '17 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+def interval(found: SpeedUp) -> str:
+    """A speed-up with its interval, in short.
+
+    Example:
+        >>> interval(SpeedUp((1.2, 1.3), 1.25, 1.1, 1.4, "faster", 1.1))
+        '1.25 [1.10, 1.40]'
+    """
+    bound = {-1: "≤ ", 1: "≥ ", 0: ""}[_bound(found)]
+    return f"{bound}{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _ratio(value: float) -> str:
+    """A ratio; nothing where the baseline costs nothing that is counted."""
+    return f"{value:.2f}" if math.isfinite(value) else ""
+
+
+def _number(found: SpeedUp) -> str:
+    bound = {-1: "at most ", 1: "at least ", 0: ""}[_bound(found)]
+    text = f"speed-up {bound}{found.median:.2f}"
+    return text if _bound(found) else f"{text}, 95 % interval {found.low:.2f} to {found.high:.2f}"
+
+
+def _bound(found: SpeedUp) -> int:
+    """Whether the true value lies outside of the ladder for most seeds, and on which side."""
+    if 2 * found.censored <= len(found.values):
+        return 0
+    return 1 if found.median > 1 else -1
+
+
+def _warnings(result: Result) -> Iterable[str]:
+    findings, plan = result.findings, result.plan
+    control = findings.control
+    if control is not None and control.decision in ("faster", "slower"):
+        yield (
+            f"The A/A control differs from itself ({_number(control)}): trust no verdict here, and "
+            "use more seeds."
+        )
+    if control is not None and set(control.values) == {1.0}:
+        yield "The A/A control says nothing: there are no other batches than those of the baseline."
+    if plan.seeds < LEAST_SEEDS:
+        yield f"Only {plan.seeds} seeds: fewer than {LEAST_SEEDS} decide nothing."
+    edges = [n for n, found in findings.tuning.items() if found.edge and not found.failed]
+    if edges:
+        yield (
+            f"The best learning rate is at the edge of those tried for {', '.join(edges)}: more "
+            "trials may help them."
+        )
+    for name, why, failed, runs in result.failures:
+        yield (
+            f"{name} failed in {failed} of {runs} runs: {why}."
+            if runs
+            else f"{name} could not be trained: {why}."
+        )
+    if findings.baseline:
+        first, *_, last = (
+            median(column) for column in zip(*findings.losses[findings.baseline], strict=True)
+        )
+        if not first > last:
+            yield (
+                "Four times as many steps do not lower the loss of the baseline, so speed means "
+                "nothing here: take shorter runs, or a problem that is not solved so soon."
+            )

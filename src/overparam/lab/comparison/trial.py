@@ -1,0 +1,327 @@
+"""One trial: a model, an optimizer of the shipped classes, a schedule; and its job."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from overparam._files import write_whole
+from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, load_problem
+from overparam.lab.comparison.protocol import Outcome, Trial
+from overparam.lab.resume import train_resumably
+
+WARM_UP = 0.1  # share of the steps
+POINTS = 32  # of a stored curve
+JUDGED_BATCHES = 8
+_JUDGE_SEED = 2**31 - 1
+_CHUNK_STEPS = 10
+_TAIL = 0.1  # share of the steps whose losses judge a problem that trains by itself
+
+
+def schedule(step: int, horizon: int) -> float:
+    """The factor on the learning rate: linear warm-up, then linear decay to zero at the horizon.
+
+    Args:
+        step: counted from 0.
+        horizon: number of steps.
+
+    Example:
+        >>> [schedule(step, 20) for step in (0, 1, 2, 11, 19)]
+        [0.5, 1.0, 1.0, 0.5, 0.05555555555555555]
+    """
+    warm_up = max(1, round(WARM_UP * horizon))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return (horizon - step) / (horizon - warm_up)
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed for one purpose, independent of those for others."""
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators that a model or a loss may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - users' code draws from it
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave all global generators as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+@functools.lru_cache(maxsize=8)
+def judged_batches(problem: Problem) -> tuple[Any, ...]:
+    """The batches on which every run of a problem is judged."""
+    return tuple(itertools.islice(problem.stream(_JUDGE_SEED), JUDGED_BATCHES))
+
+
+def judged_loss(problem: Problem, model: nn.Module) -> float:
+    """The training loss on batches that are the same for every run."""
+    assert problem.loss is not None  # the caller has checked that it does not train by itself
+    # With gradients enabled, because the loss may be made of derivatives of the model.
+    losses = [float(problem.loss(model, batch).detach()) for batch in judged_batches(problem)]
+    return math.fsum(losses) / len(losses)
+
+
+@torch.no_grad()
+def evaluated(problem: Problem, model: nn.Module) -> dict[str, float]:
+    """What the functions of a problem say about a model."""
+    return {name: float(function(model)) for name, function in problem.evaluate.items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and random numbers that training does not see."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(_JUDGE_SEED)
+            yield
+    finally:
+        model.train(training)
+
+
+class TrialRun:
+    """A trial that can stop and go on; whatever the user's code raises is recorded.
+
+    Args:
+        problem: what is trained.
+        trial: how.
+    """
+
+    def __init__(self, problem: Problem, trial: Trial) -> None:
+        self.problem, self.trial = problem, trial
+        self.step = 0
+        self.failure = ""
+        self.curve: list[tuple[int, float]] = []
+        self.since: list[float] = []
+        self._tail: list[float] = []
+        last = trial.horizon
+        self._points = sorted({max(1, round(last * i / POINTS)) for i in range(1, POINTS + 1)})
+        with self._recording():
+            self.model, self.optimizer = start(problem, trial)
+            self._lrs = [group["lr"] for group in self.optimizer.param_groups]
+            seed = seed_for(trial.seed, f"batches {trial.stream}")
+            if problem.train is None:
+                self._batches = problem.stream(seed)
+                self._steps = self._own_loop()
+            else:
+                self._steps = self._users(seed)
+            seed_all(seed_for(trial.seed, f"training {trial.stream}"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the horizon is reached, or something went wrong."""
+        return bool(self.failure) or self.step >= self.trial.horizon
+
+    def advance(self, steps: int) -> None:
+        """Train for at most ``steps`` steps."""
+        with self._recording():
+            for _ in range(steps):
+                if self.finished:
+                    return
+                self._advance()
+
+    def outcome(self) -> Outcome:
+        """What the trial ends with."""
+        loss, metrics = math.inf, None
+        with self._recording():
+            if not self.failure:
+                with evaluating(self.model):
+                    metrics = evaluated(self.problem, self.model)
+                    loss = self._judged(metrics)
+        if self.failure or not math.isfinite(loss):
+            failure = self.failure or f"the judged loss is {loss}"
+            return Outcome(math.inf, tuple(self.curve), None, failure)
+        return Outcome(loss, tuple(self.curve), metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue; a problem that trains by itself starts again."""
+        if self.problem.train is not None or self.failure:
+            return {"failure": self.failure}
+        return {
+            "failure": "",
+            "step": self.step,
+            "curve": self.curve,
+            "since": self.since,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state saved by the same trial."""
+        self.failure = self.failure or state["failure"]
+        if "step" not in state or self.failure:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.curve, self.since = [tuple(point) for point in state["curve"]], state["since"]
+        self.step = state["step"]
+        for _ in range(self.step):  # the batches that have been seen
+            next(self._batches)
+        torch.set_rng_state(state["random"])
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # it may be the user's code, and other trials go on
+            line = str(error).strip().splitlines()
+            self.failure = f"{type(error).__name__}: {line[0] if line else 'no message'}"[:300]
+
+    def _advance(self) -> None:
+        factor = schedule(self.step, self.trial.horizon)
+        for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * factor
+        value = next(self._steps)
+        if not math.isfinite(value):
+            self.failure = f"diverged at step {self.step}"
+            return
+        self.step += 1
+        self.since.append(value)
+        if self.step > (1 - _TAIL) * self.trial.horizon:
+            self._tail.append(value)
+        if self.step == self._points[len(self.curve)]:
+            self.curve.append((self.step, math.fsum(self.since) / len(self.since)))
+            self.since = []
+
+    def _own_loop(self) -> Iterator[float]:
+        assert self.problem.loss is not None  # checked by Problem
+        while True:
+            loss = self.problem.loss(self.model, next(self._batches))
+            value = float(loss.detach())
+            if math.isfinite(value):
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+            yield value
+
+    def _users(self, seed: int) -> Iterator[float]:
+        assert self.problem.train is not None  # the caller has looked
+        for loss in self.problem.train(self.optimizer, self.model, seed):
+            yield float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        raise RuntimeError(f"train stopped after {self.step} steps; it must yield without end.")
+
+    def _judged(self, metrics: dict[str, float]) -> float:
+        if self.problem.judged_by != TRAINING_LOSS:
+            return metrics[self.problem.judged_by]
+        if self.problem.train is not None:
+            return math.fsum(self._tail) / len(self._tail)
+        return judged_loss(self.problem, self.model)
+
+
+def start(problem: Problem, trial: Trial) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model at its start, which depends on the seed alone, and the optimizer of the method."""
+    seed_all(seed_for(trial.seed, "start"))
+    model = problem.build()
+    seed_all(seed_for(trial.seed, "method"))
+    return model, parse_method(trial.method).make(model, trial.lr, problem.exclude)
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A trial as a job: the unit of work, of storage and of resuming.
+
+    Attributes:
+        problem: what is trained, or its name.
+        trial: how.
+        identity: of the comparison.
+        folder: of its files.
+        step_seconds: of one step, for progress.
+    """
+
+    problem: Problem | str
+    trial: Trial
+    identity: str
+    folder: Path
+    step_seconds: float = 1.0
+
+    @property
+    def cost(self) -> float:
+        """Seconds of the whole trial, as measured at the beginning."""
+        return self.trial.horizon * self.step_seconds
+
+    @property
+    def file(self) -> Path:
+        """The file with the outcome."""
+        text = json.dumps([self.identity, dataclasses.astuple(self.trial)])
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+    def finished(self) -> bool:
+        """Whether the outcome is stored."""
+        return self.file.exists()
+
+    def train(self, stop: Callable[[], bool], on_cost: Callable[[float], None]) -> bool:
+        """Train to the end, or to a checkpoint if asked to stop."""
+        problem = _loaded(self.problem) if isinstance(self.problem, str) else self.problem
+        checkpoint = self.file.with_suffix(".checkpoint")
+        with generators_kept():
+            run = TrialRun(problem, self.trial)
+            if not train_resumably(
+                run,
+                self.trial.horizon,
+                checkpoint,
+                self.identity,
+                "trial",
+                chunk_steps=_CHUNK_STEPS,
+                step_cost=self.step_seconds,
+                stop=stop,
+                on_cost=on_cost,
+            ):
+                return False
+            write_outcome(self.file, self.trial, run.outcome())
+        checkpoint.unlink(missing_ok=True)
+        return True
+
+
+_loaded = functools.lru_cache(maxsize=4)(load_problem)
+
+
+def write_outcome(path: Path, trial: Trial, outcome: Outcome) -> None:
+    """Store an outcome; the same outcome gives the same bytes."""
+    content = {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)}
+    write_whole(path, json.dumps(content, sort_keys=True).encode())
+
+
+def read_outcome(path: Path) -> Outcome:
+    """Load an outcome.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+        curve = tuple((int(step), float(loss)) for step, loss in stored["curve"])
+        return Outcome(stored["loss"], curve, stored["metrics"], stored["failure"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and run the comparison again."
+        ) from None

@@ -1,0 +1,82 @@
+"""What problems are made of: data in batches, losses, errors, networks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everybody knows
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+NORMS = ("none", "batch", "layer", "weight")
+
+
+def minibatches(data: tuple[Tensor, ...], size: int) -> Callable[[int], Iterator[Any]]:
+    """Batches without end, in a new order for each epoch; a short last one is left out.
+
+    Args:
+        data: tensors with the same number of rows.
+        size: rows of a batch.
+    """
+    count = len(data[0])
+    size = min(size, count)
+
+    def batches(seed: int) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            order = torch.randperm(count, generator=generator)
+            for first in range(0, count - size + 1, size):
+                rows = order[first : first + size]
+                yield tuple(tensor[rows] for tensor in data)
+
+    return batches
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean cross-entropy of a batch of inputs and classes."""
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels)
+
+
+def squared_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean squared error of a batch of inputs and targets."""
+    inputs, targets = batch
+    return F.mse_loss(model(inputs), targets)
+
+
+def error_on(inputs: Tensor, labels: Tensor) -> Callable[[nn.Module], float]:
+    """The share of inputs that a model puts into a wrong class."""
+
+    def error(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model(inputs).argmax(dim=1) != labels).float().mean())
+
+    return error
+
+
+def mlp(*sizes: int, norm: str = "none") -> nn.Module:
+    """A perceptron with ReLUs between its layers.
+
+    Args:
+        sizes: of inputs, hidden layers and outputs.
+        norm: of the hidden layers: none, batch, layer, or weight (the layers' own weights).
+
+    Raises:
+        ValueError: an unknown normalization.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}; use one of {', '.join(NORMS)}.")
+    layers: list[nn.Module] = []
+    *hidden, (last, outputs) = itertools.pairwise(sizes)
+    for inputs, width in hidden:
+        linear = nn.Linear(inputs, width)
+        layers.append(parametrizations.weight_norm(linear) if norm == "weight" else linear)
+        if norm == "batch":
+            layers.append(nn.BatchNorm1d(width))
+        elif norm == "layer":
+            layers.append(nn.LayerNorm(width))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(last, outputs))

@@ -1,0 +1,168 @@
+import io
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from support.comparison_cases import linear, small_problem, squared
+from torch import nn
+
+import overparam.lab
+from overparam.lab.comparison import compare
+from overparam.lab.comparison.budget import seconds_of
+from overparam.lab.comparison.trial import TrialJob
+from overparam.lab.verdicts import Verdict
+
+QUIET = Console(file=io.StringIO())
+SMALL = {
+    "methods": ["sgd", "sgd+rule:2"],
+    "controls": False,
+    "steps": 12,
+    "trials": 4,
+    "tuning_seeds": 1,
+    "seeds": 5,
+    "console": QUIET,
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / "trials").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compared")
+    compare(small_problem(), directory=path, **SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return compare(small_problem(), directory=folder, **SMALL)
+
+
+def test_one_sentence_first_that_carries_its_number(result):
+    text = str(result)
+    assert re.match(r"(Yes|No|Too early to say)\. .*speed-up .*\d", text.splitlines()[0])
+    assert result.verdict in Verdict
+    assert "A/A: sgd, other batches" in text
+
+
+def test_the_front_door():
+    assert overparam.lab.compare is compare
+
+
+def test_the_page_has_the_answer_as_its_title_and_the_protocol(result, tmp_path):
+    page = result.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"<h1>{result.sentence}</h1>" in page
+    for word in ("Bouthillier", "A/A", "Hesterberg", "AlgoPerf", "modded-nanogpt"):
+        assert word in page
+    assert page.count("vegaEmbed(") >= 1
+
+
+def test_finished_runs_are_not_trained_again(folder, monkeypatch):
+    monkeypatch.setattr(TrialJob, "train", None)
+    compare(small_problem(), directory=folder, **SMALL)
+
+
+def test_an_interrupt_anywhere_gives_the_same_bytes(folder, result, tmp_path, monkeypatch):
+    shutil.copy(folder / "plan.json", tmp_path / "plan.json")  # seconds are measured once
+    train, left = TrialJob.train, 7
+
+    def interrupted(self, stop, on_cost):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            left = 11
+            raise KeyboardInterrupt
+        return train(self, stop, on_cost)
+
+    monkeypatch.setattr(TrialJob, "train", interrupted)
+    stops = 0
+    while True:
+        try:
+            again = compare(small_problem(), directory=tmp_path, **SMALL)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 3
+    assert contents(tmp_path) == contents(folder)
+    assert str(again) == str(result)
+
+
+def test_any_executor_of_pep_3148(folder, tmp_path):
+    shutil.copy(folder / "plan.json", tmp_path / "plan.json")
+    with ThreadPoolExecutor(1) as executor:  # two threads would share torch's generator
+        compare(small_problem(), directory=tmp_path, executor=executor, **SMALL)
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_another_comparison_in_the_same_folder_is_refused(folder):
+    before = (folder / "plan.json").read_bytes()
+    for change in ({"seeds": 6}, {"methods": ["sgd", "sgd+rule:3"]}):
+        with pytest.raises(ValueError, match="holds another comparison"):
+            compare(small_problem(), directory=folder, **{**SMALL, **change})
+    with pytest.raises(ValueError, match="holds another comparison"):
+        compare(small_problem(build=lambda: nn.Linear(6, 2, False)), directory=folder, **SMALL)
+    assert (folder / "plan.json").read_bytes() == before
+
+
+def test_a_method_that_fails_is_shown_and_the_others_go_on():
+    methods = ["sgd", "muon", "lbfgs", "sgd+radial:2"]
+    result = compare(small_problem(), **{**SMALL, "methods": methods})
+    assert {row[0] for row in result.failures} == {"lbfgs"}
+    assert "lbfgs could not be trained: TypeError" in str(result)
+    assert set(result.ranked) | {result.findings.baseline} == {"sgd", "muon", "sgd+radial:2"}
+
+
+def test_the_radial_step_of_the_same_depth_is_a_control():
+    with pytest.raises(ValueError, match="at least 2"):
+        compare(small_problem(), seeds=1)
+    result = compare(small_problem(), **{**SMALL, "controls": True, "seeds": 2})
+    assert "sgd+radial:2" in result.costs.methods
+    assert "decide nothing" in str(result)
+
+
+def test_a_budget_sets_the_length_of_the_runs(tmp_path):
+    given = {**SMALL, "steps": None, "budget": "4s"}
+    result = compare(build=linear, loss=squared, data=small_problem().batches, **given)
+    assert result.plan.horizon >= 20
+    shorter = compare(small_problem(steps=50), directory=tmp_path, **given)
+    assert shorter.plan.ladder[-1] <= 50
+    assert json.loads((tmp_path / "plan.json").read_text())["horizon"] == shorter.plan.horizon
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "soon"}, "budget is 'soon'"),
+        ({"budget": "0.001s", "steps": None}, "leaves 0 steps"),
+        ({"methods": ["sgd+rule:2"]}, "add one without depth to compare with, such as 'sgd'"),
+        ({"trials": 2}, "trials is 2; use at least 3"),
+        ({"steps": 1}, "steps is 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_gets_a_remedy(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(small_problem(), **{**SMALL, **options})
+    with pytest.raises(ValueError, match="give build, loss and data"):
+        compare()
+
+
+def test_no_baseline_can_be_trained():
+    def loss(model, batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(
+        ValueError, match=r"without depth can be trained.*sgd: RuntimeError: shapes"
+    ):
+        compare(small_problem(loss=loss), **SMALL)
+
+
+def test_budgets_in_words():
+    assert seconds_of("2h") == 7200
+    assert torch.is_grad_enabled()

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from overparam import EndToEnd, Factored, Radial
+from overparam.lab.comparison.methods import parse_method
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adamw", torch.optim.AdamW),
+        ("NAdam", torch.optim.NAdam),
+        ("momentum", torch.optim.SGD),
+        ("adamw+factors:2", Factored),
+        ("sgd(momentum=0.9)+rule:2.5", EndToEnd),
+        ("adamw(betas=(0.9, 0.95))+radial:4", Radial),
+        ("adamw+model:2", torch.optim.AdamW),
+        ("muon", EndToEnd),
+        ("muon+factors:2", Factored),
+    ],
+)
+def test_methods_are_made_of_the_shipped_optimizers_and_take_a_step(name, kind):
+    model = network()
+    optimizer = parse_method(name).make(model, 0.01)
+    assert type(optimizer) is kind
+    model(torch.ones(3, 4)).square().mean().backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+
+
+def test_options_reach_the_inner_optimizer():
+    optimizer = parse_method("adamw(betas=(0.9, 0.95), weight_decay=0)+radial:4").make(network(), 1)
+    group = optimizer.param_groups[0]
+    assert (group["betas"], group["weight_decay"], group["radial"]) == ((0.9, 0.95), 0, 4.0)
+    assert parse_method("momentum").make(network(), 1).param_groups[0]["momentum"] == 0.9
+
+
+def test_excluded_weights_get_no_depth():
+    optimizer = parse_method("sgd+factors:2").make(network(), 0.1, exclude=("2",))
+    assert [name for name, p in optimizer.param_groups[0].items() if name == "depth"]
+    assert "excluded" in str(optimizer.routing())
+
+
+def test_baselines_and_their_names():
+    assert parse_method("sgd(momentum=0.9)").is_baseline
+    deep = parse_method("sgd(momentum=0.9)+rule:2")
+    assert not deep.is_baseline
+    assert deep.plain_name == "sgd(momentum=0.9)"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adm", "Did you mean 'adam'"),
+        ("adamw+factor:2", "Did you mean 'factors'"),
+        ("adamw+factors:2.5", "whole number"),
+        ("adamw+rule:half", "not a number"),
+        ("adamw+rule:0.5", "at least 1"),
+        ("sgd(0.9)", "write options as sgd"),
+        ("sgd(lr=0.1)", "always tuned"),
+        ("adamw+", "not understood"),
+    ],
+)
+def test_a_wrong_name_gets_a_remedy(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse_method(name)

@@ -1,0 +1,96 @@
+import itertools
+
+import pytest
+import torch
+from support.comparison_cases import linear, small_problem, squared
+from torch.utils.data import DataLoader, TensorDataset
+
+from overparam.lab.comparison.problem import Problem, load_problem, problem_names
+
+SCRIPT = """
+import torch
+from neighbour import width
+from overparam.lab.comparison import Problem
+def make():
+    return Problem("mine", lambda: torch.nn.Linear(width, 1), [torch.ones(2, width)],
+                   lambda model, x: model(x).square().mean())
+problem = make()
+number = 3
+"""
+
+
+def loader(**options):
+    rows = torch.arange(20.0)[:, None]
+    return DataLoader(TensorDataset(rows), batch_size=5, shuffle=True, **options)
+
+
+def first(problem, seed, count=9):
+    return [batch[0].flatten().tolist() for batch in itertools.islice(problem.stream(seed), count)]
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator()])
+def test_a_loader_gives_the_same_batches_whatever_else_draws_numbers(generator):
+    problem = small_problem(batches=loader(generator=generator))
+    expected = first(problem, 1)
+    assert expected[:4] != expected[4:8]  # a new order for the next epoch
+    assert first(problem, 2) != expected
+    stream, seen = problem.stream(1), []
+    for _ in range(9):
+        torch.rand(7)
+        seen.append(next(stream)[0].flatten().tolist())
+    assert seen == expected
+
+
+def test_drawing_batches_leaves_the_global_generator_alone():
+    stream = small_problem(batches=loader()).stream(0)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    next(stream)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_lists_and_functions_of_a_seed_are_batches_too():
+    assert len(first(small_problem(), 0)) == 9
+    given = small_problem(batches=lambda seed: iter([(torch.tensor([seed]),)]))
+    assert first(given, 7) == [[7]]
+    with pytest.raises(ValueError, match="no batch"):
+        next(small_problem(batches=[]).stream(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": None}, "give batches and loss"),
+        ({"train": lambda *rest: iter([])}, "not both"),
+        ({"judged_by": "accuracy"}, "judged_by is 'accuracy'"),
+    ],
+)
+def test_a_problem_that_cannot_be_trained_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_problem(**options)
+
+
+def test_problems_of_a_script(tmp_path):
+    (tmp_path / "neighbour.py").write_text("width = 3")
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    for name in (f"{script}:problem", f"{script}:make", str(script)):
+        assert load_problem(name).title == "mine"
+    with pytest.raises(ValueError, match="has no problem named 'number'"):
+        load_problem(f"{script}:number")
+    with pytest.raises(ValueError, match="is not a file"):
+        load_problem(f"{tmp_path / 'other.py'}:problem")
+
+
+def test_problems_by_name():
+    assert "digits-mlp" in problem_names()
+    assert "normalization batch" in load_problem('digits-mlp(norm="batch")').title
+    with pytest.raises(ValueError, match="Did you mean 'digits-mlp'"):
+        load_problem("digit-mlp")
+    with pytest.raises(ValueError, match="no option 'size'"):
+        load_problem("digits-mlp(size=3)")
+
+
+def test_a_problem_needs_no_more_than_four_things():
+    assert Problem("t", linear, [], squared).evaluate == {}
