@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := src tests benchmarks examples
+SOURCES := src tests benchmarks examples docs
 
 # A folder of data beside the checkout, if there is one, serves in place of downloads.
 export OVERPARAM_DATA ?= $(wildcard ../shared/data)

@@ -91,9 +91,7 @@ def lines(
             align="left", dx=7, fontSize=LABEL, fontWeight=600
         )
         layers.append(
-            text.encode(
-                alt.X(f"{x}:Q"), alt.Y(f"{y}:Q"), color=colour, text=alt.Text("_by:N")
-            )
+            text.encode(alt.X(f"{x}:Q"), alt.Y(f"{y}:Q"), color=colour, text=alt.Text("_by:N"))
         )
     heading = [title] if title else []
     return (
