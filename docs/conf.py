@@ -13,6 +13,11 @@ sys.path[:0] = SOURCES
 os.environ["PYTHONPATH"] = os.pathsep.join([*SOURCES, os.environ.get("PYTHONPATH", "")])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pages run beside each other
+# Kernels with settings of their own, not with those of whoever builds; they say what fails.
+profile = DOCS / "_build" / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text('get_config().IPKernelApp.log_level = "ERROR"\n')
+os.environ["IPYTHONDIR"] = str(profile.parent)
 
 import overparam  # noqa: E402
 
