@@ -6,6 +6,7 @@ The colours in the SVG are those of light pages; ``_static/site.css`` maps each 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -24,6 +25,10 @@ BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK = COLOURS
 DASHES = ([1, 0], [7, 3], [2, 3], [8, 3, 2, 3], [12, 4], [4, 2], [1, 4])
 WIDTH, HEIGHT = 330, 230
 LABEL = 13  # size of text, and the least distance of labels
+_LOG_LABEL = (
+    "datum.value >= 0.001 && datum.value < 10000 ? format(datum.value, '~g')"
+    " : replace(format(datum.value, '.0e'), '+', '')"
+)
 _numbers = itertools.count(1)
 
 
@@ -109,13 +114,23 @@ def _axis(
     log: bool,
     domain: tuple[float, float] | None,
 ) -> Any:
-    values = [float(row[name]) for row in rows]
-    low, high = domain or (min(values), max(values))
+    low, high = domain or _domain([float(row[name]) for row in rows], log, kind is alt.Y)
     scale: dict[str, Any] = {"nice": False, "domain": [low, high]}
     if not log:
-        return kind(f"{name}:Q", title=title).scale(**{**scale, "zero": False})
-    ticks = alt.Axis(values=log_ticks(low, high), format="~g" if low >= 1e-3 else ".0e")
-    return kind(f"{name}:Q", title=title, axis=ticks).scale(type="log", **scale)
+        return kind(f"{name}:Q", title=title).scale(**scale, zero=False)
+    ticks = alt.Axis(values=log_ticks(low, high), labelExpr=_LOG_LABEL)
+    return kind(f"{name}:Q", title=title, axis=ticks).scale(**scale, type="log")
+
+
+def _domain(values: Sequence[float], log: bool, padded: bool) -> tuple[float, float]:
+    """The range of the data, with some air above and below them."""
+    low, high = min(values), max(values)
+    if not padded:
+        return low, high
+    if log:
+        air = (high / low) ** 0.04
+        return low / air, high * air
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
 def _ends(
@@ -127,10 +142,7 @@ def _ends(
     domain: tuple[float, float] | None,
 ) -> list[dict[str, Any]]:
     """A label for the last point of each line inside the panel, moved apart where they collide."""
-    import math
-
-    values = [float(row[y]) for row in rows]
-    low, high = domain or (min(values), max(values))
+    low, high = domain or _domain([float(row[y]) for row in rows], log, padded=True)
 
     def to_pixel(value: float) -> float:
         bend = math.log if log else float
