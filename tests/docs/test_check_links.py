@@ -1,20 +1,9 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def check_links():
-    path = ROOT / "docs" / "_tools" / "check_links.py"
-    spec = importlib.util.spec_from_file_location("check_links", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check_links(tool):
+    return tool("check_links")
 
 
 def test_finds_what_leads_nowhere(check_links, tmp_path, capsys):
