@@ -94,3 +94,14 @@ def test_every_page_has_one_title_and_a_short_name(name):
     text = FENCE.sub("", PAGES[name])
     included = "{include}" in PAGES[name]
     assert included or len(re.findall(r"^# ", text, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_is_in_a_table_of_contents(name):
+    listed = {"index"}
+    for page, text in PAGES.items():
+        for directive, body in FENCE.findall(text.replace("```{eval-rst}", "```rst")):
+            if directive == "{toctree}":
+                entries = [line for line in body.splitlines() if line and line[0] != ":"]
+                listed |= {str(Path(page).parent / entry) for entry in entries}
+    assert name.removesuffix(".md") in listed, f"list docs/{name} in docs/index.md"
