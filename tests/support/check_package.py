@@ -15,7 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Quick, and without the lab: the mathematics, the README and the metadata.
-CORE_TESTS = ("tests/rule", "tests/test_simple.py", "tests/test_readme.py", "tests/test_package.py")
+CORE_TESTS = (
+    "tests/rule/test_reference.py",
+    "tests/factors/test_product.py",
+    "tests/test_simple.py",
+    "tests/test_readme.py",
+    "tests/test_package.py",
+)
 CORE = """
 import importlib.resources, importlib.util, sys
 import torch, overparam
