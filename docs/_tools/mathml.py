@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
+
+_LOGGER = logging.getLogger(__name__)
+# Browsers choose the size of brackets and fractions; docutils does not know these words.
+_SIZES = re.compile(r"\\[bB]igg?[lrm]?(?![A-Za-z])")
 
 
-def _mathml(formula: str, block: bool) -> str:
+def mathml(formula: str, block: bool) -> str:
+    """A formula of LaTeX as MathML.
+
+    Raises:
+        MathError: docutils does not know a command in it.
+    """
+    formula = re.sub(r"\n\s*\n", "\n", _SIZES.sub("", formula).strip())
+    return str(tex2mathml(formula, as_block=block))
+
+
+def _drawn(node: nodes.math | nodes.math_block, block: bool) -> str:
     try:
-        return str(tex2mathml(formula.strip(), as_block=block))
+        return mathml(node.astext(), block)
     except MathError as error:
-        raise ExtensionError(f"docutils cannot draw the formula {formula!r}: {error}") from error
+        _LOGGER.warning("docutils cannot draw %r: %s", node.astext(), error, location=node)
+        return ""
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(_mathml(node.astext(), block=False))
+    translator.body.append(_drawn(node, block=False))
     raise nodes.SkipNode
 
 
 def _block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="formula">{_mathml(node.astext(), block=True)}</div>')
+    translator.body.append(f'<div class="formula">{_drawn(node, block=True)}</div>')
     raise nodes.SkipNode
 
 
