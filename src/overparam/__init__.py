@@ -26,7 +26,7 @@ from overparam.rule.reference import (
     single_output_update,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AveragedWeights",

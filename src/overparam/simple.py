@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["end_to_end_step", "factored_step"]
+
 
 def end_to_end_step(weight: Tensor, gradient: Tensor, lr: float, depth: float) -> Tensor:
     """One step of the end-to-end rule: the weight moves as a product of N factors would.

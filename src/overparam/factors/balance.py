@@ -312,5 +312,7 @@ def _check_std(std: float) -> None:
 
 def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:
     """Zeros appended below and to the right, up to (rows, columns)."""
+    if matrix.numel() == 0:  # torch 2.9 does not pad what stays empty
+        return matrix.new_zeros(*matrix.shape[:-2], rows, columns)
     missing = (0, columns - matrix.shape[-1], 0, rows - matrix.shape[-2])
     return torch.nn.functional.pad(matrix, missing)

@@ -16,7 +16,7 @@ from overparam._checks import check_factors, check_floating
 
 
 def factor_product(factors: Sequence[Tensor]) -> Tensor:
-    """Multiply factors into the end-to-end matrix ``W_e = W_N W_{N-1} ... W_1``.
+    """Multiply factors into the end-to-end matrix: ``W_N`` on the left, ``W_1`` on the right.
 
     Source: Arora, Cohen, Hazan (2018), section 4 (linear neural networks).
 

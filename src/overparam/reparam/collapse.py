@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,15 @@ from overparam.reparam.product import memory_format_of
 from overparam.reparam.swap import all_or_nothing, take_out
 from overparam.reparam.verify import first_difference, outputs_of
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
 
 def collapse(
-    model: nn.Module,
+    model: _Model,
     *,
     example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-) -> nn.Module:
+) -> _Model:
     """Replace every product by its value: the model is plain again, and computes the same.
 
     Types, names and order of parameters, ``requires_grad``, ties and state_dict keys are as
@@ -135,7 +137,7 @@ def _reparameterize(self: nn.Module) -> None:
 
 
 @contextmanager
-def collapsed(model: nn.Module) -> Iterator[nn.Module]:
+def collapsed(model: _Model) -> Iterator[_Model]:
     """The plain model for a while, for evaluation, export or saving; factors come back after.
 
     The factors stay the same objects, so that an optimizer keeps them. A weight that is changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,9 +24,11 @@ from overparam.reparam.plan import (
 from overparam.reparam.swap import all_or_nothing
 from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
 
 def overparameterize(
-    model: nn.Module,
+    model: _Model,
     depth: int = 2,
     *,
     width: int | float | Sequence[int] | None = None,
@@ -39,7 +41,7 @@ def overparameterize(
     generator: torch.Generator | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     weight_decay_on: str = "factors",
-) -> nn.Module:
+) -> _Model:
     """Replace weights by products of ``depth`` factors, which are trained in their stead.
 
     Call it before the optimizer is made, or hand the optimizer over; before DistributedDataParallel

@@ -68,7 +68,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, norm_type: float = 2.0
 
 
 class AveragedWeights(AveragedModel):
-    """``torch.optim.swa_utils.AveragedModel`` that averages W: a mean of products.
+    """Averages of the weights themselves: means of products, not products of means.
 
     torch's own class averages the factors, and the product of means is not the mean of products.
     The averaged model is plain; arguments as for the base class.
