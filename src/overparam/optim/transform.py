@@ -165,8 +165,8 @@ class Transform(Grouped):
             raise
         finally:
             for optimizer, _ in inner:
-                if optimizer is not None:
-                    optimizer.param_groups, optimizer.state = [], defaultdict(dict)
+                if optimizer is not None:  # it keeps the user's groups, to look at between steps
+                    optimizer.state = defaultdict(dict)
         for group, options in kept:
             group["params"] = options["params"]
         for each in stand_ins:
