@@ -167,7 +167,7 @@ def _write(owner: Any, attribute: str, value: Any) -> None:
         _tie(owner, attribute, source, value)
 
 
-_write_outside: Callable[[Any, str, Any], None] = torch.compiler.disable(_write)  # pyright: ignore
+_write_outside: Callable[[Any, str, Any], None] = torch._disable_dynamo(_write)  # pyright: ignore
 
 
 def _tie(
@@ -244,7 +244,7 @@ def _given(owner: Any, attribute: str, held: Any) -> Tensor | None:
     return None
 
 
-_given_outside: Callable[[Any, str, Any], Tensor | None] = torch.compiler.disable(_given)  # pyright: ignore
+_given_outside: Callable[[Any, str, Any], Tensor | None] = torch._disable_dynamo(_given)  # pyright: ignore
 
 
 def _forward_in_a_pass(base: type) -> Callable[..., Any]:
