@@ -19,7 +19,7 @@ PAGES = {
 }
 # Pages that are executed as they are built.
 EXECUTED = [name for name, text in PAGES.items() if "file_format: mystnb" in text[:100]]
-FENCE = re.compile(r"^```(\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list:
