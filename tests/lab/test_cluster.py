@@ -26,7 +26,7 @@ def expected(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=60
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=60
     ) as cluster:
         yield cluster
 
@@ -78,7 +78,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(cluster, expected, tmp_
 
 def test_a_scheduler_that_is_gone_is_an_error_that_says_what_to_do(expected, tmp_path):
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=60
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=60
     ) as cluster:
         closing: list[threading.Thread] = []
 
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_scheduler_is_said():
     ):
         pass
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=60) as cluster,
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=60) as cluster,
         pytest.raises(ValueError, match="has no workers; start some: dask worker"),
         workers_of(cluster.scheduler_address, 1),
     ):

@@ -30,7 +30,8 @@ from overparam.lab.store import StudyDirectory, read_state, read_table
 from overparam.lab.study import DTYPES, Run, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
-from support.pretend_device import NAME, set_up
+from overparam.reparam import carry
+from support.pretend_device import NAME, PretendTensor, set_up
 from support.reproduce_cases import TINY, rerun
 
 STEPS = 12
@@ -195,6 +196,8 @@ def _trained(make: Callable[[nn.Module], torch.optim.Optimizer], device: str) ->
 
 def models() -> None:
     """Depth put into a model, trained, and collapsed with its optimizer."""
+    # Its tensors are of a class of their own, as those of a device in earnest are not.
+    carry._PLAIN += (PretendTensor,)
     for init, depth in itertools.product(("balanced", "near_zero", "identity"), (2, 3)):
         ends = []
         for device in ("cpu", NAME):

@@ -154,5 +154,7 @@ def _locked(folder: Path, name: str, how: Literal["exclusive", "shared", "wait"]
         if how == "exclusive":
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)

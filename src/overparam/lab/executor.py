@@ -76,6 +76,8 @@ def run_jobs(
     """
     todo = [job for job in jobs if not job.finished()]
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
+    if folder is not None:
+        _Messages(folder, todo).clear()  # those of a command that was killed
     on_progress(done)
     if workers == 0:
 

@@ -48,7 +48,7 @@ def show_table(console: Console, table: Table) -> None:
         # Rich would shorten words; so each column gets the width of its longest word, and a part of
         # what is left in proportion to what it lacks.
         spare = max(0, console.width - whole.minimum)
-        lacking = whole.maximum - whole.minimum
+        lacking = max(1, whole.maximum - whole.minimum)
         table.width = whole.minimum
         for column in table.columns:
             cells = [Measurement.get(console, options, c) for c in (column.header, *column.cells)]

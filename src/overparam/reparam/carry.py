@@ -87,10 +87,14 @@ def hand_back(held: parametrize.ParametrizationList, parameter: nn.Parameter) ->
             factor.grad = part if factor.grad is None else factor.grad + part
 
 
+_PLAIN: tuple[type, ...] = (nn.Parameter,)
+"""Kinds of parameters that factors can stand in for."""
+
+
 def misfit(parameter: Any) -> str | None:
     """Why a parameter cannot become a product because of what kind of tensor it is, or None."""
     kind = type(parameter)
-    if kind is not nn.Parameter:
+    if kind not in _PLAIN:
         return f"it is a {kind.__name__}, a tensor subclass whose meaning factors would lose"
     if parameter.layout != torch.strided:
         return f"its memory layout is {parameter.layout}"

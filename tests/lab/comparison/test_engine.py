@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -12,8 +13,9 @@ from support.comparison_cases import linear, small_problem, squared
 from torch import nn
 
 import overparam.lab
-from overparam.lab.comparison import compare
+from overparam.lab.comparison import compare, plans
 from overparam.lab.comparison.budget import seconds_of
+from overparam.lab.comparison.costs import measure
 from overparam.lab.comparison.trial import TrialJob
 from overparam.lab.verdicts import Verdict
 
@@ -127,7 +129,15 @@ def test_the_radial_step_of_the_same_depth_is_a_control():
     assert "decide nothing" in str(result)
 
 
-def test_a_budget_sets_the_length_of_the_runs(tmp_path):
+def test_a_budget_sets_the_length_of_the_runs(tmp_path, monkeypatch):
+    def on_a_quiet_machine(*arguments):
+        costs = measure(*arguments)
+        methods = {
+            name: dataclasses.replace(cost, seconds=2e-4) for name, cost in costs.methods.items()
+        }
+        return dataclasses.replace(costs, methods=methods, judging=1e-3)
+
+    monkeypatch.setattr(plans, "measure", on_a_quiet_machine)
     given = {**SMALL, "steps": None, "budget": "4s"}
     result = compare(build=linear, loss=squared, data=small_problem().batches, **given)
     assert result.plan.horizon >= 20

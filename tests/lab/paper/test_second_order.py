@@ -52,7 +52,7 @@ def test_the_clock_sees_training_alone(monkeypatch):
     for name in ("loss", "gradient"):
         plain = getattr(PowerLoss, name)
         monkeypatch.setattr(
-            PowerLoss, name, lambda *a, _n=name, _f=plain: calls.update([_n]) or _f(*a)
+            PowerLoss, name, lambda *a, _n=name, _f=plain, **k: calls.update([_n]) or _f(*a, **k)
         )
     # A study this short would end before the clock is stopped.
     study = Study("linnerud", methods=("gd",), iterations=10)

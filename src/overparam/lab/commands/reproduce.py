@@ -116,17 +116,21 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     folder = command.output / f"reproduce-{scale.name}"
     work = Work.of(command, folder)
     check_output(folder, "parts", "figures", NETWORK)
+    raw = load_or_fallback(command.data, command.fallback, console)
     with work.claimed():
         with work.preparing():
-            rerun, needs, jobs = _prepared(scale, command, folder, chosen, console)
+            rerun, needs, jobs = _prepared(scale, command, folder, chosen, raw)
         return _train(work, rerun, needs, jobs, console)
 
 
 def _prepared(
-    scale: Scale, command: ReproduceCommand, folder: Path, chosen: tuple[str, ...], console: Console
+    scale: Scale,
+    command: ReproduceCommand,
+    folder: Path,
+    chosen: tuple[str, ...],
+    raw: RegressionData,
 ) -> tuple[Rerun, dict[str, list[str]], dict[str, Sequence[Job]]]:
     """The rerun, the studies of each chosen experiment, and the jobs of each study."""
-    raw = load_or_fallback(command.data, command.fallback, console)
     others, remarks = _other_data(scale.map_data, raw, MAP in chosen, folder)
     studies = regression_studies(scale, raw.name, _standard_features(raw), command.device)
     for name, study in map_studies(scale, command.device).items():
