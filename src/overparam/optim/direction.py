@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from overparam._precision import without_autocast
+from overparam.layers.route import Route
 from overparam.layers.table import PLAIN
-from overparam.layers.views import MatrixView
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
-from overparam.rule.reference import end_to_end_update, single_output_update
+from overparam.rule.reference import end_to_end_update
+from overparam.rule.unbalanced import (
+    Offsets,
+    check_imbalance,
+    excess_squares,
+    unbalanced_kernel,
+)
 
-GRANULARITIES = ("auto", "matrix", "row", "tensor")
 State = dict[str, Any]
 Write = Callable[[], None]
 """To be called once the step has succeeded."""
@@ -28,39 +33,6 @@ _LOOK_EVERY = 100
 # Entries of one stack: enough to fill an accelerator, few enough for the caches of a CPU.
 _STACK_ENTRIES_CPU = 2**18
 _STACK_ENTRIES = 2**26
-
-
-@dataclass(frozen=True)
-class Route:
-    """How one parameter is updated.
-
-    Attributes:
-        rule: "matrix" (the end-to-end rule), "row" (the same for a single output, in closed
-            form) or "plain" (the inner optimizer alone).
-        batch: matrices, or groups of rows that share a normalization.
-        rows: ``m <= n`` of one matrix, or number of rows.
-        columns: ``n`` of one matrix, or length of a row.
-        turned: whether memory holds the matrices by columns.
-        note: what to add to the report.
-    """
-
-    rule: str
-    batch: int
-    rows: int
-    columns: int
-    turned: bool = False
-    note: str = ""
-
-    def split(self, stack: Tensor) -> Tensor:
-        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
-        if self.turned:
-            return stack.reshape(-1, self.columns, self.rows).mT
-        return stack.reshape(-1, self.rows, self.columns)
-
-    def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of :meth:`split` for parameters of the given shape."""
-        stored = matrices.mT if self.turned else matrices
-        return stored.reshape(-1, *shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,36 +59,6 @@ class Item:
     def state(self) -> State:
         """Of the parameter, to be read."""
         return self.states.get(self.p, {})
-
-
-def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
-    """Choose the form of the rule for a parameter; without a view it is not chosen.
-
-    Example:
-        >>> from overparam.layers import linear_view
-        >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
-        'matrix'
-    """
-    size = math.prod(shape)
-    if size == 0 or depth == 1:
-        note = "empty: nothing to update" if size == 0 else "depth 1 is the inner optimizer"
-        return Route(PLAIN, 1, 1, size, note=note)
-    if granularity == "tensor":
-        return Route("row", 1, 1, size, note="the whole tensor as one single-output layer")
-    if view is None:
-        return Route(PLAIN, 1, 1, size)
-    batch, rows, columns = view.batch, view.rows, view.columns
-    if granularity == "row" or (granularity == "auto" and view.kind == "embedding"):
-        note = "each row as a single-output layer"
-        if granularity == "auto":
-            note += ", so that rows without gradient stay"
-        return Route("row", batch, rows, columns, view.transposed, note)
-    if min(rows, columns) == 1:
-        note = "one row or column, so the rule has a closed form"
-        return Route("row", batch, 1, rows * columns, note=note)
-    # The rule works on the shorter side.
-    small, large = min(rows, columns), max(rows, columns)
-    return Route("matrix", batch, small, large, view.transposed != (rows > columns))
 
 
 def state_dtype(p: Tensor) -> torch.dtype:
@@ -211,18 +153,22 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
     route, p, group = items[0].route, items[0].p, items[0].group
     depth, shape = float(group["depth"]), tuple(p.shape)
+    offsets = offsets_of(group, route)
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
     gradient = route.split(gradient)
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
-        update = _reference(route.rule, weight.clone(), gradient, depth, group["normalize"])
+        update = _reference(
+            route.rule, weight.clone(), gradient, depth, offsets, group["normalize"]
+        )
         return route.join(update, shape), None
     kind: dict[str, Any] = {
         "floor": float(group["singular_value_floor"]),
         "normalize": bool(group["normalize"]),
+        "offsets": offsets,
     }
-    if route.rule == "row":
+    if route.rule != "matrix":
         return route.join(update_of_rows(weight, gradient, depth, **kind), shape), None
     basis = _next_bases(items, weight, due)
     update = update_in_basis(basis.left, weight, gradient, depth, **kind)
@@ -273,18 +219,34 @@ def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
             state[name] = own
 
 
+def offsets_of(group: dict[str, Any], route: Route) -> Offsets:
+    """The offsets of the factors, in the order in which the rule for a parameter takes them."""
+    offsets = check_imbalance(group["imbalance"], group["depth"])
+    return offsets[::-1] if route.transposed else offsets
+
+
 def _reference(
-    rule: str, weight: Tensor, gradient: Tensor, depth: float, normalize: bool
+    rule: str,
+    weight: Tensor,
+    gradient: Tensor,
+    depth: float,
+    offsets: Offsets,
+    normalize: bool,
 ) -> Tensor:
     """The same from the differentiable reference, without a floor."""
+    imbalance = offsets or 0.0
     if rule == "matrix":
-        update = end_to_end_update(weight, gradient, depth)
+        update = end_to_end_update(weight, gradient, depth, imbalance=imbalance)
         largest = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
     else:
-        update = single_output_update(weight, gradient, depth)
+        rows = (each[..., None, :] for each in (weight, gradient))
+        update = end_to_end_update(*rows, depth, imbalance=imbalance)[..., 0, :]
         largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
     if not normalize:
         return update
+    if offsets:
+        squares = excess_squares(largest.double(), offsets)
+        return update / unbalanced_kernel(squares, squares, offsets).to(update.dtype)
     return update / ((1.0 if math.isinf(depth) else depth) * largest ** (2 - 2 / depth))
 
 

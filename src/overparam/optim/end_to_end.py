@@ -19,20 +19,16 @@ from overparam._words import warn_user
 from overparam.layers.choice import Choice
 from overparam.layers.entries import is_inner_alone, names_of, readings
 from overparam.layers.groups import Params, warn_of_zeros
+from overparam.layers.route import GRANULARITIES, route
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import (
-    GRANULARITIES,
-    Item,
-    directions,
-    mark_finite,
-    route,
-    state_dtype,
-)
+from overparam.optim.direction import Item, directions, mark_finite, state_dtype
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
+from overparam.rule.reference import warn_of_growth
+from overparam.rule.unbalanced import Imbalance, check_imbalance
 from overparam.sharded import is_dtensor, is_zero
 
 if TYPE_CHECKING:
@@ -76,10 +72,15 @@ class EndToEnd(Transform):
     under plain gradient descent, the dominant one moves as far. With ``normalize=False`` the rule
     is the paper's (for ``depth=math.inf`` the limit of the rule over N).
 
-    **Zero weights.** For ``N > 1`` a zero weight is a fixed point and a null space stays null:
-    give ``singular_value_floor``, in units of the weight, or put the parameter in a group with
-    ``depth=1``. A warning names all-zero weights. ``depth=math.inf`` freezes the direction of
-    each row, and the row space of each wide matrix; a warning says so.
+    **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
+    point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
+    what the factors differ by: a number ``lam`` for depth 2, ``W_2^T W_2 - W_1 W_1^T = lam I``,
+    whose step is ``|lam| G`` at ``W = 0`` and tends to ``|lam|`` times gradient descent as ``lam``
+    grows; or N offsets for depth N (:mod:`overparam.rule.unbalanced`), a single smallest one.
+    A warning names all-zero weights that cannot move. For a real depth, which has no imbalance,
+    give ``singular_value_floor``, or put the parameter in a group with ``depth=1``.
+    ``depth=math.inf`` freezes the direction of each row, and the row space of each wide matrix; a
+    warning says so.
 
     **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
@@ -96,10 +97,16 @@ class EndToEnd(Transform):
         depth: ``N``, a real number of at least 1, or ``math.inf``.
         inner: the optimizer that steps with ``D`` as its gradient: a class, a name such as
             ``"adamw"``, or a function of groups and options.
+        imbalance: of the factors: a number for depth 2, a sequence of N numbers for depth N, in
+            units of the squared singular values of a factor, ``s^(2/N)``; 0 is balance.
         granularity: "auto" as above; "matrix" for embeddings too; "row" for each row as a
-            single-output layer; "tensor" for each whole parameter as one, vectors included.
+            single-output layer; "tensor" for each whole parameter as one, vectors included;
+            "entry" for each entry as a product of N numbers, vectors included: small steps are
+            multiplicative without imbalance (exponentiated gradient), hypentropy with it; see
+            :func:`overparam.rule.entrywise.entrywise_update`.
         normalize: see above.
-        singular_value_floor: smallest singular value that the preconditioner sees.
+        singular_value_floor: smallest singular value that the preconditioner sees, in units of the
+            weight; an ad hoc remedy for depths that have no imbalance.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
             products alone; "auto" is exact on the CPU and tracked elsewhere.
         basis_every: steps from one such look at the weight to the next. In between the basis is
@@ -144,7 +151,8 @@ class EndToEnd(Transform):
         depth: float = 2.0,
         inner: Inner = torch.optim.SGD,
         *,
-        granularity: Literal["auto", "matrix", "row", "tensor"] = "auto",
+        imbalance: Imbalance = 0.0,
+        granularity: Literal["auto", "matrix", "row", "tensor", "entry"] = "auto",
         normalize: bool = True,
         singular_value_floor: float = 0.0,
         basis: Literal["auto", "exact", "tracked"] = "auto",
@@ -161,6 +169,7 @@ class EndToEnd(Transform):
         self._among = divide_among
         own = {
             "depth": depth,
+            "imbalance": imbalance,
             "granularity": granularity,
             "normalize": normalize,
             "singular_value_floor": singular_value_floor,
@@ -306,19 +315,27 @@ class EndToEnd(Transform):
         if every > 1 and group["capturable"]:
             why = "a captured step does the same each time; set basis_every=1."
             raise ValueError(f"basis_every is {every} with capturable=True: {why}")
+        given = group["imbalance"]
+        listed = isinstance(given, Sequence)
+        given = group["imbalance"] = (
+            tuple(map(plain_number, given)) if listed else plain_number(given)
+        )
         floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
         if not 0 <= floor < math.inf:
             raise ValueError(f"singular_value_floor is {floor}; use a number of at least 0.")
+        if group["depth"] != 1 and check_imbalance(given, group["depth"]) and floor > 0:
+            raise ValueError(
+                f"imbalance is {given} and singular_value_floor {floor}; set one of them only: "
+                "with an imbalance null directions move without a floor."
+            )
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
         if group.get("differentiable") and floor > 0:
-            raise ValueError(
-                "differentiable=True has no singular_value_floor: set one of them only."
-            )
+            raise ValueError("differentiable=True has no singular_value_floor; set only one.")
 
     def _greet(self, group: Group) -> None:
-        if group["granularity"] != "tensor":  # that takes all, known or not
+        if group["granularity"] not in ("tensor", "entry"):  # these take all, known or not
             super()._greet(group)
         if group.get("fallback"):
             return
@@ -328,9 +345,13 @@ class EndToEnd(Transform):
             for name, (p, view, _) in zip(names, readings(group), strict=True)
             if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
-        if group["singular_value_floor"] == 0:
+        # With a single smallest offset all eigenvalues are positive, at W = 0 too.
+        offsets = check_imbalance(group["imbalance"], group["depth"]) if ruled else ()
+        if group["singular_value_floor"] == 0 and offsets.count(0.0) != 1:
             zero = [name for name, p in ruled if not p.is_meta and is_zero(p)]
-            warn_of_zeros(zero, "set singular_value_floor")
+            warn_of_zeros(zero, "give imbalance (0.1 at depth 2, say) or singular_value_floor")
+        if ruled and not group["normalize"]:
+            warn_of_growth(group["depth"])
         if math.isinf(group["depth"]) and ruled:
             warn_user(
                 "depth=inf freezes the direction of each row, and the row space of each wide "
@@ -341,7 +362,9 @@ class EndToEnd(Transform):
     def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
+        unbalanced = chosen.rule != PLAIN and check_imbalance(group["imbalance"], group["depth"])
         notes = [chosen.note, *_troubles(self.state.get(p, {}))]
+        notes += [f"imbalance {group['imbalance']}"] if unbalanced else []
         return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 
