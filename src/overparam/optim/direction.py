@@ -11,18 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._finite import is_finite, largest_entries
 from overparam._precision import without_autocast
 from overparam.layers.route import Route
 from overparam.layers.table import PLAIN
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
-from overparam.rule.reference import end_to_end_update
-from overparam.rule.unbalanced import (
-    Offsets,
-    check_imbalance,
-    excess_squares,
-    unbalanced_kernel,
-)
+from overparam.rule.metric import metric_normalized
+from overparam.rule.normalized import reference_update, reference_update_of_rows
+from overparam.rule.unbalanced import check_imbalance
 
 State = dict[str, Any]
 Write = Callable[[], None]
@@ -74,11 +71,11 @@ def mark_finite(items: Sequence[Item]) -> None:
     unseen: dict[Any, list[Item]] = {}
     for item in items:
         if item.p.device.type == "cpu" and not item.group["capturable"]:
-            item.finite = _is_finite(item.gradient)
+            item.finite = is_finite(item.gradient)
         else:
             unseen.setdefault((item.p.device, item.gradient.dtype), []).append(item)
     for alike in unseen.values():
-        flags = torch.stack(_largest([item.gradient for item in alike])) < math.inf
+        flags = torch.stack(largest_entries([item.gradient for item in alike])) < math.inf
         plain: dict[Any, list[Item]] = {}
         for item, flag in zip(alike, flags.unbind(), strict=True):
             item.finite = flag
@@ -98,31 +95,20 @@ def _finite_or_zero(items: list[Item], gradients: Tensor) -> Tensor:
     return torch.where(_stacked(flags).reshape(-1, *[1] * (gradients.ndim - 1)), gradients, 0.0)
 
 
-def _largest(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The largest absolute value of each tensor; NaN where it holds one."""
-    if tensors[0].device.type == "cpu":  # ten times as fast as the norm
-        return [torch.maximum(high, -low) for low, high in map(torch.aminmax, tensors)]
-    return list(torch._foreach_norm(list(tensors), math.inf))  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every entry is finite: a finite sum says so in one pass, else extremes do."""
-    if math.isfinite(tensor.sum().item()):
-        return True
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
-
-
-def directions(items: Sequence[Item]) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
+def directions(
+    items: Sequence[Item], keep_bases: bool = False
+) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
     """``D`` of each parameter, of its shape, in the dtype of the state, stack by stack.
 
     Nothing is written: beside each stack comes a function that writes its new bases.
 
     Args:
         items: parameters that have a rule.
+        keep_bases: take those of the state, whether they are due or not.
     """
     by_shape: dict[Any, list[Item]] = {}
     for item in items:
-        p, due = item.p, is_due(item)
+        p, due = item.p, False if keep_bases else is_due(item)
         key = (id(item.group), item.route, p.shape, p.dtype, p.device, due)
         by_shape.setdefault(key, []).append(item)
     for key, alike in by_shape.items():
@@ -153,26 +139,35 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
     route, p, group = items[0].route, items[0].p, items[0].group
     depth, shape = float(group["depth"]), tuple(p.shape)
-    offsets = offsets_of(group, route)
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
     gradient = route.split(gradient)
+    form, basis = form_of(group, route), None
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
-        update = _reference(
-            route.rule, weight.clone(), gradient, depth, offsets, group["normalize"]
-        )
-        return route.join(update, shape), None
-    kind: dict[str, Any] = {
+        of_route = reference_update if route.rule == "matrix" else reference_update_of_rows
+        update = of_route(weight.clone(), gradient, depth, form["offsets"], form["normalize"])
+    elif route.rule == "matrix":
+        basis = _next_bases(items, weight, due)
+        update = update_in_basis(basis.left, weight, gradient, depth, **form)
+    else:
+        update = update_of_rows(weight, gradient, depth, **form)
+    if group["normalize"] == "metric":
+        update = metric_normalized(update, gradient)
+    write = None if basis is None else partial(_write_bases, items, basis, due)
+    return route.join(update, shape), write
+
+
+def form_of(group: dict[str, Any], route: Route) -> dict[str, Any]:
+    """The options of the fast rule for a parameter of a group."""
+    offsets = check_imbalance(group["imbalance"], group["depth"])
+    return {
         "floor": float(group["singular_value_floor"]),
-        "normalize": bool(group["normalize"]),
-        "offsets": offsets,
+        "normalize": bool(group["normalize"]) and group["normalize"] != "metric",
+        # W^T has its factors in the opposite order.
+        "offsets": offsets[::-1] if route.transposed else offsets,
+        "root": bool(group["both_sides"]),
     }
-    if route.rule != "matrix":
-        return route.join(update_of_rows(weight, gradient, depth, **kind), shape), None
-    basis = _next_bases(items, weight, due)
-    update = update_in_basis(basis.left, weight, gradient, depth, **kind)
-    return route.join(update, shape), partial(_write_bases, items, basis, due)
 
 
 def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
@@ -217,37 +212,6 @@ def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
             continue
         for state, own in zip(states, value.unbind(), strict=True):
             state[name] = own
-
-
-def offsets_of(group: dict[str, Any], route: Route) -> Offsets:
-    """The offsets of the factors, in the order in which the rule for a parameter takes them."""
-    offsets = check_imbalance(group["imbalance"], group["depth"])
-    return offsets[::-1] if route.transposed else offsets
-
-
-def _reference(
-    rule: str,
-    weight: Tensor,
-    gradient: Tensor,
-    depth: float,
-    offsets: Offsets,
-    normalize: bool,
-) -> Tensor:
-    """The same from the differentiable reference, without a floor."""
-    imbalance = offsets or 0.0
-    if rule == "matrix":
-        update = end_to_end_update(weight, gradient, depth, imbalance=imbalance)
-        largest = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
-    else:
-        rows = (each[..., None, :] for each in (weight, gradient))
-        update = end_to_end_update(*rows, depth, imbalance=imbalance)[..., 0, :]
-        largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
-    if not normalize:
-        return update
-    if offsets:
-        squares = excess_squares(largest.double(), offsets)
-        return update / unbalanced_kernel(squares, squares, offsets).to(update.dtype)
-    return update / ((1.0 if math.isinf(depth) else depth) * largest ** (2 - 2 / depth))
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:

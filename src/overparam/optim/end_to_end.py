@@ -16,6 +16,7 @@ from overparam import sharded
 from overparam._checks import plain_depth, plain_number
 from overparam._copies import undo_unless
 from overparam._words import warn_user
+from overparam.factors import decay
 from overparam.layers.choice import Choice
 from overparam.layers.entries import is_inner_alone, names_of, readings
 from overparam.layers.groups import Params, warn_of_zeros
@@ -70,7 +71,17 @@ class EndToEnd(Transform):
     **Learning rate.** With ``normalize=True`` the direction of each matrix is divided by the
     largest eigenvalue of its preconditioner, ``N s_max^(2-2/N)``: no direction moves further than
     under plain gradient descent, the dominant one moves as far. With ``normalize=False`` the rule
-    is the paper's (for ``depth=math.inf`` the limit of the rule over N).
+    is the paper's (for ``depth=math.inf`` the limit of the rule over N). With
+    ``normalize="metric"`` it is ``D / sqrt(<G, D>)`` for each matrix: the normalized gradient in
+    the metric of depth, which the size of the gradient does not change
+    (:func:`overparam.rule.metric.metric_normalized`).
+
+    **Both sides.** With ``both_sides=True`` half of the rule, the square root of its
+    preconditioner P, acts before the inner optimizer and half after: it is given ``P^(1/2) [G]``,
+    and its step goes through ``P^(1/2)``. For SGD that is the same step. With ``inner="muon"`` it
+    is Muon in the metric of depth, ``P^(1/2) [msign(P^(1/2) [M])]``
+    (:func:`overparam.rule.sign.preconditioned_sign`), and tends to Muon as ``imbalance`` grows.
+    Whether that trains better than Muon is an open question: we know of no paper that tried it.
 
     **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
     point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
@@ -104,7 +115,7 @@ class EndToEnd(Transform):
             "entry" for each entry as a product of N numbers, vectors included: small steps are
             multiplicative without imbalance (exponentiated gradient), hypentropy with it; see
             :func:`overparam.rule.entrywise.entrywise_update`.
-        normalize: see above.
+        normalize, both_sides: see above.
         singular_value_floor: smallest singular value that the preconditioner sees, in units of the
             weight; an ad hoc remedy for depths that have no imbalance.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
@@ -153,7 +164,8 @@ class EndToEnd(Transform):
         *,
         imbalance: Imbalance = 0.0,
         granularity: Literal["auto", "matrix", "row", "tensor", "entry"] = "auto",
-        normalize: bool = True,
+        normalize: bool | Literal["metric"] = True,
+        both_sides: bool = False,
         singular_value_floor: float = 0.0,
         basis: Literal["auto", "exact", "tracked"] = "auto",
         basis_every: int = 1,
@@ -172,6 +184,7 @@ class EndToEnd(Transform):
             "imbalance": imbalance,
             "granularity": granularity,
             "normalize": normalize,
+            "both_sides": both_sides,
             "singular_value_floor": singular_value_floor,
             "basis": basis,
             "basis_every": basis_every,
@@ -203,9 +216,28 @@ class EndToEnd(Transform):
             later += [] if write is None else [write]
         with self._exchanged(found):
             moved = self._inner_step()
-        self._settle(moved, items)
         for write in later:
             write()
+        self._take_other_half(moved, [item for item in items if _has_rule(item)])
+        self._settle(moved, items)
+
+    def _take_other_half(self, moved: Sequence[StandIn], ruled: Sequence[Item]) -> None:
+        """Where the rule acts on both sides, take the steps through its root at the old weights."""
+        halved = {item.p: item for item in ruled if item.group["both_sides"]}
+        ends: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        twins: list[Item] = []
+        for each in moved:
+            if (item := halved.get(each.p)) is None:
+                continue
+            before = each.before[0][1]
+            start = decay.start_of_step(self._inner, item.group, before)
+            ends[before], states = (each.tensor, start), {before: item.state}
+            step = each.tensor - start
+            twins.append(Item(before, step, states, item.route, item.group, item.finite))
+        for found, _ in directions(twins, keep_bases=True):
+            for before, step in found.items():
+                tensor, start = ends[before]
+                tensor.copy_(start + step)
 
     def _items(self, group: Group) -> Iterator[Item]:
         """The parameters of a group that have a gradient, where the inner one is not alone."""
@@ -331,6 +363,12 @@ class EndToEnd(Transform):
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
+        if group["normalize"] not in (True, False, "metric"):
+            allowed = 'use True, False or "metric".'
+            raise ValueError(f"normalize is {group['normalize']!r}; {allowed}")
+        if group["both_sides"] and (group["normalize"] == "metric" or group.get("differentiable")):
+            why = 'which has neither normalize="metric" nor differentiable=True; set only one.'
+            raise ValueError(f"both_sides is {group['both_sides']}, {why}")
         if group.get("differentiable") and floor > 0:
             raise ValueError("differentiable=True has no singular_value_floor; set only one.")
 
@@ -363,8 +401,10 @@ class EndToEnd(Transform):
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
         unbalanced = chosen.rule != PLAIN and check_imbalance(group["imbalance"], group["depth"])
+        halved = chosen.rule != PLAIN and group["both_sides"]
         notes = [chosen.note, *_troubles(self.state.get(p, {}))]
         notes += [f"imbalance {group['imbalance']}"] if unbalanced else []
+        notes += ["half before the inner step, half after"] * bool(halved)
         return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 
