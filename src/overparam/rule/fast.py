@@ -142,6 +142,8 @@ def update_of_rows(
     if root:
         along, across = (across + excess).sqrt(), across.sqrt()
         excess = along - across
+    if weight.shape[-1] == 1:  # entries have nothing across
+        return (excess + across) * gradient
     # Squares of lengths below this vanish; such a row takes the step across it.
     length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
     along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
@@ -226,9 +228,8 @@ def _size_of(offsets: Offsets) -> float:
 def _squares(size: Tensor, unit: Tensor, offsets: Offsets) -> tuple[Tensor, list[Tensor]]:
     """``x`` of each singular value and the offsets, both in units of ``unit^(2/N)``."""
     scale = unit.double() ** (-2 / len(offsets))
-    shifts = [offset * scale for offset in offsets]
-    squares = excess_squares(size.double(), shifts)
-    return squares.to(size.dtype), [shift.to(size.dtype) for shift in shifts]
+    shifts = [(offset * scale).to(size.dtype) for offset in offsets]
+    return excess_squares(size, shifts), shifts
 
 
 def _unbalanced_factor(unit: Tensor, depth: int) -> Tensor:

@@ -21,9 +21,9 @@ def preconditioned_sign(
 
     P the preconditioner of the end-to-end rule. Among the directions ``P^(1/2) [X]`` with
     ``|X| <= 1`` in the spectral norm it has the largest inner product with ``M``, the sum of the
-    singular values of ``P^(1/2) [M]``. For ``P = 1`` it is the step of Muon; as ``imbalance``
-    grows, ``1 / |lam|`` times it tends to that. In the place of ``msign`` the identity gives the
-    rule.
+    singular values of ``P^(1/2) [M]``. For ``P = 1`` it is the step of Muon; over
+    ``sqrt(|lam|)`` it tends to that as ``imbalance`` grows. In the place of ``msign`` the
+    identity gives the rule.
 
     Source: Jordan et al. (2024), 'Muon: an optimizer for hidden layers in neural networks', for
     ``msign``; P is that of Arora, Cohen, Hazan (2018), Claim 1. Their combination is untested in
