@@ -19,7 +19,7 @@ from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
 from overparam.rule.metric import metric_normalized
 from overparam.rule.normalized import reference_update, reference_update_of_rows
-from overparam.rule.unbalanced import check_imbalance
+from overparam.rule.options import fast_options
 
 State = dict[str, Any]
 Write = Callable[[], None]
@@ -142,7 +142,7 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
     gradient = route.split(gradient)
-    form, basis = form_of(group, route), None
+    form, basis = fast_options(group, route.transposed), None
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
         of_route = reference_update if route.rule == "matrix" else reference_update_of_rows
@@ -156,18 +156,6 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
         update = metric_normalized(update, gradient)
     write = None if basis is None else partial(_write_bases, items, basis, due)
     return route.join(update, shape), write
-
-
-def form_of(group: dict[str, Any], route: Route) -> dict[str, Any]:
-    """The options of the fast rule for a parameter of a group."""
-    offsets = check_imbalance(group["imbalance"], group["depth"])
-    return {
-        "floor": float(group["singular_value_floor"]),
-        "normalize": bool(group["normalize"]) and group["normalize"] != "metric",
-        # W^T has its factors in the opposite order.
-        "offsets": offsets[::-1] if route.transposed else offsets,
-        "root": bool(group["both_sides"]),
-    }
 
 
 def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from overparam import sharded
-from overparam._checks import plain_depth, plain_number
+from overparam._checks import plain_number
 from overparam._copies import undo_unless
 from overparam._words import warn_user
 from overparam.factors import decay
@@ -28,8 +29,9 @@ from overparam.optim.direction import Item, directions, mark_finite, state_dtype
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
+from overparam.rule.options import check_member, member_words, moves_zeros
 from overparam.rule.reference import warn_of_growth
-from overparam.rule.unbalanced import Imbalance, check_imbalance
+from overparam.rule.unbalanced import Imbalance
 from overparam.sharded import is_dtensor, is_zero
 
 if TYPE_CHECKING:
@@ -218,7 +220,7 @@ class EndToEnd(Transform):
             moved = self._inner_step()
         for write in later:
             write()
-        self._take_other_half(moved, [item for item in items if _has_rule(item)])
+        self._take_other_half(moved, ruled)
         self._settle(moved, items)
 
     def _take_other_half(self, moved: Sequence[StandIn], ruled: Sequence[Item]) -> None:
@@ -226,14 +228,12 @@ class EndToEnd(Transform):
         halved = {item.p: item for item in ruled if item.group["both_sides"]}
         ends: dict[Tensor, tuple[Tensor, Tensor]] = {}
         twins: list[Item] = []
-        for each in moved:
-            if (item := halved.get(each.p)) is None:
-                continue
-            before = each.before[0][1]
-            start = decay.start_of_step(self._inner, item.group, before)
-            ends[before], states = (each.tensor, start), {before: item.state}
-            step = each.tensor - start
-            twins.append(Item(before, step, states, item.route, item.group, item.finite))
+        for each in moved if halved else ():
+            if (item := halved.get(each.p)) is not None:
+                before = each.before[0][1]
+                start = decay.start_of_step(self._inner, item.group, before)
+                ends[before], step = (each.tensor, start), each.tensor - start
+                twins.append(replace(item, p=before, gradient=step, states={before: item.state}))
         for found, _ in directions(twins, keep_bases=True):
             for before, step in found.items():
                 tensor, start = ends[before]
@@ -340,37 +340,19 @@ class EndToEnd(Transform):
         return states
 
     def _check_options(self, group: Group) -> None:
-        group["depth"] = plain_depth(group["depth"])
+        check_member(group)
         every = group["basis_every"] = plain_number(group["basis_every"])
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"basis_every is {every!r}; use a whole number of steps, at least 1.")
         if every > 1 and group["capturable"]:
             why = "a captured step does the same each time; set basis_every=1."
             raise ValueError(f"basis_every is {every} with capturable=True: {why}")
-        given = group["imbalance"]
-        listed = isinstance(given, Sequence)
-        given = group["imbalance"] = (
-            tuple(map(plain_number, given)) if listed else plain_number(given)
-        )
-        floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
-        if not 0 <= floor < math.inf:
-            raise ValueError(f"singular_value_floor is {floor}; use a number of at least 0.")
-        if group["depth"] != 1 and check_imbalance(given, group["depth"]) and floor > 0:
-            raise ValueError(
-                f"imbalance is {given} and singular_value_floor {floor}; set one of them only: "
-                "with an imbalance null directions move without a floor."
-            )
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
-        if group["normalize"] not in (True, False, "metric"):
-            allowed = 'use True, False or "metric".'
-            raise ValueError(f"normalize is {group['normalize']!r}; {allowed}")
-        if group["both_sides"] and (group["normalize"] == "metric" or group.get("differentiable")):
-            why = 'which has neither normalize="metric" nor differentiable=True; set only one.'
-            raise ValueError(f"both_sides is {group['both_sides']}, {why}")
-        if group.get("differentiable") and floor > 0:
-            raise ValueError("differentiable=True has no singular_value_floor; set only one.")
+        if group["both_sides"] and any(sharded.is_shared(p, self._among) for p in group["params"]):
+            why = "several processes share these parameters; leave it out."
+            raise NotImplementedError(f"both_sides=True is for one process, and {why}")
 
     def _greet(self, group: Group) -> None:
         if group["granularity"] not in ("tensor", "entry"):  # these take all, known or not
@@ -383,9 +365,7 @@ class EndToEnd(Transform):
             for name, (p, view, _) in zip(names, readings(group), strict=True)
             if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
-        # With a single smallest offset all eigenvalues are positive, at W = 0 too.
-        offsets = check_imbalance(group["imbalance"], group["depth"]) if ruled else ()
-        if group["singular_value_floor"] == 0 and offsets.count(0.0) != 1:
+        if ruled and not moves_zeros(group):
             zero = [name for name, p in ruled if not p.is_meta and is_zero(p)]
             warn_of_zeros(zero, "give imbalance (0.1 at depth 2, say) or singular_value_floor")
         if ruled and not group["normalize"]:
@@ -400,11 +380,8 @@ class EndToEnd(Transform):
     def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
-        unbalanced = chosen.rule != PLAIN and check_imbalance(group["imbalance"], group["depth"])
-        halved = chosen.rule != PLAIN and group["both_sides"]
-        notes = [chosen.note, *_troubles(self.state.get(p, {}))]
-        notes += [f"imbalance {group['imbalance']}"] if unbalanced else []
-        notes += ["half before the inner step, half after"] * bool(halved)
+        words = [] if chosen.rule == PLAIN else member_words(group)
+        notes = [chosen.note, *words, *_troubles(self.state.get(p, {}))]
         return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 
