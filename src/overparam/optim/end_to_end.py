@@ -76,14 +76,15 @@ class EndToEnd(Transform):
     is the paper's (for ``depth=math.inf`` the limit of the rule over N). With
     ``normalize="metric"`` it is ``D / sqrt(<G, D>)`` for each matrix: the normalized gradient in
     the metric of depth, which the size of the gradient does not change
-    (:func:`overparam.rule.metric.metric_normalized`).
+    (:func:`overparam.rule.metric_normalized`).
 
     **Both sides.** With ``both_sides=True`` half of the rule, the square root of its
     preconditioner P, acts before the inner optimizer and half after: it is given ``P^(1/2) [G]``,
-    and its step goes through ``P^(1/2)``. For SGD that is the same step. With ``inner="muon"`` it
-    is Muon in the metric of depth, ``P^(1/2) [msign(P^(1/2) [M])]``
-    (:func:`overparam.rule.sign.preconditioned_sign`), and tends to Muon as ``imbalance`` grows.
-    Whether that trains better than Muon is an open question: we know of no paper that tried it.
+    and its step, at the weight before, goes through ``P^(1/2)``. For plain SGD that is the same
+    step. ``inner="muon"`` becomes Muon in the metric of depth, ``P^(1/2) [msign(P^(1/2) [M])]``
+    (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which tends
+    to Muon as ``imbalance`` grows. Whether it trains better is an open question: we know of no
+    paper that tried it.
 
     **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
     point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
@@ -116,7 +117,7 @@ class EndToEnd(Transform):
             single-output layer; "tensor" for each whole parameter as one, vectors included;
             "entry" for each entry as a product of N numbers, vectors included: small steps are
             multiplicative without imbalance (exponentiated gradient), hypentropy with it; see
-            :func:`overparam.rule.entrywise.entrywise_update`.
+            :func:`overparam.rule.entrywise_update`.
         normalize, both_sides: see above.
         singular_value_floor: smallest singular value that the preconditioner sees, in units of the
             weight; an ad hoc remedy for depths that have no imbalance.
