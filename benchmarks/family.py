@@ -23,6 +23,7 @@ Options = dict[str, Any]
 MEMBERS: dict[str, Options] = {
     PLAIN: {},
     "imbalance 0.5": {"imbalance": 0.5},
+    "plain rule, depth 3": {"depth": 3},
     "three offsets, depth 3": {"depth": 3, "imbalance": (0.0, 0.5, 0.2)},
     "metric step": {"normalize": "metric"},
     "imbalance 0.5, metric step": {"imbalance": 0.5, "normalize": "metric"},
