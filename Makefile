@@ -43,6 +43,7 @@ package: .venv/installed  ## build wheel and sdist; try both, the wheel in a cle
 bench: .venv/installed  ## measure speed; prints tables, asserts nothing
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/rule.py
+	$(BIN)/python benchmarks/family.py
 	$(BIN)/python benchmarks/reparam.py
 	$(BIN)/python benchmarks/optim.py
 

@@ -23,6 +23,15 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "rows": lambda model, **more: EndToEnd(model, 0.1, granularity="row", **more),
     "tensors": lambda model, **more: EndToEnd(model, 0.1, granularity="tensor", **more),
+    "unbalanced, metric": lambda model, **more: EndToEnd(
+        model, 0.1, basis="exact", imbalance=0.5, normalize="metric", **more
+    ),
+    "entries": lambda model, **more: EndToEnd(
+        model, 0.1, 3, granularity="entry", imbalance=(0.1, 0.0, 0.2), **more
+    ),
+    "both sides": lambda model, **more: EndToEnd(
+        model, 0.1, basis="exact", imbalance=0.5, both_sides=True, momentum=0.9, **more
+    ),
     "factors, AdamW": lambda model, **more: Factored(model, 1e-3, **more),
     "factors, SGD, depth 3": lambda model, **more: Factored(
         model, 0.05, "sgd", 3, momentum=0.9, weight_decay=1e-2, weight_decay_on="product", **more

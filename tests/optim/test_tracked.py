@@ -144,8 +144,8 @@ READINGS = (aten._local_scalar_dense.default, aten.nonzero.default)
 DECOMPOSITIONS = (aten._linalg_eigh.default, aten._linalg_svd.default, aten.linalg_qr.default)
 
 
-def capturable(params: list[nn.Parameter], lr: float | Tensor) -> EndToEnd:
-    return EndToEnd(params, lr, 2, momentum=0.9, basis="tracked", capturable=True)
+def capturable(params: list[nn.Parameter], lr: float | Tensor, **options) -> EndToEnd:
+    return EndToEnd(params, lr, momentum=0.9, basis="tracked", capturable=True, **options)
 
 
 def several() -> list[nn.Parameter]:
@@ -160,6 +160,8 @@ def several() -> list[nn.Parameter]:
         {"basis": "tracked", "capturable": True, "momentum": 0.9},
         {"granularity": "row", "capturable": True},
         {"inner": "adamw", "basis": "tracked"},
+        {"imbalance": 0.5, "normalize": "metric", "capturable": True},
+        {"imbalance": 0.5, "both_sides": True, "basis": "tracked", "momentum": 0.9},
     ],
 )
 def test_a_compiled_step_is_the_step_and_sees_a_changed_lr(options) -> None:
@@ -191,6 +193,9 @@ def test_a_compiled_step_is_the_step_and_sees_a_changed_lr(options) -> None:
         {},
         {"granularity": "row", "nesterov": True},
         {"depth": 3.5, "normalize": False, "weight_decay": 0.1, "singular_value_floor": 1e-3},
+        {"depth": 3, "imbalance": (0.1, 0.0, 0.2), "normalize": "metric"},
+        {"imbalance": 0.5, "granularity": "entry"},
+        {"imbalance": 0.5, "both_sides": True, "weight_decay": 0.1},
     ],
 )
 def test_an_accelerator_neither_waits_nor_decomposes(capturable: bool, options: dict) -> None:
@@ -236,9 +241,18 @@ def test_factors_on_an_accelerator_never_wait_for_the_host() -> None:
         optimizer.step()
 
 
-def test_a_capturable_step_never_reads_a_value() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"imbalance": 0.5, "normalize": "metric"},
+        {"imbalance": 0.5, "both_sides": True},
+        {"imbalance": (0.1, 0.0, 0.2), "depth": 3, "granularity": "entry"},
+    ],
+)
+def test_a_capturable_step_never_reads_a_value(options) -> None:
     params = several()
-    optimizer = capturable(params, torch.tensor(0.1))
+    optimizer = capturable(params, torch.tensor(0.1), **options)
     optimizer.step()
     before = [p.detach().clone() for p in params]
     with Forbid(*READINGS, *DECOMPOSITIONS):

@@ -322,3 +322,17 @@ def test_unbalanced_descends_for_any_orthonormal_basis(
         left = orthonormal(seed + 2, m)
         update = update_in_basis(left, weight, gradient, len(offsets), offsets=offsets)
         assert (gradient * update).sum() > 0
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("depth", "offsets"), [(2, ()), (1.5, ()), (3, (0.4, 0.0, 1.3))])
+def test_the_root_taken_twice_is_the_rule(depth: float, offsets, normalize: bool) -> None:
+    weight, gradient = draw(0, 2, 4, 6), draw(1, 2, 4, 6)
+    options = {"offsets": offsets, "normalize": normalize}
+    rule = fast(weight, gradient, depth, **options)
+    half = fast(weight, gradient, depth, root=True, **options)
+    torch.testing.assert_close(fast(weight, half, depth, root=True, **options), rule)
+    torch.testing.assert_close((half * half).sum(), (gradient * rule).sum())
+    rows = update_of_rows(weight, gradient, depth, **options)
+    half = update_of_rows(weight, gradient, depth, root=True, **options)
+    torch.testing.assert_close(update_of_rows(weight, half, depth, root=True, **options), rows)

@@ -69,6 +69,15 @@ def a_spoilt_shard_spoils_its_factors_alone() -> None:
         torch.testing.assert_close(found, q.detach(), equal_nan=True, rtol=0, atol=1e-12)
 
 
+def both_sides_are_for_one_process() -> None:
+    model = mixed()
+    by_layer(model)
+    with pytest.raises(NotImplementedError, match="both_sides=True is for one process"):
+        EndToEnd(model, lr=0.05, both_sides=True)
+    with pytest.raises(NotImplementedError, match="both_sides=True is for one process"):
+        EndToEnd(mixed(), lr=0.05, both_sides=True, divide_among=dist.group.WORLD)
+
+
 def a_gradient_that_others_lack() -> None:
     """All processes refuse the step, by name, and nothing has changed."""
     for make in (
@@ -188,6 +197,7 @@ CASES = (
     bytes_of_a_step,
     a_spoilt_shard_keeps_its_weight,
     a_spoilt_shard_spoils_its_factors_alone,
+    both_sides_are_for_one_process,
     a_gradient_that_others_lack,
     weights_that_others_change,
     a_weight_without_balanced_factors,

@@ -39,6 +39,15 @@ def directions_of_rows() -> None:
     assert_same_run(by_layer, made(EndToEnd, granularity="tensor"))
 
 
+def directions_of_the_family() -> None:
+    metric = {"imbalance": 0.5, "normalize": "metric"}
+    assert_same_run(by_layer, made(EndToEnd, targets="all", basis="tracked", **metric))
+    assert_same_run(by_columns, made(EndToEnd, depth=3, imbalance=(0.1, 0.0, 0.2)))
+    assert_same_run(by_layer, made(EndToEnd, imbalance=0.5, granularity="row"))
+    assert_same_run(by_layer, made(EndToEnd, granularity="row", **metric))
+    assert_same_run(by_layer, made(EndToEnd, imbalance=0.5, granularity="entry"))
+
+
 def directions_under_a_precision_policy() -> None:
     # Forward and backward passes are in bfloat16 here, and in float64 alone.
     assert_same_run(in_half_precision, made(EndToEnd), pair, most=0.01)
@@ -91,6 +100,7 @@ def work_that_is_divided() -> None:
 CASES = (
     directions_on_shards,
     directions_of_rows,
+    directions_of_the_family,
     directions_under_a_precision_policy,
     directions_on_other_layouts,
     factors_on_shards,

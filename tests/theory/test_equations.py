@@ -35,7 +35,7 @@ def _stating_a_formula() -> set[str]:
     }
     modules = ["overparam.simple"]
     modules += [
-        f"overparam.rule.{name}" for name in ("radial", "unbalanced", "entrywise", "metric")
+        f"overparam.rule.{name}" for name in ("radial", "unbalanced", "entrywise", "metric", "sign")
     ]
     for package in (overparam.theory, overparam.lab.theory):
         infos = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")

@@ -48,6 +48,19 @@ def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool | None:
     return None
 
 
+def start_of_step(optimizer: Optimizer, group: dict[str, Any], before: Tensor) -> Tensor:
+    """Where the step itself starts: decoupled decay has moved the weight along itself already.
+
+    Args:
+        optimizer: which made the step.
+        group: of the weight.
+        before: the weight before the step.
+    """
+    if not is_decoupled(optimizer, group):
+        return before
+    return before * (1 - group["lr"] * group.get("weight_decay", 0))
+
+
 def check_known(optimizer: Optimizer, decoupled: bool | None) -> None:
     """Raise where an optimizer does not say how it decays.
 

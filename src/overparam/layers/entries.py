@@ -58,8 +58,8 @@ def complete_views(group: dict[str, Any]) -> None:
         _check_dtypes(zip(names, params, strict=True))
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
         warning = ambiguity_warning(zip(names, views, strict=True))
-        by_matrix = group.get("granularity") != "tensor" and not is_inner_alone(group)
-        if warning is not None and by_matrix:
+        by_matrix = group.get("granularity") not in ("tensor", "entry")
+        if warning is not None and by_matrix and not is_inner_alone(group):
             warn_user(warning)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._finite import is_finite, largest_entries
 from overparam._precision import without_autocast
+from overparam.layers.route import Route
 from overparam.layers.table import PLAIN
-from overparam.layers.views import MatrixView
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
 from overparam.rule.fast import update_in_basis, update_of_rows
-from overparam.rule.reference import end_to_end_update, single_output_update
+from overparam.rule.metric import metric_normalized
+from overparam.rule.normalized import reference_update, reference_update_of_rows
+from overparam.rule.options import fast_options
 
-GRANULARITIES = ("auto", "matrix", "row", "tensor")
 State = dict[str, Any]
 Write = Callable[[], None]
 """To be called once the step has succeeded."""
@@ -28,39 +30,6 @@ _LOOK_EVERY = 100
 # Entries of one stack: enough to fill an accelerator, few enough for the caches of a CPU.
 _STACK_ENTRIES_CPU = 2**18
 _STACK_ENTRIES = 2**26
-
-
-@dataclass(frozen=True)
-class Route:
-    """How one parameter is updated.
-
-    Attributes:
-        rule: "matrix" (the end-to-end rule), "row" (the same for a single output, in closed
-            form) or "plain" (the inner optimizer alone).
-        batch: matrices, or groups of rows that share a normalization.
-        rows: ``m <= n`` of one matrix, or number of rows.
-        columns: ``n`` of one matrix, or length of a row.
-        turned: whether memory holds the matrices by columns.
-        note: what to add to the report.
-    """
-
-    rule: str
-    batch: int
-    rows: int
-    columns: int
-    turned: bool = False
-    note: str = ""
-
-    def split(self, stack: Tensor) -> Tensor:
-        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
-        if self.turned:
-            return stack.reshape(-1, self.columns, self.rows).mT
-        return stack.reshape(-1, self.rows, self.columns)
-
-    def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of :meth:`split` for parameters of the given shape."""
-        stored = matrices.mT if self.turned else matrices
-        return stored.reshape(-1, *shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,36 +58,6 @@ class Item:
         return self.states.get(self.p, {})
 
 
-def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
-    """Choose the form of the rule for a parameter; without a view it is not chosen.
-
-    Example:
-        >>> from overparam.layers import linear_view
-        >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
-        'matrix'
-    """
-    size = math.prod(shape)
-    if size == 0 or depth == 1:
-        note = "empty: nothing to update" if size == 0 else "depth 1 is the inner optimizer"
-        return Route(PLAIN, 1, 1, size, note=note)
-    if granularity == "tensor":
-        return Route("row", 1, 1, size, note="the whole tensor as one single-output layer")
-    if view is None:
-        return Route(PLAIN, 1, 1, size)
-    batch, rows, columns = view.batch, view.rows, view.columns
-    if granularity == "row" or (granularity == "auto" and view.kind == "embedding"):
-        note = "each row as a single-output layer"
-        if granularity == "auto":
-            note += ", so that rows without gradient stay"
-        return Route("row", batch, rows, columns, view.transposed, note)
-    if min(rows, columns) == 1:
-        note = "one row or column, so the rule has a closed form"
-        return Route("row", batch, 1, rows * columns, note=note)
-    # The rule works on the shorter side.
-    small, large = min(rows, columns), max(rows, columns)
-    return Route("matrix", batch, small, large, view.transposed != (rows > columns))
-
-
 def state_dtype(p: Tensor) -> torch.dtype:
     """The dtype of the update and the state: float32 for half precision, else the parameter's."""
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
@@ -132,11 +71,11 @@ def mark_finite(items: Sequence[Item]) -> None:
     unseen: dict[Any, list[Item]] = {}
     for item in items:
         if item.p.device.type == "cpu" and not item.group["capturable"]:
-            item.finite = _is_finite(item.gradient)
+            item.finite = is_finite(item.gradient)
         else:
             unseen.setdefault((item.p.device, item.gradient.dtype), []).append(item)
     for alike in unseen.values():
-        flags = torch.stack(_largest([item.gradient for item in alike])) < math.inf
+        flags = torch.stack(largest_entries([item.gradient for item in alike])) < math.inf
         plain: dict[Any, list[Item]] = {}
         for item, flag in zip(alike, flags.unbind(), strict=True):
             item.finite = flag
@@ -156,31 +95,20 @@ def _finite_or_zero(items: list[Item], gradients: Tensor) -> Tensor:
     return torch.where(_stacked(flags).reshape(-1, *[1] * (gradients.ndim - 1)), gradients, 0.0)
 
 
-def _largest(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The largest absolute value of each tensor; NaN where it holds one."""
-    if tensors[0].device.type == "cpu":  # ten times as fast as the norm
-        return [torch.maximum(high, -low) for low, high in map(torch.aminmax, tensors)]
-    return list(torch._foreach_norm(list(tensors), math.inf))  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every entry is finite: a finite sum says so in one pass, else extremes do."""
-    if math.isfinite(tensor.sum().item()):
-        return True
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
-
-
-def directions(items: Sequence[Item]) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
+def directions(
+    items: Sequence[Item], keep_bases: bool = False
+) -> Iterator[tuple[dict[Tensor, Tensor], Write | None]]:
     """``D`` of each parameter, of its shape, in the dtype of the state, stack by stack.
 
     Nothing is written: beside each stack comes a function that writes its new bases.
 
     Args:
         items: parameters that have a rule.
+        keep_bases: take those of the state, whether they are due or not.
     """
     by_shape: dict[Any, list[Item]] = {}
     for item in items:
-        p, due = item.p, is_due(item)
+        p, due = item.p, False if keep_bases else is_due(item)
         key = (id(item.group), item.route, p.shape, p.dtype, p.device, due)
         by_shape.setdefault(key, []).append(item)
     for key, alike in by_shape.items():
@@ -214,19 +142,20 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
     gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
     gradient = route.split(gradient)
+    form, basis = fast_options(group, route.transposed), None
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
-        update = _reference(route.rule, weight.clone(), gradient, depth, group["normalize"])
-        return route.join(update, shape), None
-    kind: dict[str, Any] = {
-        "floor": float(group["singular_value_floor"]),
-        "normalize": bool(group["normalize"]),
-    }
-    if route.rule == "row":
-        return route.join(update_of_rows(weight, gradient, depth, **kind), shape), None
-    basis = _next_bases(items, weight, due)
-    update = update_in_basis(basis.left, weight, gradient, depth, **kind)
-    return route.join(update, shape), partial(_write_bases, items, basis, due)
+        of_route = reference_update if route.rule == "matrix" else reference_update_of_rows
+        update = of_route(weight.clone(), gradient, depth, form["offsets"], form["normalize"])
+    elif route.rule == "matrix":
+        basis = _next_bases(items, weight, due)
+        update = update_in_basis(basis.left, weight, gradient, depth, **form)
+    else:
+        update = update_of_rows(weight, gradient, depth, **form)
+    if group["normalize"] == "metric":
+        update = metric_normalized(update, gradient)
+    write = None if basis is None else partial(_write_bases, items, basis, due)
+    return route.join(update, shape), write
 
 
 def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
@@ -271,21 +200,6 @@ def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
             continue
         for state, own in zip(states, value.unbind(), strict=True):
             state[name] = own
-
-
-def _reference(
-    rule: str, weight: Tensor, gradient: Tensor, depth: float, normalize: bool
-) -> Tensor:
-    """The same from the differentiable reference, without a floor."""
-    if rule == "matrix":
-        update = end_to_end_update(weight, gradient, depth)
-        largest = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
-    else:
-        update = single_output_update(weight, gradient, depth)
-        largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
-    if not normalize:
-        return update
-    return update / ((1.0 if math.isinf(depth) else depth) * largest ** (2 - 2 / depth))
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,26 +14,24 @@ import torch
 from torch import Tensor
 
 from overparam import sharded
-from overparam._checks import plain_depth, plain_number
+from overparam._checks import plain_number
 from overparam._copies import undo_unless
 from overparam._words import warn_user
+from overparam.factors import decay
 from overparam.layers.choice import Choice
 from overparam.layers.entries import is_inner_alone, names_of, readings
 from overparam.layers.groups import Params, warn_of_zeros
+from overparam.layers.route import GRANULARITIES, route
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import (
-    GRANULARITIES,
-    Item,
-    directions,
-    mark_finite,
-    route,
-    state_dtype,
-)
+from overparam.optim.direction import Item, directions, mark_finite, state_dtype
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
+from overparam.rule.options import check_member, member_words, moves_zeros
+from overparam.rule.reference import warn_of_growth
+from overparam.rule.unbalanced import Imbalance
 from overparam.sharded import is_dtensor, is_zero
 
 if TYPE_CHECKING:
@@ -74,12 +73,28 @@ class EndToEnd(Transform):
     **Learning rate.** With ``normalize=True`` the direction of each matrix is divided by the
     largest eigenvalue of its preconditioner, ``N s_max^(2-2/N)``: no direction moves further than
     under plain gradient descent, the dominant one moves as far. With ``normalize=False`` the rule
-    is the paper's (for ``depth=math.inf`` the limit of the rule over N).
+    is the paper's (for ``depth=math.inf`` the limit of the rule over N). With
+    ``normalize="metric"`` it is ``D / sqrt(<G, D>)`` for each matrix: the normalized gradient in
+    the metric of depth, which the size of the gradient does not change
+    (:func:`overparam.rule.metric_normalized`).
 
-    **Zero weights.** For ``N > 1`` a zero weight is a fixed point and a null space stays null:
-    give ``singular_value_floor``, in units of the weight, or put the parameter in a group with
-    ``depth=1``. A warning names all-zero weights. ``depth=math.inf`` freezes the direction of
-    each row, and the row space of each wide matrix; a warning says so.
+    **Both sides.** With ``both_sides=True`` half of the rule, the square root of its
+    preconditioner P, acts before the inner optimizer and half after: it is given ``P^(1/2) [G]``,
+    and its step, at the weight before, goes through ``P^(1/2)``. For plain SGD that is the same
+    step. ``inner="muon"`` becomes Muon in the metric of depth, ``P^(1/2) [msign(P^(1/2) [M])]``
+    (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which tends
+    to Muon as ``imbalance`` grows. Whether it trains better is an open question: we know of no
+    paper that tried it.
+
+    **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
+    point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
+    what the factors differ by: a number ``lam`` for depth 2, ``W_2^T W_2 - W_1 W_1^T = lam I``,
+    whose step is ``|lam| G`` at ``W = 0`` and tends to ``|lam|`` times gradient descent as ``lam``
+    grows; or N offsets for depth N (:mod:`overparam.rule.unbalanced`), a single smallest one.
+    A warning names all-zero weights that cannot move. For a real depth, which has no imbalance,
+    give ``singular_value_floor``, or put the parameter in a group with ``depth=1``.
+    ``depth=math.inf`` freezes the direction of each row, and the row space of each wide matrix; a
+    warning says so.
 
     **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
@@ -96,10 +111,16 @@ class EndToEnd(Transform):
         depth: ``N``, a real number of at least 1, or ``math.inf``.
         inner: the optimizer that steps with ``D`` as its gradient: a class, a name such as
             ``"adamw"``, or a function of groups and options.
+        imbalance: of the factors: a number for depth 2, a sequence of N numbers for depth N, in
+            units of the squared singular values of a factor, ``s^(2/N)``; 0 is balance.
         granularity: "auto" as above; "matrix" for embeddings too; "row" for each row as a
-            single-output layer; "tensor" for each whole parameter as one, vectors included.
-        normalize: see above.
-        singular_value_floor: smallest singular value that the preconditioner sees.
+            single-output layer; "tensor" for each whole parameter as one, vectors included;
+            "entry" for each entry as a product of N numbers, vectors included: small steps are
+            multiplicative without imbalance (exponentiated gradient), hypentropy with it; see
+            :func:`overparam.rule.entrywise_update`.
+        normalize, both_sides: see above.
+        singular_value_floor: smallest singular value that the preconditioner sees, in units of the
+            weight; an ad hoc remedy for depths that have no imbalance.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
             products alone; "auto" is exact on the CPU and tracked elsewhere.
         basis_every: steps from one such look at the weight to the next. In between the basis is
@@ -144,8 +165,10 @@ class EndToEnd(Transform):
         depth: float = 2.0,
         inner: Inner = torch.optim.SGD,
         *,
-        granularity: Literal["auto", "matrix", "row", "tensor"] = "auto",
-        normalize: bool = True,
+        imbalance: Imbalance = 0.0,
+        granularity: Literal["auto", "matrix", "row", "tensor", "entry"] = "auto",
+        normalize: bool | Literal["metric"] = True,
+        both_sides: bool = False,
         singular_value_floor: float = 0.0,
         basis: Literal["auto", "exact", "tracked"] = "auto",
         basis_every: int = 1,
@@ -161,8 +184,10 @@ class EndToEnd(Transform):
         self._among = divide_among
         own = {
             "depth": depth,
+            "imbalance": imbalance,
             "granularity": granularity,
             "normalize": normalize,
+            "both_sides": both_sides,
             "singular_value_floor": singular_value_floor,
             "basis": basis,
             "basis_every": basis_every,
@@ -194,9 +219,26 @@ class EndToEnd(Transform):
             later += [] if write is None else [write]
         with self._exchanged(found):
             moved = self._inner_step()
-        self._settle(moved, items)
         for write in later:
             write()
+        self._take_other_half(moved, ruled)
+        self._settle(moved, items)
+
+    def _take_other_half(self, moved: Sequence[StandIn], ruled: Sequence[Item]) -> None:
+        """Where the rule acts on both sides, take the steps through its root at the old weights."""
+        halved = {item.p: item for item in ruled if item.group["both_sides"]}
+        ends: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        twins: list[Item] = []
+        for each in moved if halved else ():
+            if (item := halved.get(each.p)) is not None:
+                before = each.before[0][1]
+                start = decay.start_of_step(self._inner, item.group, before)
+                ends[before], step = (each.tensor, start), each.tensor - start
+                twins.append(replace(item, p=before, gradient=step, states={before: item.state}))
+        for found, _ in directions(twins, keep_bases=True):
+            for before, step in found.items():
+                tensor, start = ends[before]
+                tensor.copy_(start + step)
 
     def _items(self, group: Group) -> Iterator[Item]:
         """The parameters of a group that have a gradient, where the inner one is not alone."""
@@ -299,26 +341,22 @@ class EndToEnd(Transform):
         return states
 
     def _check_options(self, group: Group) -> None:
-        group["depth"] = plain_depth(group["depth"])
+        check_member(group)
         every = group["basis_every"] = plain_number(group["basis_every"])
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"basis_every is {every!r}; use a whole number of steps, at least 1.")
         if every > 1 and group["capturable"]:
             why = "a captured step does the same each time; set basis_every=1."
             raise ValueError(f"basis_every is {every} with capturable=True: {why}")
-        floor = group["singular_value_floor"] = plain_number(group["singular_value_floor"])
-        if not 0 <= floor < math.inf:
-            raise ValueError(f"singular_value_floor is {floor}; use a number of at least 0.")
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
-        if group.get("differentiable") and floor > 0:
-            raise ValueError(
-                "differentiable=True has no singular_value_floor: set one of them only."
-            )
+        if group["both_sides"] and any(sharded.is_shared(p, self._among) for p in group["params"]):
+            why = "several processes share these parameters; leave it out."
+            raise NotImplementedError(f"both_sides=True is for one process, and {why}")
 
     def _greet(self, group: Group) -> None:
-        if group["granularity"] != "tensor":  # that takes all, known or not
+        if group["granularity"] not in ("tensor", "entry"):  # these take all, known or not
             super()._greet(group)
         if group.get("fallback"):
             return
@@ -328,9 +366,11 @@ class EndToEnd(Transform):
             for name, (p, view, _) in zip(names, readings(group), strict=True)
             if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
-        if group["singular_value_floor"] == 0:
+        if ruled and not moves_zeros(group):
             zero = [name for name, p in ruled if not p.is_meta and is_zero(p)]
-            warn_of_zeros(zero, "set singular_value_floor")
+            warn_of_zeros(zero, "give imbalance (0.1 at depth 2, say) or singular_value_floor")
+        if ruled and not group["normalize"]:
+            warn_of_growth(group["depth"])
         if math.isinf(group["depth"]) and ruled:
             warn_user(
                 "depth=inf freezes the direction of each row, and the row space of each wide "
@@ -341,7 +381,8 @@ class EndToEnd(Transform):
     def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
         chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
-        notes = [chosen.note, *_troubles(self.state.get(p, {}))]
+        words = [] if chosen.rule == PLAIN else member_words(group)
+        notes = [chosen.note, *words, *_troubles(self.state.get(p, {}))]
         return chosen.rule, notes, rows if chosen.rule == "row" else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from overparam import sharded
 from overparam._checks import plain_number
-from overparam.factors.decay import is_decoupled
+from overparam.factors.decay import start_of_step
 from overparam.layers.choice import Choice
 from overparam.layers.groups import Params
 from overparam.layers.select import Targets
@@ -115,9 +115,7 @@ class Radial(Transform):
             )
             new = before + stretched
         else:
-            # Decoupled decay has moved the weight along itself already; that is not stretched.
-            decoupled = is_decoupled(self._inner, group)
-            start = before * (1 - lr * group.get("weight_decay", 0)) if decoupled else before
+            start = start_of_step(self._inner, group, before)  # decay is not stretched
             new = start + radial_stretch(before, now - start, radial, parts.total)
         parts.write(new, p)
 

@@ -8,12 +8,14 @@ from overparam.rule.reference import (
     preconditioner_spectrum,
     single_output_update,
 )
+from overparam.rule.sign import preconditioned_sign
 
 __all__ = [
     "PreconditionerSpectrum",
     "end_to_end_update",
     "entrywise_update",
     "metric_normalized",
+    "preconditioned_sign",
     "preconditioner_spectrum",
     "single_output_update",
 ]

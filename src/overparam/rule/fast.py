@@ -28,6 +28,7 @@ def update_in_basis(
     floor: float = 0.0,
     normalize: bool = False,
     offsets: Offsets = (),
+    root: bool = False,
 ) -> Tensor:
     r"""The end-to-end update from the left singular basis alone: matrix products, any real depth.
 
@@ -51,6 +52,7 @@ def update_in_basis(
         offsets: of N unbalanced factors, from
             :func:`overparam.rule.unbalanced.check_imbalance`; empty for balanced ones. Without a
             floor, which it makes needless: zero singular values grow.
+        root: with the square roots of all eigenvalues: taken twice it is the rule.
 
     Returns:
         ``D``, ``(..., m, n)``; for ``N = inf`` the limit of ``D / N``.
@@ -74,6 +76,8 @@ def update_in_basis(
         sizes = _sizes(relative, largest, unit, floor)
         kernel = _kernel(sizes.relative, sizes.relative.mT, depth)
         outside, factor = _outside(sizes, depth), _factor(sizes, depth, normalize)
+    if root:
+        kernel, outside, factor = kernel.sqrt(), outside.sqrt(), factor**0.5
     turned = left.mT @ gradient
     # V_u is rows over their lengths: m x m numbers take both divisions, not a pass over rows.
     # Round-off has K = outside, and may be divided by anything whose square does not vanish.
@@ -92,6 +96,7 @@ def update_of_rows(
     floor: float = 0.0,
     normalize: bool = False,
     offsets: Offsets = (),
+    root: bool = False,
 ) -> Tensor:
     r"""The end-to-end update of each row as a layer with a single output.
 
@@ -108,6 +113,7 @@ def update_of_rows(
         floor: as in :func:`update_in_basis`, for the length of a row.
         normalize: divide by the largest eigenvalue over all rows, ``N max |w|^(2-2/N)``.
         offsets: as in :func:`update_in_basis`.
+        root: as in :func:`update_in_basis`.
 
     Returns:
         ``D``, ``(..., r, d)``; for ``N = inf`` the limit of ``D / N``.
@@ -133,6 +139,11 @@ def update_of_rows(
         sizes = _sizes(length / largest, largest, unit, floor)
         across = _outside(sizes, depth) * _factor(sizes, depth, normalize)
         excess = _excess(sizes, across, depth, normalize)
+    if root:
+        along, across = (across + excess).sqrt(), across.sqrt()
+        excess = along - across
+    if weight.shape[-1] == 1:  # entries have nothing across
+        return (excess + across) * gradient
     # Squares of lengths below this vanish; such a row takes the step across it.
     length = length.clamp_min(torch.finfo(weight.dtype).tiny ** 0.5)
     along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
@@ -217,9 +228,8 @@ def _size_of(offsets: Offsets) -> float:
 def _squares(size: Tensor, unit: Tensor, offsets: Offsets) -> tuple[Tensor, list[Tensor]]:
     """``x`` of each singular value and the offsets, both in units of ``unit^(2/N)``."""
     scale = unit.double() ** (-2 / len(offsets))
-    shifts = [offset * scale for offset in offsets]
-    squares = excess_squares(size.double(), shifts)
-    return squares.to(size.dtype), [shift.to(size.dtype) for shift in shifts]
+    shifts = [(offset * scale).to(size.dtype) for offset in offsets]
+    return excess_squares(size, shifts), shifts
 
 
 def _unbalanced_factor(unit: Tensor, depth: int) -> Tensor:

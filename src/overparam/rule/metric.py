@@ -40,4 +40,5 @@ def metric_normalized(update: Tensor, gradient: Tensor, dims: int = 2) -> Tensor
     scaled = update / size
     inner = (gradient / by * scaled).sum(axes, keepdim=True)
     length = inner.clamp_min(0).sqrt() * (by.sqrt() / size.sqrt())
-    return torch.where(inner > 0, scaled / torch.where(inner > 0, length, 1.0), 0.0)
+    # One factor for each step: a pass over all entries is saved.
+    return scaled * torch.where(inner > 0, 1 / torch.where(inner > 0, length, 1.0), 0.0)

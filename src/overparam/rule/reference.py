@@ -136,7 +136,7 @@ def end_to_end_update(
     check_same_trailing(weight, gradient, trailing=2)
     check_depth(depth)
     offsets = check_imbalance(imbalance, depth)
-    _warn_of_growth(depth)
+    warn_of_growth(depth)
     m, n = weight.shape[-2:]
     if min(m, n) == 1 and not offsets:
         update = single_output_update(weight.flatten(-2), gradient.flatten(-2), depth)
@@ -188,7 +188,7 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     """
     check_same_trailing(weight, gradient, trailing=1)
     check_depth(depth)
-    _warn_of_growth(depth)
+    warn_of_growth(depth)
     plain, inverse = _plain_step(weight, gradient, depth, trailing=1)
     if plain.numel() == 0 or (not isinstance(depth, Tensor) and depth == 1):
         return plain
@@ -245,7 +245,7 @@ def preconditioner_spectrum(
     check_floating("weight", weight)
     check_depth(depth)
     offsets = check_imbalance(imbalance, depth)
-    _warn_of_growth(depth)
+    warn_of_growth(depth)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
     if not bool(weight.isfinite().all()):
@@ -272,7 +272,7 @@ def preconditioner_spectrum(
     )
 
 
-def _warn_of_growth(depth: float | Tensor) -> None:
+def warn_of_growth(depth: float | Tensor) -> None:
     """Warn of a finite depth that is meant to be infinite."""
     if isinstance(depth, Tensor) or not _DEEP < depth < math.inf:
         return

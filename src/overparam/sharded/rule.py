@@ -17,6 +17,7 @@ from torch import Tensor
 
 from overparam.optim.direction import Item, Route, Write, directions, is_due, state_dtype
 from overparam.rule.fast import update_of_rows
+from overparam.rule.options import fast_options
 from overparam.sharded import is_dtensor, local
 from overparam.sharded.agreement import largest
 from overparam.sharded.exchange import Exchange, Leaf
@@ -51,7 +52,8 @@ def directions_of_shards(items: Sequence[Item], among: Group | None) -> Iterator
     owned: dict[Any, list[Item]] = {}
     for item in items:
         layout = layout_of(item.p, among)
-        if item.route.rule == "row" and _has_whole_rows(item, layout):
+        one_length = item.group["normalize"] == "metric"  # of all rows
+        if item.route.rule == "row" and not one_length and _has_whole_rows(item, layout):
             rows.append(item)
         elif layout.has_owner:
             owned.setdefault(layout.alike, []).append(item)
@@ -87,8 +89,7 @@ def _of_whole_rows(items: Sequence[Item]) -> Iterator[Found]:
             torch.cat([weight, row]),
             torch.cat([_rows(item.gradient, item), torch.zeros_like(row)]),
             float(group["depth"]),
-            floor=float(group["singular_value_floor"]),
-            normalize=bool(group["normalize"]),
+            **fast_options(group, item.route.transposed),
         )[:-1]
         yield {p: laid_out_as(update.reshape(local(p).shape).contiguous(), p)}, None
 
