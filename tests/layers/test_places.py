@@ -1,6 +1,8 @@
 """Parameters under a parametrization, and where else a weight is computed from others."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from overparam import overparameterize, register_view
 from overparam.layers import MatrixView, linear_view, parameter_view, transposed_linear_view
+from overparam.layers.places import places_of
 
 
 class Conv1D(nn.Module):
@@ -241,3 +244,34 @@ def test_conv1d_is_known_by_its_name_and_its_field() -> None:
     other.weight = nn.Parameter(torch.randn(4, 6))
     row = rows("plan", other)["weight"]
     assert (row["kind"], row["rule"]) == ("unknown", "plain")
+
+
+class Meeting(nn.Module):
+    """Waits in evaluation mode, where models are read, until the other thread has trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.training:
+            self.reached.set()
+            assert self.go_on.wait(10)
+        return weight * 2
+
+
+def test_a_model_is_read_while_another_thread_trains_it() -> None:
+    """Neither the modes nor torch's cache of parametrizations change, not even for a moment."""
+    meeting = Meeting()
+    model = _with(nn.Linear(4, 6), meeting)
+    parametrizations.spectral_norm(model)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(places_of, model, {})
+        assert meeting.reached.wait(10)
+        assert all(module.training for module in model.modules())
+        model(torch.ones(1, 4)).sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        meeting.go_on.set()
+        (*_, (_, last)) = reading.result()
+    assert last is model.parametrizations.weight.original
+    assert all(gradient is not None for gradient in gradients)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from overparam.layers.registry import acts_entrywise, checked_view, parameter_view
 from overparam.layers.views import MatrixView
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -95,44 +96,68 @@ def _own(path: str, module: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
 
 def _parametrized(path: str, module: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
     """The tensors under a parametrization: read as the weight of the layer, where shapes agree."""
-    for attribute, held in parametrizations_of(module).items():
+    computed = parametrizations_of(module)
+    plain = _plain_twin(module, computed) if computed else module
+    for attribute, held in computed.items():
         for inner, parameter in held.named_parameters():
             suffix = f"parametrizations.{attribute}.{inner}"
-            view, note = _under(module, attribute, held, inner, parameter)
+            view, note = _under(plain, attribute, held, inner, parameter)
             yield Site(path, module, attribute, suffix, view, note), parameter
 
 
 def _under(
-    module: nn.Module, attribute: str, held: nn.Module, inner: str, parameter: nn.Parameter
+    plain: nn.Module, attribute: str, held: nn.Module, inner: str, parameter: nn.Parameter
 ) -> tuple[MatrixView | None, str | None]:
     """The view of a tensor under a parametrization, or why it has none."""
-    if isinstance(held, nn.ModuleList) and len(held) and getattr(held[0], "is_product", False):
+    if _is_product(held):
         return None, "it is a factor of a product that overparameterize made"
     if is_lazy(parameter):
         return None, None
     shape = tuple(parameter.shape)
-    with _evaluated(held):
-        weight = getattr(module, attribute)
-        if re.fullmatch(r"original\d*", inner) and shape == tuple(weight.shape):
-            if acts_entrywise(module, attribute, shape):
-                return None, None
-            return checked_view(module, attribute, shape), None
+    if re.fullmatch(r"original\d*", inner) and shape == tuple(getattr(plain, attribute).shape):
+        if acts_entrywise(plain, attribute, shape):
+            return None, None
+        return checked_view(plain, attribute, shape), None
     if len(shape) < 2 or parameter.numel() == max(shape):
         return None, None  # the lengths of weight_norm, and other scales
     return None, f"the parametrization of {attribute} computes the weight from it in its own way"
 
 
-@contextmanager
-def _evaluated(held: nn.Module) -> Iterator[None]:
-    """Compute a weight without the power iteration of spectral_norm, and without a graph."""
-    modes = {module: module.training for module in held.modules()}
-    held.eval()
-    try:
-        with torch.no_grad(), parametrize.cached():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _is_product(held: nn.Module) -> bool:
+    return isinstance(held, nn.ModuleList) and len(held) > 0 and hasattr(held[0], "is_product")
+
+
+def _plain_twin(module: nn.Module, computed: Mapping[str, nn.Module]) -> nn.Module:
+    """The layer as it would be without parametrizations, with the weights that they compute now.
+
+    A second object, so that nothing of the model changes, not even for a moment: another thread
+    may be training it. In evaluation mode, since spectral_norm would take a step in training.
+    """
+    twin = _twin(module)
+    twin.__class__ = type(module).__bases__[0]  # which torch has put its own class over
+    parameters: dict[str, nn.Parameter | None] = dict(module._parameters)
+    with torch.no_grad():
+        for attribute, held in computed.items():
+            if not _is_product(held) and not any(map(is_lazy, held.parameters())):
+                weight = _in_evaluation_mode(held)()
+                parameters[attribute] = nn.Parameter(weight, requires_grad=False)
+    twin.__dict__["_parameters"] = parameters
+    return twin
+
+
+def _twin(module: _Module) -> _Module:
+    """Another object with the same attributes; ``copy.copy`` refuses parametrized modules."""
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    return twin
+
+
+def _in_evaluation_mode(module: _Module) -> _Module:
+    """A module that computes on the same parameters and buffers, all of it in evaluation mode."""
+    twin = _twin(module)
+    inner = {k: child and _in_evaluation_mode(child) for k, child in module._modules.items()}
+    twin.__dict__.update(training=False, _modules=inner)
+    return twin
 
 
 def _read_as(pattern: str, view: MatrixView, places: list[tuple[list[Site], nn.Parameter]]) -> None:
