@@ -5,9 +5,11 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from overparam.reparam import collapse, collapsed, overparameterize
 
@@ -112,3 +114,78 @@ def test_setting_data_sets_the_value_with_shape_and_dtype() -> None:
     convolution = overparameterize(nn.Conv2d(2, 3, 3), targets="all")
     with pytest.raises(ValueError, match="change shapes before you overparameterize"):
         convolution.weight.data = torch.ones(4, 2, 3, 3)
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRUCell])
+def test_layers_that_draw_all_their_parameters_again_are_refused(make: type[nn.Module]) -> None:
+    """Recurrent layers reset whatever ``parameters()`` gives: factors would be drawn one by one."""
+    layer = overparameterize(make(3, 2))
+    before = _values(layer)
+    with pytest.raises(RuntimeError, match=f"reset_parameters would write into .* {make.__name__}"):
+        layer.reset_parameters()
+    assert _same(before, layer)
+    with collapsed(layer):
+        layer.reset_parameters()
+    assert not _same(before, layer)
+    collapse(layer).reset_parameters()
+
+
+def test_arrays_that_share_the_memory_of_a_product_are_read_only() -> None:
+    layer = overparameterize(nn.Linear(3, 2))
+    for array in (layer.weight.detach().numpy(), np.asarray(layer.weight.data[0])):
+        with pytest.raises(ValueError, match="read-only"):
+            array *= 2
+    copied = np.asarray(layer.weight.detach(), dtype=np.float64)
+    copied *= 2
+    layer.weight.detach().clone().numpy()[:] = 0
+
+
+def test_attributes_of_a_weight_are_those_of_its_factors() -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight.early = 1
+    overparameterize(layer)
+    assert layer.weight.early == 1
+    assert not hasattr(layer.weight, "late")
+    layer.weight.late = 2
+    assert layer.weight.late == 2
+    assert [factor.late for factor in layer.parametrizations.parameters()] == [2, 2]
+    assert not hasattr(layer.weight.detach(), "late")
+    collapse(layer)
+    assert (layer.weight.early, layer.weight.late) == (1, 2)
+
+
+def test_hooks_on_a_value_are_warned_about_where_nothing_is_computed_with_it() -> None:
+    layer = overparameterize(nn.Linear(3, 2))
+    with pytest.warns(UserWarning, match="register_hook acts on this value of weight of a Linear"):
+        layer.weight.register_hook(lambda gradient: gradient)
+    with pytest.warns(UserWarning, match="retain_grad acts on this value"):
+        layer.weight.retain_grad()
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight
+            weight.register_hook(seen.append)
+            return x @ weight.mT
+
+    seen: list[Tensor] = []
+    overparameterize(Watched(3, 2))(torch.ones(1, 3)).sum().backward()
+    assert len(seen) == 1
+
+
+def test_what_is_no_value_of_a_product_is_refused() -> None:
+    layer = overparameterize(nn.Linear(3, 2))
+    before = _values(layer)
+    for wrong, message in (
+        (3.0, "a float is assigned"),
+        (np.ones((2, 3)), "a ndarray is assigned"),
+        (torch.ones(2, 3).double(), r"in torch\.float64 is assigned to it; assign value\.to"),
+        (TwoTensor(torch.ones(2, 3), torch.ones(2, 3)), "a TwoTensor, a tensor subclass"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            layer.weight = wrong
+    twin = nn.Parameter(TwoTensor(torch.ones(2, 3), torch.ones(2, 3)))
+    with pytest.raises(RuntimeError, match="weight: the weight is a TwoTensor"):
+        layer.load_state_dict({"weight": twin.data}, strict=False)
+    assert _same(before, layer)
+    with pytest.raises(TypeError, match=r"weight: .* stays plain"), collapsed(layer):
+        layer.weight = twin

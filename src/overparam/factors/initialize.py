@@ -43,6 +43,7 @@ def initial_factors(
         One tensor for each of ``layout.shapes``.
 
     Raises:
+        TypeError: a tensor of a subclass that computes in its own way (quantized, distributed).
         ValueError: an unknown word, a hidden layer too narrow for ``weight``, a weight that is
             not finite, or a dead product.
 
@@ -57,6 +58,11 @@ def initial_factors(
     """
     if init not in INITIALIZATIONS:
         raise ValueError(f"init={init!r} is unknown; choose one of {INITIALIZATIONS}.")
+    if type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(
+            f"the weight is a {type(weight).__name__}, a tensor subclass whose meaning factors "
+            "would lose; give its values as a plain tensor."
+        )
     if weight.is_meta:
         raise ValueError(
             "the weight is on the meta device and has no values; materialize the model first "

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils import _named_member_accessor, parametrize
 
 from overparam.reparam import guard
-from overparam.reparam.product import held_at, holds_product
-from overparam.reparam.swap import take_out
+from overparam.reparam.product import factors_of, held_at, holds_product
+from overparam.reparam.swap import all_or_nothing, take_out
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
 _SWAPPING = _named_member_accessor.swap_tensor.__code__.co_filename
@@ -69,6 +69,8 @@ def extend_class(owner: nn.Module) -> None:
         if holds_product(held):
             setattr(own, attribute, _property(attribute))
     own.register_parameter = _register_parameter
+    if hasattr(base, "reset_parameters"):
+        own.reset_parameters = _refuse_reset
     if isinstance(owner, _ASKING_TWICE):
         own.forward = _forward_in_a_pass(base)
     if isinstance(owner, nn.RNNBase):
@@ -77,6 +79,17 @@ def extend_class(owner: nn.Module) -> None:
         own._flat_weights = property(_flat_weights, _ignore)
         own._update_flat_weights = _ignore
         own._replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+
+
+def _refuse_reset(self: nn.Module) -> None:
+    """Recurrent layers draw all that ``parameters()`` gives, factors too: another product."""
+    held = cast("nn.ModuleDict", self.parametrizations)
+    first = next(attribute for attribute, each in held.items() if holds_product(each))
+    guard.refuse("reset_parameters", _in_words(self, first))
+
+
+def _in_words(owner: nn.Module, attribute: str) -> str:
+    return f"{attribute} of a {parametrize.type_before_parametrizations(owner).__name__}"
 
 
 def _property(attribute: str) -> property:
@@ -99,8 +112,9 @@ def _property(attribute: str) -> property:
         if reader.co_name == "forward" and reader.co_filename.startswith(_LAYERS):
             return held()  # torch's own layers do not write
         value = _guarded(self, attribute, held())
-        if reader.co_name == "get_parameter" and type(value) is guard.ProductValue:
-            value.asked_as_parameter = True
+        if type(value) is guard.ProductValue:
+            value.asked_as_parameter = reader.co_name == "get_parameter"
+            value.in_forward = reader.co_name == "forward"
         return value
 
     def write(self: Any, value: Any) -> None:
@@ -148,8 +162,7 @@ def _guarded(owner: nn.Module, attribute: str, value: Tensor) -> Tensor:
         or cast("Any", torch._C)._functorch.maybe_current_level() is not None
     ):
         return value
-    kind = parametrize.type_before_parametrizations(owner).__name__
-    return guard.guarded(value, f"{attribute} of a {kind}", held_at(owner, attribute))
+    return guard.guarded(value, _in_words(owner, attribute), held_at(owner, attribute))
 
 
 def _write(owner: Any, attribute: str, value: Any) -> None:
@@ -158,13 +171,40 @@ def _write(owner: Any, attribute: str, value: Any) -> None:
         _give(owner, attribute, held, value)
         return
     if value is None:
-        take_out(owner, {attribute: None})
+        _replace(owner, attribute, None)
         return
     source = guard.held_by(value)
     if source is None:
-        held.right_inverse(guard.plain(value))
+        value = guard.plain(value)
+        _check_value(owner, attribute, value, like=factors_of(held)[0])
+        held.right_inverse(value)
     elif source is not held:
         _tie(owner, attribute, source, value)
+
+
+def _check_value(owner: nn.Module, attribute: str, value: Any, like: Tensor) -> None:
+    """Raise for what is no weight of the product.
+
+    Raises:
+        TypeError: no tensor, or another dtype.
+    """
+    place = _in_words(owner, attribute)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{place} is a product of factors, and a {type(value).__name__} is assigned to it; "
+            "assign a tensor (its new value) or an nn.Parameter (which takes its place)."
+        )
+    if value.dtype != like.dtype:
+        raise TypeError(
+            f"{place} is a product in {like.dtype}, and a tensor in {value.dtype} is assigned to "
+            f"it; assign value.to({like.dtype}). (layer.weight.data = value changes the dtype.)"
+        )
+
+
+def _replace(owner: nn.Module, attribute: str, parameter: nn.Parameter | None) -> None:
+    """A parameter in the place of a product."""
+    with all_or_nothing([owner]):
+        take_out(owner, {attribute: parameter})
 
 
 _write_outside: Callable[[Any, str, Any], None] = torch._disable_dynamo(_write)  # pyright: ignore
@@ -202,7 +242,7 @@ def _register_parameter(self: Any, name: str, param: nn.Parameter | None) -> Non
         return _write(self, name, param)
     if param is not None and not isinstance(param, nn.Parameter):
         raise TypeError(f"cannot register {type(param).__name__} as the parameter {name!r}.")
-    return take_out(self, {name: param})
+    return _replace(self, name, param)
 
 
 def _asked_by_functional_call() -> bool:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from overparam.factors.linearize import gradient_from_factors, gradient_to_factors
-from overparam.reparam.product import factors_of, layout_of, memory_format_of, product_of
+from overparam.reparam.product import (
+    attributes_of,
+    factors_of,
+    layout_of,
+    memory_format_of,
+    product_of,
+)
 
 
 def warn_of_hooks(named: Iterable[tuple[str, Tensor]], becomes: str) -> None:
@@ -65,11 +71,7 @@ def plain_parameter(held: parametrize.ParametrizationList, weight: Tensor) -> nn
     trained = any(factor.requires_grad for factor in factors)
     value = weight.contiguous(memory_format=product.memory_format)
     parameter = nn.Parameter(value, requires_grad=trained)
-    vars(parameter).update(product.attributes)
-    first, *others = (vars(factor) for factor in factors)
-    vars(parameter).update(
-        {k: v for k, v in first.items() if all(k in each and each[k] is v for each in others)}
-    )
+    vars(parameter).update(attributes_of(held))
     return parameter
 
 

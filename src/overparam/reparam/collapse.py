@@ -308,5 +308,5 @@ def _changed(
         return now, ()
     try:
         return now, initial_factors(layout, now)
-    except ValueError as error:
-        raise ValueError(f"{place.name}: {error} The model stays plain.") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{place.name}: {error} The model stays plain.") from None

@@ -158,6 +158,13 @@ def factors_of(held: parametrize.ParametrizationList) -> list[nn.Parameter]:
     return [getattr(held, f"original{j}") for j in range(held.ntensors)]
 
 
+def attributes_of(held: parametrize.ParametrizationList) -> dict[str, Any]:
+    """What users set on the parameter before it became a product, or on all its factors since."""
+    first, *others = (vars(factor) for factor in factors_of(held))
+    common = {k: v for k, v in first.items() if all(k in each and each[k] is v for each in others)}
+    return {**product_of(held).attributes, **common}
+
+
 def current_weight(held: parametrize.ParametrizationList) -> Tensor:
     """The product as it is now, without a graph; a tensor that can be trained on."""
     with torch.inference_mode(False), torch.no_grad():
