@@ -103,11 +103,14 @@ def check_depth(depth: float | Tensor) -> None:
     Raises:
         TypeError: depth is neither a number nor a real tensor.
         ValueError: a depth is below 1 or not a number.
+        RuntimeError: a derivative in depth is asked for.
     """
     remedy = "depth counts the factors of the product: use a real number >= 1, or math.inf."
     if isinstance(depth, Tensor):
         if depth.is_complex() or depth.dtype == torch.bool:
             raise TypeError(f"depth has dtype {depth.dtype}; {remedy}")
+        if depth.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(_NOT_IN_DEPTH)
         _EachDepth.apply(depth, remedy)
         return
     if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
@@ -116,6 +119,12 @@ def check_depth(depth: float | Tensor) -> None:
         raise ValueError(f"depth has {len(str(depth))} digits; use math.inf for the limit.")
     if math.isnan(depth) or depth < 1:
         raise ValueError(f"depth is {depth!r}; {remedy}")
+
+
+_NOT_IN_DEPTH = (
+    "the rule is not differentiated in depth: pass depth.detach(), and differentiate in the weight "
+    "or the gradient."
+)
 
 
 class _EachDepth(torch.autograd.Function):
@@ -131,6 +140,10 @@ class _EachDepth(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         pass
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(_NOT_IN_DEPTH)
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]

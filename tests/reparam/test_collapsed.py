@@ -213,3 +213,59 @@ def test_layouts_can_be_multiplied_out_without_memory() -> None:
     assert {k: tuple(v.shape) for k, v in plain.items()} == {
         k: tuple(v.shape) for k, v in _model().state_dict().items()
     }
+
+
+def _embedding_and_head() -> nn.ModuleDict:
+    return nn.ModuleDict({"e": nn.Embedding(5, 3), "h": nn.Linear(3, 5, bias=False)})
+
+
+def test_ties_made_while_collapsed_share_factors_afterwards() -> None:
+    model = overparameterize(_embedding_and_head(), targets="all")
+    embedding, head = model["e"], model["h"]
+    kept = list(embedding.parameters())
+    with collapsed(model):
+        head.weight = embedding.weight
+    assert head.parametrizations.weight is embedding.parametrizations.weight
+    assert all(a is b for a, b in zip(kept, model.parameters(), strict=True))
+    with collapsed(model):
+        assert head.weight is embedding.weight
+    # A new parameter for both, as libraries make that resize.
+    value = torch.randn(5, 3)
+    with collapsed(model):
+        head.weight = embedding.weight = nn.Parameter(value)
+    torch.testing.assert_close(head.weight, value)
+    assert len(list(model.parameters())) == 2
+    assert collapse(model)["h"].weight is embedding.weight
+
+
+def test_weights_untied_while_collapsed_get_factors_of_their_own() -> None:
+    model = _embedding_and_head()
+    model["h"].weight = model["e"].weight
+    overparameterize(model, targets="all")
+    kept, before, value = list(model.parameters()), model["e"].weight.clone(), torch.randn(5, 3)
+    with collapsed(model):
+        model["h"].weight = nn.Parameter(value)
+    torch.testing.assert_close(model["h"].weight, value)
+    torch.testing.assert_close(model["e"].weight, before)
+    assert all(a is b for a, b in zip(kept, model["e"].parameters(), strict=True))
+    assert len(list(model.parameters())) == 4
+    assert len(collapse_state_dict(model.state_dict())) == 2
+
+
+@pytest.mark.parametrize("to_plain", [True, False])
+def test_a_tie_to_what_is_no_product_is_not_undone_silently(to_plain: bool) -> None:
+    model = overparameterize(_embedding_and_head())  # the head alone
+    with pytest.raises(ValueError, match=r"h\.weight was tied to e\.weight, which is no product"):
+        with collapsed(model):
+            first, second = ("h", "e") if to_plain else ("e", "h")
+            model[first].weight = model[second].weight
+    assert model["h"].weight is model["e"].weight
+    assert len(list(model.parameters())) == 1
+
+
+def test_hooks_that_sleep_while_factors_are_back_are_named() -> None:
+    model = overparameterize(nn.Linear(3, 2))
+    with pytest.warns(UserWarning, match=r"hooks on weight \(gradient hook\)"), collapsed(model):
+        handle = model.weight.register_hook(lambda gradient: gradient)
+    with collapsed(model):
+        handle.remove()

@@ -116,7 +116,7 @@ def test_factors_without_their_layout_are_refused_and_other_parametrizations_are
     state = _without(model.state_dict(), "0.parametrizations.weight.original")
     with pytest.raises(ValueError, match=r"factors \[\] of 0\.weight.* not complete"):
         collapse_state_dict(state)
-    with pytest.raises(ValueError, match=r"in the entry 'model', one level down"):
+    with pytest.raises(ValueError, match=r"in the entry \['model'\], not at the top"):
         collapse_state_dict({"model": model.state_dict(), "step": 3})
 
 
@@ -153,3 +153,28 @@ def test_a_further_parametrization_is_refused_by_every_converter(spectral: bool)
         with pytest.raises(RuntimeError, match="further parametrization"):
             model[0].weight.data = torch.ones(4, 4)
         model.load_state_dict(clean)
+
+
+def test_a_checkpoint_on_a_deeper_level_and_one_that_is_none() -> None:
+    model = overparameterize(_model())
+    file = {"epoch": 1, "loops": {"fit": {"model": model.state_dict()}}}
+    for convert in (collapse_state_dict, lambda file: expand_state_dict(file, like=model)):
+        with pytest.raises(ValueError, match=r"pass checkpoint\['loops'\]\['fit'\]\['model'\]"):
+            convert(file)
+        with pytest.raises(TypeError, match="the checkpoint is a Sequential"):
+            convert(model)
+    with pytest.raises(ValueError, match=r"pass checkpoint\['loops'\]"):
+        expand_state_dict(_model().state_dict(), like=file)
+
+
+def test_factors_of_another_layout_are_no_expansion() -> None:
+    model, other = overparameterize(_model()), overparameterize(_model(), 3)
+    with pytest.raises(ValueError, match=r"of 0\.weight, the model .*collapse_state_dict first"):
+        expand_state_dict(other.state_dict(), like=model)
+    model.load_state_dict(expand_state_dict(collapse_state_dict(other.state_dict()), like=model))
+
+
+def test_a_single_factor_without_its_layout_is_refused() -> None:
+    model = overparameterize(nn.Linear(3, 3), 1)
+    with pytest.raises(ValueError, match="factors of weight have no layout"):
+        collapse_state_dict(dict(model.named_parameters()))

@@ -1,13 +1,14 @@
 """Derivatives of the rule: gradcheck, differences in 50 digits, and a product of powers."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from support.core_cases import DEPTHS, FULL_RANK, Case, normal
 from support.oracles import exact_slope, relative_error
 
-from overparam import end_to_end_update
+from overparam import end_to_end_update, single_output_update
 
 REAL_DEPTHS = DEPTHS[1:]
 SMALL = [c for c in FULL_RANK if c.m * c.n <= 30 and min(c.singular) >= 1e-3]
@@ -218,3 +219,18 @@ def test_hessian_works_in_the_gradient_and_says_why_not_in_the_weight() -> None:
     torch.testing.assert_close(hessian, 2 * columns @ columns)
     with pytest.raises(RuntimeError, match="a second derivative is not implemented"):
         torch.func.hessian(loss)(weight, gradient)
+
+
+@torch_jit
+@pytest.mark.parametrize("update", [end_to_end_update, single_output_update])
+def test_a_derivative_in_depth_says_why_not(update: Callable[..., torch.Tensor]) -> None:
+    weight, gradient = normal(3, 4, seed=1), normal(3, 4, seed=2)
+    depth = torch.tensor(2.0, dtype=torch.float64)
+    for transform in (torch.func.grad, torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(RuntimeError, match=r"not differentiated in depth: pass depth.detach"):
+            transform(lambda d: update(weight, gradient, d).sum())(depth)
+    depth.requires_grad_()
+    with pytest.raises(RuntimeError, match="not differentiated in depth"):
+        update(weight, gradient, depth)
+    with torch.no_grad():
+        update(weight, gradient, depth)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from overparam.factors.balance import identity_initialization, near_zero_initialization
 from overparam.factors.layout import ChainLayout, Layout, MatrixLayout
 
+_PLAIN_DISPATCH = cast("Any", Tensor).__torch_dispatch__
 INITIALIZATIONS = ("balanced", "identity", "near_zero", "fresh")
 
 
@@ -58,7 +60,7 @@ def initial_factors(
     """
     if init not in INITIALIZATIONS:
         raise ValueError(f"init={init!r} is unknown; choose one of {INITIALIZATIONS}.")
-    if type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if cast("Any", type(weight)).__torch_dispatch__ is not _PLAIN_DISPATCH:
         raise TypeError(
             f"the weight is a {type(weight).__name__}, a tensor subclass whose meaning factors "
             "would lose; give its values as a plain tensor."

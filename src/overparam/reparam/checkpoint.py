@@ -13,6 +13,7 @@ from overparam.factors.layout import Layout, encode_layout
 from overparam.layers.places import parametrizations_of
 from overparam.reparam.attach import places
 from overparam.reparam.entries import (
+    Held,
     canonical,
     check_alone,
     check_no_nesting,
@@ -91,8 +92,8 @@ def expand_state_dict(
 
     Raises:
         ValueError: a weight of another shape than its layout, not finite, or all zeros; a weight
-            that ``like`` has and the checkpoint has not; a further parametrization on top of a
-            product. The message names the entries.
+            that ``like`` has and the checkpoint has not; factors of another layout than those of
+            ``like``; a further parametrization on top of a product. The message names the entries.
 
     Example:
         >>> from torch import nn
@@ -102,7 +103,9 @@ def expand_state_dict(
         ['parametrizations.weight.original0', 'parametrizations.weight.original1']
     """
     wanted = _wanted(like)
+    check_no_nesting(state_dict)
     factored = held_entries(state_dict)
+    _check_layouts(wanted, factored)
     found: dict[str, str] = {}
     for key in state_dict:
         weight = weight_name(key)
@@ -130,6 +133,19 @@ def expand_state_dict(
             raise ValueError(f"{key}: {error}") from None
     _copy_metadata(state_dict, expanded)
     return expanded
+
+
+def _check_layouts(
+    wanted: Mapping[str, tuple[Layout, object]], factored: Mapping[str, Held]
+) -> None:
+    """Raise where a checkpoint holds other factors than the model has."""
+    for name, held in factored.items():
+        layout = wanted[canonical(name)][0] if canonical(name) in wanted else held.layout
+        if held.layout is not None and layout is not None and held.layout != layout:
+            raise ValueError(
+                f"the checkpoint holds factors {held.layout.shapes} of {name}, the model "
+                f"{layout.shapes}; pass it through overparam.collapse_state_dict first."
+            )
 
 
 def _check_found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,12 +143,13 @@ def collapsed(model: _Model) -> Iterator[_Model]:
 
     The factors stay the same objects, so that an optimizer keeps them. A weight that is changed
     meanwhile (by loading a checkpoint, for example) is factored again, balanced; where the model
-    moves to another device or dtype, the factors follow.
+    moves to another device or dtype, the factors follow. Weights that are tied meanwhile share
+    factors afterwards, and weights that are untied get factors of their own, which are new.
 
     Raises:
         RuntimeError: the model is sharded, or a further parametrization sits on top of a product.
         ValueError: on leaving, a weight was changed to one that the factors cannot hold (all
-            zeros, another shape); the model then stays plain.
+            zeros, another shape), or tied to one that is no product; the model then stays plain.
 
     Example:
         >>> from torch import nn
@@ -171,7 +173,7 @@ def collapsed(model: _Model) -> Iterator[_Model]:
     try:
         yield model
     finally:
-        swap.undo()
+        swap.undo(model)
 
 
 @dataclass
@@ -204,20 +206,49 @@ class _Swap:
                 swap.owners.append(_Owner.plain(module, mine, parameters))
         return swap
 
-    def undo(self) -> None:
+    def undo(self, model: nn.Module) -> None:
         """Put the products back; a weight that was changed is factored again first."""
-        first = {id(held): (place, held) for place, held in reversed(self.taken)}
+        now = [_parameter_at(place) for place, _ in self.taken]
+        _check_ties(model, self.taken, now)
         # All or none: what cannot be factored is found before anything is put back.
-        changed = [(held, *_changed(place, held)) for place, held in first.values()]
+        held_by = self._held_by_parameter(now)
+        first = {
+            id(each): (place, each)
+            for (place, _), each in zip(reversed(self.taken), reversed(now), strict=True)
+        }
+        changed = [
+            (held_by[key], each, _factored(place, held_by[key], each))
+            for key, (place, each) in first.items()
+        ]
+        warn_of_hooks(
+            ((place.name, each) for place, each in first.values()),
+            "its factors take its place again",
+        )
         with all_or_nothing(owner.module for owner in self.owners):
             for owner in self.owners:
                 owner.put_back()
-            for held, now, values in changed:
-                held.to(device=now.device, dtype=now.dtype)
+            for (place, held), parameter in zip(self.taken, now, strict=True):
+                if held_by[id(parameter)] is not held:
+                    place.module.parametrizations[place.attribute] = held_by[id(parameter)]  # pyright: ignore
+            for held, parameter, values in changed:
+                held.to(device=parameter.device, dtype=parameter.dtype)
                 with torch.no_grad():
                     for factor, value in zip(factors_of(held), values, strict=False):
                         factor.copy_(value)
-                hand_back(held, now)
+                hand_back(held, parameter)
+
+    def _held_by_parameter(
+        self, now: Sequence[nn.Parameter]
+    ) -> dict[int, parametrize.ParametrizationList]:
+        """What computes each weight from now on, by the id of the parameter that it is."""
+        stood_in = {id(self.parameters[id(held)]): held for _, held in self.taken}
+        held_by = {id(each): stood_in[id(each)] for each in now if id(each) in stood_in}
+        used = {id(held) for held in held_by.values()}
+        for (_, held), each in zip(self.taken, now, strict=True):
+            if id(each) not in held_by:
+                held_by[id(each)] = held if id(held) not in used else _another(held)
+                used.add(id(held))
+        return held_by
 
 
 @dataclass(frozen=True)
@@ -287,17 +318,54 @@ def _plain_parameter(held: parametrize.ParametrizationList) -> nn.Parameter:
     return held.__dict__["plain"]
 
 
-def _changed(
-    place: Place, held: parametrize.ParametrizationList
-) -> tuple[nn.Parameter, tuple[Tensor, ...]]:
-    """The weight as it is now, and its factors where it is no longer their product."""
+def _parameter_at(place: Place) -> nn.Parameter:
+    """What stands in for a product now.
+
+    Raises:
+        ValueError: nothing does.
+    """
     now = place.module._parameters.get(place.attribute)
-    layout = layout_of(held)
     if now is None:
         raise ValueError(
             f"{place.name} is no plain parameter any more (it was removed, or parametrized). The "
             "model stays plain."
         )
+    return now
+
+
+def _check_ties(
+    model: nn.Module,
+    taken: Sequence[tuple[Place, parametrize.ParametrizationList]],
+    now: Sequence[nn.Parameter],
+) -> None:
+    """Raise where a weight was tied to one that does not become a product.
+
+    Raises:
+        ValueError: it was; putting the factors back would untie the two.
+    """
+    own = {(id(place.module), place.attribute) for place, _ in taken}
+    names = {id(each): place.name for (place, _), each in zip(taken, now, strict=True)}
+    for path, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if id(parameter) in names and (id(module), attribute) not in own:
+                raise ValueError(
+                    f"{names[id(parameter)]} was tied to {path}.{attribute}, which is no product: "
+                    "its factors would untie the two. The model stays plain."
+                )
+
+
+def _another(held: parametrize.ParametrizationList) -> parametrize.ParametrizationList:
+    """Factors of the same shapes for a weight that was tied to others and is not any more."""
+    copied = copy.deepcopy(held)
+    copied.__dict__.pop("plain", None)
+    return copied
+
+
+def _factored(
+    place: Place, held: parametrize.ParametrizationList, now: nn.Parameter
+) -> tuple[Tensor, ...]:
+    """The factors of a weight as it is now, where it is no longer the product of those held."""
+    layout = layout_of(held)
     if tuple(now.shape) != layout.shape:
         raise ValueError(
             f"{place.name} has the shape {tuple(now.shape)} now, its factors are for "
@@ -305,8 +373,8 @@ def _changed(
         )
     before = current_weight(held).to(now)
     if not now.is_meta and torch.allclose(before, now, rtol=0, atol=0, equal_nan=True):
-        return now, ()
+        return ()
     try:
-        return now, initial_factors(layout, now)
+        return initial_factors(layout, now)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{place.name}: {error} The model stays plain.") from None

@@ -121,16 +121,35 @@ def check_alone(name: str, further: Sequence[str]) -> None:
 
 
 def check_no_nesting(state_dict: Mapping[str, Any]) -> None:
-    """Raise where the entries lie one level deeper, as in a file of model and optimizer.
+    """Raise where the entries lie on a deeper level, as in a file of model and optimizer.
 
     Raises:
+        TypeError: it is no dictionary at all.
         ValueError: they do; the message says where.
     """
-    for key, value in state_dict.items():
-        if isinstance(value, Mapping) and any(weight_name(str(inner)) for inner in value):
-            raise ValueError(
-                f"the factors are in the entry {key!r}, one level down; pass checkpoint[{key!r}]."
-            )
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"the checkpoint is a {type(state_dict).__name__}; pass a dictionary of tensors, as "
+            "model.state_dict() gives it."
+        )
+    path = _path_to_factors(state_dict)
+    if path:
+        where = "".join(f"[{key!r}]" for key in path)
+        raise ValueError(
+            f"the factors are in the entry {where}, not at the top; pass checkpoint{where}."
+        )
+
+
+def _path_to_factors(entries: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """The keys that lead to the dictionary of factors, () where none lies deeper."""
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            if any(weight_name(str(inner)) for inner in value):
+                return (key,)
+            deeper = _path_to_factors(value)
+            if deeper:
+                return (key, *deeper)
+    return ()
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
@@ -152,6 +171,8 @@ def _chained(held: Held) -> bool:
     not taken for factors.
     """
     shapes = [tuple(held.factors[j].shape) for j in sorted(held.factors)]
+    if len(shapes) == 1:  # torch calls it original, not original0, where there is one alone
+        return min(held.factors) == 0 and sum(size > 1 for size in shapes[0]) > 1
     if len(shapes) < 2 or len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) < 2:
         return False
     first, second = shapes[:2]

@@ -106,7 +106,7 @@ def end_to_end_update(
     in ``gradient`` everywhere, and in ``weight`` wherever the map is: where W has full rank
     ``min(m, n)``, repeated singular values included. For N > 1 it has a kink at rank-deficient W,
     and the derivative there is NaN. A second derivative in ``weight`` (``torch.func.hessian``)
-    raises a RuntimeError. Not differentiable in ``depth``.
+    raises a RuntimeError. Not differentiable in ``depth``: asking for that raises one too.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
@@ -279,7 +279,7 @@ def warn_of_growth(depth: float | Tensor) -> None:
     warn_user(
         f"depth is {depth:g}: the update grows in proportion to depth, and so does the step. "
         "depth=math.inf returns the limit of update / depth, which is not the same: pass it, or "
-        "divide the update by depth."
+        "divide the update (or the learning rate) by depth."
     )
 
 
