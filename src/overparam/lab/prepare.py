@@ -86,6 +86,21 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} cannot be used here ({reason}); use cpu.") from None
 
 
+def folder_inside(output: Path, name: str) -> Path:
+    """The folder of that name in the output folder.
+
+    Raises:
+        ValueError: the name leads out of it.
+    """
+    path = Path(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"name is {name!r}, which names no folder inside {output}; choose another --name, or "
+            "the folder with --output."
+        )
+    return output / path
+
+
 def check_output(folder: Path, *subfolders: str) -> None:
     """Check that results can be written, before the work that makes them.
 

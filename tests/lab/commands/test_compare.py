@@ -1,8 +1,10 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from overparam.lab import cli
+from overparam.lab.commands import atlas, compare
 from overparam.lab.commands.compare import CompareCommand, run
 
 SCRIPT = """
@@ -37,3 +39,40 @@ def test_a_wrong_method_ends_with_status_2(tmp_path, capsys):
     assert cli.main(["compare", "digits-mlp", "--methods", "adm", "--output", str(tmp_path)]) == 2
     assert "Did you mean 'adam'?" in " ".join(capsys.readouterr().err.split())
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["compare", "digits-mlp"], ["atlas", "--quick"]])
+def test_what_cannot_be_written_is_found_before_the_work(command, tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(compare, "compare", work)
+    monkeypatch.setattr(atlas, "make_atlas", work)
+    (tmp_path / "file").touch()
+    assert cli.main([*command, "--output", str(tmp_path / "file" / "runs")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "file cannot be written (File exists); choose another --output" in message
+    assert cli.main([*command, "--output", str(tmp_path), "--workers", "-1"]) == 2
+    assert "workers is -1; use at least 0" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "."])
+def test_a_name_leads_to_a_folder_inside_the_output(name, tmp_path, capsys):
+    output = tmp_path / "runs"
+    assert cli.main(["compare", "digits-mlp", "--name", name, "--output", str(output)]) == 2
+    assert "names no folder inside" in " ".join(capsys.readouterr().err.split())
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_comparison_with_names_that_mean_something_to_others(tmp_path, monkeypatch, capsys):
+    """Brackets, braces, markup and templates in folders and titles are text."""
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "a[1] {x}~.py"
+    script.write_text(SCRIPT.replace('"sums"', '"[red]sums <b> {{ 1 + 1 }} :smile:"'))
+    words = ["--methods", "sgd", "sgd+rule:2", "--steps", "4", "--trials", "3", "--seeds", "2"]
+    more = ["--no-controls", "--workers", "0", "--output", "~", "--name", "file:x[2]*{b}"]
+    assert cli.main(["compare", f"{script}:problem", *words, *more]) == 0
+    assert "Report: ~/file:x[2]*{b}/report.html" in capsys.readouterr().out
+    page = (tmp_path / "~" / "file:x[2]*{b}" / "report.html").read_text(encoding="utf-8")
+    assert "[red]sums &lt;b&gt; {{ 1 + 1 }} :smile:" in page

@@ -12,6 +12,7 @@ from rich.console import Console
 from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.comparison.atlas import FULL, QUICK, make_atlas, write_atlas
 from overparam.lab.comparison.budget import seconds_of
+from overparam.lab.prepare import check_output
 from overparam.lab.terminal import say
 
 
@@ -40,9 +41,12 @@ class AtlasCommand:
 
 def run(command: AtlasCommand, console: Console) -> int:
     """Carry out `overparam atlas`; returns the exit status."""
+    if command.workers < 0:
+        raise ValueError(f"workers is {command.workers}; use at least 0.")
     seconds = seconds_of(command.budget or ("9min" if command.quick else "8h"))
     problems = QUICK if command.quick else FULL
     folder = command.output / ("atlas-quick" if command.quick else "atlas")
+    check_output(folder)
     atlas = make_atlas(
         problems, seconds, folder, seeds=command.seeds, workers=command.workers, console=console
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.comparison.engine import METHODS, compare
 from overparam.lab.comparison.names import folder_name
+from overparam.lab.prepare import check_output, folder_inside
 from overparam.lab.terminal import say
 
 
@@ -41,8 +42,8 @@ class CompareCommand:
     """Fresh seeds that confirm; with fewer than 5 nothing is decided."""
     trials: int = 8
     """Learning rates for each method."""
-    controls: bool = True
-    """Whether the radial step of the same depth is added to each method with depth."""
+    controls: Annotated[bool, NO_DEFAULT] = True
+    """Leave out the radial step of the same depth, which goes with each method with depth."""
     name: Annotated[str | None, NO_DEFAULT] = None
     """Name of the folder below OUTPUT; by default that of the problem."""
     output: Path = Path("runs")
@@ -57,7 +58,9 @@ def run(command: CompareCommand, console: Console) -> int:
     """Carry out `overparam compare`; returns the exit status."""
     if command.workers < 0:
         raise ValueError(f"workers is {command.workers}; use at least 0.")
-    folder = command.output / (command.name or "compare-" + folder_name(command.problem))
+    name = command.name or f"compare-{folder_name(command.problem)}"
+    folder = folder_inside(command.output, name)
+    check_output(folder)
     result = compare(
         command.problem,
         methods=command.methods,

@@ -21,7 +21,13 @@ from overparam.lab.conclusions import conclusions
 from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import shard_jobs
 from overparam.lab.methods import label_of
-from overparam.lab.prepare import check_device, check_output, load_or_fallback, prepare_study
+from overparam.lab.prepare import (
+    check_device,
+    check_output,
+    folder_inside,
+    load_or_fallback,
+    prepare_study,
+)
 from overparam.lab.progress import progress
 from overparam.lab.report.study import write_report
 from overparam.lab.store import StudyDirectory
@@ -120,7 +126,7 @@ def run(command: RunCommand, console: Console) -> int:
     if command.workers < 1:
         raise ValueError(f"workers is {command.workers}; use at least 1.")
     check_device(command.study.device)
-    directory = _directory(command.output, command.name)
+    directory = StudyDirectory(folder_inside(command.output, command.name))
     work = Work.of(command, directory.path)
     check_output(directory.path, "shards", "figures")
     raw = command.table.load(command)
@@ -175,22 +181,11 @@ def _train(
 
 def report(command: ReportCommand, console: Console) -> int:
     """Carry out `overparam report`; returns the exit status."""
-    directory = _directory(command.output, command.name)
+    directory = StudyDirectory(folder_inside(command.output, command.name))
     directory.read_manifest()  # that there is a study, before anything else about its folder
     check_output(directory.path, "figures")
     _finish(directory, console)
     return 0
-
-
-def _directory(output: Path, name: str) -> StudyDirectory:
-    """The directory of a study by name, which must lie in the output folder."""
-    path = Path(name)
-    if not path.name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(
-            f"name is {name!r}, which names no folder inside {output}; choose another --name, or "
-            "the folder with --output."
-        )
-    return StudyDirectory(output / path)
 
 
 def _finish(directory: StudyDirectory, console: Console) -> None:
