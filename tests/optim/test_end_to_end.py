@@ -389,8 +389,9 @@ def test_a_bad_group_is_refused_and_leaves_the_optimizer_as_it_was(group, words:
 def test_the_jump_from_a_huge_depth_to_its_limit_is_warned_about() -> None:
     layer = nn.Linear(3, 2)
     with pytest.warns(UserWarning, match=r"depth is 1e\+06: the update grows in proportion"):
-        EndToEnd(layer, lr=0.1, depth=1e6)
+        EndToEnd(layer, lr=0.1, depth=1e6, normalize=False)
     with pytest.warns(UserWarning, match="grows in proportion"):
-        EndToEnd([{"params": [layer.weight], "depth": 1001}], lr=0.1)
-    EndToEnd(layer, lr=0.1, depth=1000)
-    EndToEnd([layer.bias], lr=0.1, depth=1e6)  # no weight is under the rule
+        EndToEnd([{"params": [layer.weight], "depth": 1001}], lr=0.1, normalize=False)
+    EndToEnd(layer, lr=0.1, depth=1e6, normalize=True)  # which takes the growth out
+    EndToEnd(layer, lr=0.1, depth=1000, normalize=False)
+    EndToEnd([layer.bias], lr=0.1, depth=1e6, normalize=False)  # no weight is under the rule
