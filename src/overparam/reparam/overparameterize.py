@@ -128,6 +128,7 @@ def overparameterize(
         strategy=strategy,
         std=std,
     )
+    _refuse_ties_with_biases(model, plan)
     starts = _starts(plan, generator)
     warn_of_hooks(
         ((entry.name, entry.selected.parameter) for entry in plan.entries),
@@ -171,6 +172,26 @@ def _replace(entry: PlanEntry, start: tuple[torch.Tensor, ...]) -> list[nn.Param
     for site in entry.selected.sites:
         make_recognizable(site.module)
     return factors_of(held)
+
+
+def _refuse_ties_with_biases(model: nn.Module, plan: Plan) -> None:
+    """Raise where transformers would look for the plain name of a weight, and stop half-way.
+
+    It does so (``tie_weights``, ``resize_token_embeddings``) where a model ties a bias too.
+    """
+    for path, module in model.named_modules():
+        ties = getattr(module, "_tied_weights_keys", None)
+        if not isinstance(ties, dict) or not any(key.endswith("bias") for key in ties):
+            continue
+        tied = {f"{path}.{name}" if path else name for pair in ties.items() for name in pair}
+        for entry in plan.entries:
+            for site in entry.selected.sites:
+                if site.name in tied:
+                    raise ValueError(
+                        f"{site.name}: {type(module).__name__} ties it and a bias, and "
+                        "transformers could neither tie nor resize it as a product; leave it out: "
+                        f"exclude=[{site.path!r}]."
+                    )
 
 
 def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.Tensor, ...]]:
