@@ -1,5 +1,8 @@
 """What runs on the device of :mod:`pretend_device`, each compared with the CPU.
 
+Models with factors are tested on a real one alone (``test_cuda.py``): they refuse subclasses of
+tensors, which the tensors of this device are.
+
 ``python device_runs.py NAME`` in a process of its own; it raises where something is wrong.
 """
 
@@ -19,7 +22,7 @@ import pytest
 import torch
 from torch import nn
 
-from overparam import EndToEnd, Factored, collapse, imbalance, overparameterize
+from overparam import EndToEnd, Factored
 from overparam.data import load, standardize
 from overparam.lab.jobs import ShardJob
 from overparam.lab.methods import parse_method
@@ -30,8 +33,7 @@ from overparam.lab.store import StudyDirectory, read_state, read_table
 from overparam.lab.study import DTYPES, Run, Study, shards
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
-from overparam.reparam import carry
-from support.pretend_device import NAME, PretendTensor, set_up
+from support.pretend_device import NAME, set_up
 from support.reproduce_cases import TINY, rerun
 
 STEPS = 12
@@ -194,26 +196,6 @@ def _trained(make: Callable[[nn.Module], torch.optim.Optimizer], device: str) ->
     return [p.detach().cpu() for p in model.parameters()]
 
 
-def models() -> None:
-    """Depth put into a model, trained, and collapsed with its optimizer."""
-    # Its tensors are of a class of their own, as those of a device in earnest are not.
-    carry._PLAIN += (PretendTensor,)
-    for init, depth in itertools.product(("balanced", "near_zero", "identity"), (2, 3)):
-        ends = []
-        for device in ("cpu", NAME):
-            model = _model().to(device)
-            torch.manual_seed(2)
-            overparameterize(model, depth, init=init)
-            assert {p.device.type for p in model.parameters()} == {device}
-            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-            _train(model, optimizer, 2)
-            assert imbalance(model)
-            collapse(model, optimizer=optimizer)
-            _train(model, optimizer, 1)
-            ends.append([p.detach().cpu() for p in model.parameters()])
-        torch.testing.assert_close(ends[1], ends[0])
-
-
 def _model() -> nn.Module:
     torch.manual_seed(0)
     convolution = nn.Conv2d(1, 4, 3, padding=1)
@@ -233,8 +215,7 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> No
 
 
 RUNS = {
-    run.__name__: run
-    for run in (the_device_is_strict, sweep, interruption, reproduce, optimizers, models)
+    run.__name__: run for run in (the_device_is_strict, sweep, interruption, reproduce, optimizers)
 }
 
 if __name__ == "__main__":
