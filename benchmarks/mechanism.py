@@ -1,10 +1,12 @@
-"""What is it in depth that helps? Trains the parts of the rule for docs/mechanism.md on one device.
+"""What is it in depth that helps? Trains the parts of the rule for docs/mechanism.md.
 
-    python benchmarks/mechanism.py --device cuda --seconds 230 --output mechanism.parquet
+    python benchmarks/mechanism.py [--device cuda] [--seconds 2000] [--folder runs/mechanism]
 
-For each data set with one output, loss and schedule: every method at half decades with seed 0, then
-at nine rates, 10^(1/8) apart, around its best one with three seeds. The most important studies come
-first; a study that would end after the time is left out. The table is written after each study.
+Each method is tuned on the grid 10^(k/8): half decades with seed 0 and a tenth of the iterations,
+then quarters of a decade around the best rate until it is bracketed, then the eighths around the
+best of these with three seeds. Problems come in the order of importance, all with one output. A
+unit of work (a problem, a schedule, an optimizer with its parts) is stored as a whole, and the same
+command continues behind the stored ones. On a GPU all optimizers of a problem are one unit.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,27 +23,29 @@ import polars as pl
 import torch
 
 from overparam.data import DataError, RegressionData, load, standardize
-from overparam.lab.methods import Method, parse_method
-from overparam.lab.paper.studies import mechanism_study
+from overparam.lab.methods import parse_method
+from overparam.lab.paper.studies import MECHANISM_OPTIMIZERS, mechanism_study
 from overparam.lab.study import DTYPES, Run, Study
 from overparam.lab.summary import tuned
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
 from overparam.lab.training.optimum import find_optimum
 
-# Half decades; the step of an optimizer that rescales the gradient has the size of its rate.
-COARSE = {
-    False: [10 ** (k / 2) for k in range(-16, 3)],
-    True: [10 ** (k / 2) for k in range(-12, 3)],
-}
+# Numbers k of learning rates 10^(k/8). The step of these optimizers has the size of their rate,
+# so that they need a smaller one in a longer run.
 RESCALING = ("normalized", "adam")
-FINE = [10 ** (k / 8) for k in range(-4, 5)]
+SCANNED = {False: range(-48, 13, 4), True: range(-40, 9, 4)}
+AROUND = {False: (-4, -2, 0, 2, 4), True: (-6, -4, -2, 0, 2)}
+FINE = (-1, 0, 1)
+EXTENSIONS = 3
 SEEDS = (0, 1, 2)
-CHUNK = 500
+CHUNK = 200
+
+Numbers = Mapping[str, Sequence[int]]
 
 
 class Cell(NamedTuple):
-    """One problem and schedule."""
+    """A problem and a schedule."""
 
     data: str
     power: float
@@ -51,148 +55,166 @@ class Cell(NamedTuple):
 
 def cells(iterations: int) -> Iterator[Cell]:
     """All of them, the most important first."""
-    schedules, others = ("constant", "cosine"), ("abalone", "diabetes", "breast_cancer")
+    schedules, small = ("constant", "cosine"), ("diabetes", "breast_cancer", "abalone")
     for schedule in schedules:
         yield Cell("ethanol", 4.0, schedule, iterations)
-    for schedule in schedules:
-        yield from (Cell("ethanol", power, schedule, iterations) for power in (2.0, 6.0))
-        yield from (Cell(data, 4.0, schedule, iterations) for data in others)
+    for schedule, power in itertools.product(schedules, (4.0, 2.0, 6.0)):
+        yield from (Cell(data, power, schedule, iterations) for data in small)
     for schedule, power in itertools.product(schedules, (2.0, 6.0)):
-        yield from (Cell(data, power, schedule, iterations) for data in others)
+        yield Cell("ethanol", power, schedule, iterations)
     yield Cell("ethanol", 4.0, "constant", 5 * iterations)
 
 
 class OutOfTime(Exception):  # noqa: N818
-    """A study would end after the time that is left."""
+    """A unit would end after the time that is left."""
 
 
-def train(
-    objective: PowerLoss, study: Study, runs: list[Run], deadline: float, expected: float
-) -> pl.DataFrame:
-    """The curves of runs as one long table.
+class Trainer:
+    """Trains methods of one problem.
 
-    Raises:
-        OutOfTime: they would end after the deadline.
+    Args:
+        data: standardized.
+        study: the settings.
+        deadline: when to stop, as :func:`time.monotonic`.
     """
-    if time.monotonic() + expected > deadline:
-        raise OutOfTime
-    sweep, fastest = Sweep(objective, study, runs), math.inf
-    while not sweep.finished:
-        start = time.monotonic()
-        sweep.advance(CHUNK)
-        # Chunks that capture graphs are slow and few.
-        fastest = min(fastest, time.monotonic() - start)
-        left = (study.iterations - sweep.step) / CHUNK
-        if time.monotonic() + left * fastest > deadline:
-            raise OutOfTime
-    points, count = len(sweep.record_steps), len(runs)
-    diverged = [step if step >= 0 else None for step in sweep.diverged_at.tolist()]
-    columns = {
-        "method": [run.method.name for run in runs for _ in range(points)],
-        "rate": [run.rate for run in runs for _ in range(points)],
-        "seed": [run.seed for run in runs for _ in range(points)],
-        "step": list(sweep.record_steps) * count,
-        "loss": sweep.losses.flatten().tolist(),
-        "diverged_at": [step for step in diverged for _ in range(points)],
-    }
-    schema = {"seed": pl.Int64, "step": pl.Int64, "diverged_at": pl.Int64}
-    return pl.DataFrame(columns, schema_overrides=schema).filter(~pl.col("loss").is_nan())
+
+    def __init__(self, data: RegressionData, study: Study, deadline: float) -> None:
+        self.study, self._deadline = study, deadline
+        kind = DTYPES[study.dtype]
+        self._objective = PowerLoss(data.features, data.targets, study.power, kind, study.device)
+
+    def train(self, study: Study, numbers: Numbers, seeds: Iterable[int]) -> pl.DataFrame:
+        """The curves of every method at its rates, as one long table with their numbers.
+
+        Raises:
+            OutOfTime: they would end after the deadline.
+        """
+        chosen = {
+            Run(parse_method(method), rate_of(k), seed): k
+            for method, ks in numbers.items()
+            for seed in seeds
+            for k in ks
+        }
+        runs, sweep = list(chosen), Sweep(self._objective, study, list(chosen))
+        fastest = math.inf
+        while not sweep.finished:
+            start = time.monotonic()
+            sweep.advance(CHUNK)
+            # Chunks that capture graphs are slow and few.
+            fastest = min(fastest, time.monotonic() - start)
+            left = (study.iterations - sweep.step) / CHUNK
+            if time.monotonic() + left * fastest > self._deadline:
+                raise OutOfTime
+        points = len(sweep.record_steps)
+        diverged = [step if step >= 0 else None for step in sweep.diverged_at.tolist()]
+        columns = {
+            "method": [run.method.name for run in runs for _ in range(points)],
+            "rate": [run.rate for run in runs for _ in range(points)],
+            "number": [k for k in chosen.values() for _ in range(points)],
+            "seed": [run.seed for run in runs for _ in range(points)],
+            "step": list(sweep.record_steps) * len(runs),
+            "loss": sweep.losses.flatten().tolist(),
+            "diverged_at": [step for step in diverged for _ in range(points)],
+        }
+        whole = dict.fromkeys(("number", "seed", "step", "diverged_at"), pl.Int64)
+        return pl.DataFrame(columns, schema_overrides=whole).filter(~pl.col("loss").is_nan())
 
 
-def coarse_runs(methods: list[Method]) -> list[Run]:
-    """Half decades with one seed."""
-    return [
-        Run(method, float(f"{rate:.6g}"), 0)
-        for method in methods
-        for rate in COARSE[method.optimizer in RESCALING]
-    ]
+def rate_of(number: int) -> float:
+    """``10^(k/8)``, to six digits."""
+    return float(f"{10 ** (number / 8):.6g}")
 
 
-def fine_runs(methods: list[Method], coarse: pl.DataFrame) -> list[Run]:
-    """An eighth of a decade apart around the best rate of each method, with all seeds."""
-    best = {row["method"]: row["rate"] for row in tuned(coarse).to_dicts()}
-    return [
-        Run(method, float(f"{best[method.name] * factor:.6g}"), seed)
-        for method in methods
-        for seed in SEEDS
-        for factor in FINE
-    ]
+def best_numbers(curves: pl.DataFrame) -> dict[str, int]:
+    """The number of the best rate of each method."""
+    return {row["method"]: round(8 * math.log10(row["rate"])) for row in tuned(curves).to_dicts()}
 
 
-def thinned(curves: pl.DataFrame, optimum: float, whole: bool) -> pl.DataFrame:
-    """Distances from the optimum: the first and the last of each run, or the whole curves.
-
-    Of runs that diverge the ends are enough. Rounded to float32 after the subtraction.
-    """
-    run = ["method", "rate", "seed"]
-    first, last = pl.col("step").min().over(run), pl.col("step").max().over(run)
-    kept = (pl.col("step") == first) | (pl.col("step") == last)
-    if whole:
-        kept = kept | pl.col("diverged_at").is_null()
-    distance = (pl.col("loss") - optimum).cast(pl.Float32).alias("distance")
-    return curves.filter(kept).with_columns(distance).drop("loss")
+def beyond(curves: pl.DataFrame) -> dict[str, list[int]]:
+    """Further rates for the methods whose best one is the smallest or the largest tried."""
+    best, found = best_numbers(curves), {}
+    for method, k in best.items():
+        tried = curves.filter(pl.col("method") == method)["number"]
+        if k == tried.max():
+            found[method] = [k + 2, k + 4]
+        elif k == tried.min():
+            found[method] = [k - 2, k - 4]
+    return found
 
 
-def study_cell(
-    cell: Cell, data: RegressionData, device: str, deadline: float, expected: float
-) -> pl.DataFrame:
-    """Both stages of one cell.
+def three_stages(trainer: Trainer, methods: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """The curves of each stage."""
+    study = trainer.study
+    brief = mechanism_study(
+        study.data, study.power, study.schedule, study.iterations // 10,
+        width=1, points=2, device=study.device,
+    )  # fmt: skip
+    rescales = {method: parse_method(method).optimizer in RESCALING for method in methods}
+    scan = trainer.train(brief, {m: SCANNED[rescales[m]] for m in methods}, SEEDS[:1])
+    best = best_numbers(scan)
+    around = {m: [best[m] + j for j in AROUND[rescales[m]]] for m in methods}
+    bracket = trainer.train(study, around, SEEDS[:1])
+    for _ in range(EXTENSIONS):
+        if further := beyond(bracket):
+            bracket = pl.concat([bracket, trainer.train(study, further, SEEDS[:1])])
+    best = best_numbers(bracket)
+    fine = trainer.train(study, {m: [best[m] + j for j in FINE] for m in methods}, SEEDS)
+    return {"scan": scan, "bracket": bracket, "fine": fine}
 
-    Raises:
-        OutOfTime: they would end after the deadline.
-    """
+
+def unit(cell: Cell, optimizers: Sequence[str], device: str, deadline: float) -> pl.DataFrame:
+    """One unit of work as a table: distances from the optimum, in float32."""
     start = time.monotonic()
+    data = standardize(load(cell.data, download=False))
     study = mechanism_study(*cell, seeds=SEEDS, width=1, points=50, device=device)
-    objective = PowerLoss(data.features, data.targets, cell.power, DTYPES[study.dtype], device)
     optimum = find_optimum(data.features, data.targets, cell.power).loss
-    methods = [parse_method(name) for name in study.methods]
-    coarse = train(objective, study, coarse_runs(methods), deadline, expected)
-    half = time.monotonic()
-    fine = train(objective, study, fine_runs(methods, coarse), deadline, half - start)
-    stages = {"coarse": thinned(coarse, optimum, False), "fine": thinned(fine, optimum, True)}
+    methods = [m for m in study.methods if parse_method(m).optimizer in optimizers]
+    tables = [
+        table.with_columns(pl.lit(stage).alias("stage"))
+        for stage, table in three_stages(Trainer(data, study, deadline), methods).items()
+    ]
     card = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     about = {
         **cell._asdict(),
-        "optimum": optimum,
         "seconds": time.monotonic() - start,
         "machine": f"{card}, torch {torch.__version__}",
         "date": time.strftime("%Y-%m-%d"),
     }
-    return pl.concat(
-        [
-            table.with_columns(stage=pl.lit(stage), **{k: pl.lit(v) for k, v in about.items()})
-            for stage, table in stages.items()
-        ]
-    )
+    distance = (pl.col("loss") - optimum).cast(pl.Float32).alias("distance")
+    constants = [pl.lit(value).alias(name) for name, value in about.items()]
+    return pl.concat(tables).with_columns(distance, *constants).drop("loss", "number")
 
 
 def main() -> None:
     """Train until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, default=Path("mechanism.parquet"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, default=Path("runs/mechanism"))
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--data", nargs="*", help="only these data sets")
     arguments = parser.parse_args()
-    deadline, tables, expected = time.monotonic() + arguments.seconds, [], 0.0
-    for cell in cells(arguments.iterations):
+    torch.set_num_threads(1)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + arguments.seconds
+    on_gpu = arguments.device != "cpu"
+    parts = [MECHANISM_OPTIMIZERS] if on_gpu else [(name,) for name in MECHANISM_OPTIMIZERS]
+    for cell, optimizers in itertools.product(cells(arguments.iterations), parts):
         if arguments.data and cell.data not in arguments.data:
+            continue
+        name = "-".join(map(str, (*cell, *optimizers)))
+        file = arguments.folder / f"{name}.parquet"
+        if file.exists():
             continue
         start = time.monotonic()
         try:
-            data = standardize(load(cell.data, download=False))
-            scale = cell.iterations / arguments.iterations
-            table = study_cell(cell, data, arguments.device, deadline, scale * expected)
+            table = unit(cell, optimizers, arguments.device, deadline)
         except (OutOfTime, DataError) as error:
-            print(f"left out: {tuple(cell)}: {type(error).__name__} {error}", flush=True)
+            print(f"left out: {name}: {type(error).__name__} {error}", flush=True)
             continue
-        expected = (time.monotonic() - start) / scale / 3
-        tables.append(table)
-        unfinished = arguments.output.with_suffix(".part")
-        pl.concat(tables).write_parquet(unfinished, compression="zstd")
-        unfinished.replace(arguments.output)
-        print(f"{time.monotonic() - start:6.1f} s {tuple(cell)}", flush=True)
+        table.write_parquet(file.with_suffix(".part"), compression="zstd")
+        file.with_suffix(".part").replace(file)
+        print(f"{time.monotonic() - start:6.1f} s {name}", flush=True)
 
 
 if __name__ == "__main__":
