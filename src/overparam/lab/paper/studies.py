@@ -162,3 +162,24 @@ def mechanism_study(
         dtype="float64" if power == 2 else "float32",
         **others,  # pyright: ignore[reportArgumentType]
     )
+
+
+def mechanism_studies(scale: Scale, device: str) -> dict[str, Study]:
+    """The studies of that experiment by name, on the grid of the map."""
+    return {
+        f"mechanism-{data}-p{power:g}-{schedule}": mechanism_study(
+            data,
+            power,
+            schedule,
+            scale.mechanism_iterations,
+            lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
+            highest_rate=scale.map_highest_rate,
+            rates_per_decade=scale.mechanism_rates_per_decade,
+            seeds=scale.seeds,
+            device=device,
+            shard_runs=4 * _SHARD_RUNS,
+        )
+        for data in scale.mechanism_data
+        for power in scale.mechanism_powers
+        for schedule in scale.mechanism_schedules
+    }
