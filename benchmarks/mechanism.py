@@ -36,7 +36,7 @@ from overparam.lab.training.optimum import find_optimum
 RESCALING = ("normalized", "adam")
 SCANNED = {False: range(-48, 13, 4), True: range(-40, 9, 4)}
 AROUND = {False: (-4, -2, 0, 2, 4), True: (-6, -4, -2, 0, 2)}
-FINE = (-1, 0, 1)
+FINE, LOWER = (-1, 0, 1), (-4, -3, -2)
 EXTENSIONS = 3
 SEEDS = (0, 1, 2)
 CHUNK = 200
@@ -159,6 +159,10 @@ def three_stages(trainer: Trainer, methods: Sequence[str]) -> dict[str, pl.DataF
             bracket = pl.concat([bracket, trainer.train(study, further, SEEDS[:1])])
     best = best_numbers(bracket)
     fine = trainer.train(study, {m: [best[m] + j for j in FINE] for m in methods}, SEEDS)
+    if failing := [row["method"] for row in tuned(fine).to_dicts() if row["failed"]]:
+        # The other seeds need a smaller rate than the first.
+        lower = {m: [best[m] + j for j in LOWER] for m in failing}
+        fine = pl.concat([fine, trainer.train(study, lower, SEEDS)])
     return {"scan": scan, "bracket": bracket, "fine": fine}
 
 
@@ -193,22 +197,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--data", nargs="*", help="only these data sets")
+    parser.add_argument("--optimizers", nargs="*", default=MECHANISM_OPTIMIZERS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + arguments.seconds
     on_gpu = arguments.device != "cpu"
-    parts = [MECHANISM_OPTIMIZERS] if on_gpu else [(name,) for name in MECHANISM_OPTIMIZERS]
-    for cell, optimizers in itertools.product(cells(arguments.iterations), parts):
+    optimizers = tuple(arguments.optimizers)
+    parts = [optimizers] if on_gpu else [(name,) for name in optimizers]
+    for cell, part in itertools.product(cells(arguments.iterations), parts):
         if arguments.data and cell.data not in arguments.data:
             continue
-        name = "-".join(map(str, (*cell, *optimizers)))
+        name = "-".join(map(str, (*cell, *part)))
         file = arguments.folder / f"{name}.parquet"
         if file.exists():
             continue
         start = time.monotonic()
         try:
-            table = unit(cell, optimizers, arguments.device, deadline)
+            table = unit(cell, part, arguments.device, deadline)
         except (OutOfTime, DataError) as error:
             print(f"left out: {name}: {type(error).__name__} {error}", flush=True)
             continue
