@@ -42,8 +42,8 @@ from overparam.lab.terminal import say
 class ReproduceCommand:
     """Rerun every experiment of the paper and give each of its claims a verdict.
 
-    On two cores, --quick takes about eight minutes, the default about two hours, and --paper, at
-    the paper's horizons (1,000,000 iterations), an estimated eighteen hours. You can stop the
+    On two cores, --quick takes about nine minutes, the default about two and a half hours, and
+    --paper, at the paper's horizons (1,000,000 iterations), an estimated day. You can stop the
     command at any time, with ctrl-C or otherwise: the same command continues, and ends with the
     same curves and verdicts, byte for byte.
 
@@ -54,7 +54,7 @@ class ReproduceCommand:
     """
 
     quick: Annotated[bool, NO_DEFAULT] = False
-    """Shorter horizons and coarser grids, about eight minutes on two cores."""
+    """Shorter horizons and coarser grids, about nine minutes on two cores."""
     paper: Annotated[bool, NO_DEFAULT] = False
     """The paper's horizons, and eight learning rates per decade."""
     only: Annotated[tuple[str, ...], NO_DEFAULT] = ()

@@ -79,7 +79,7 @@ QUICK = Scale(
     mechanism_data=("diabetes",),
     mechanism_schedules=("constant",),
     mechanism_iterations=1_000,
-    mechanism_rates_per_decade=3,
+    mechanism_rates_per_decade=6,
 )
 STANDARD = Scale(
     "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4,
