@@ -10,8 +10,15 @@ methods = st.one_of(
     st.builds(
         Method,
         st.sampled_from(sorted(OPTIMIZERS)),
-        st.sampled_from(["rule", "rule_normalized", "norm"]),
+        st.sampled_from(["rule", "rule_normalized", "metric", "norm"]),
         st.floats(1, 1e300) | whole,
+    ),
+    st.builds(
+        Method,
+        st.sampled_from(sorted(OPTIMIZERS)),
+        st.just("rule"),
+        st.just(2.0),
+        st.floats(-1e300, 1e300).filter(bool),
     ),
     st.builds(Method, st.sampled_from(sorted(OPTIMIZERS)), st.just("factors"), whole),
     st.builds(
@@ -41,6 +48,11 @@ def test_names_read_back_as_the_same_method(method):
         ("norm:2", Method("gd", "norm", 2.0)),
         ("gd+radial:0", Method("gd", "radial", 0.0)),
         ("adam+radial:0.5", Method("adam", "radial", 0.5)),
+        ("metric:2", Method("gd", "metric", 2.0)),
+        ("rule:2,lam=1", Method("gd", "rule", 2.0, 1.0)),
+        ("adam+rule:2.0,lam=-3e-1", Method("adam", "rule", 2.0, -0.3)),
+        ("rule:2,lam=0", Method("gd", "rule", 2.0)),
+        ("rule:3,lam=-0", Method("gd", "rule", 3.0)),
     ],
 )
 def test_names(name, method):
@@ -57,6 +69,10 @@ def test_canonical_names_and_labels():
     assert parse_method("momentum").label == "Heavy ball"
     assert parse_method("norm:3").label == "Depth 3 (norm factor)"
     assert parse_method("radial:2").label == "Stretched 2 times"
+    assert parse_method("metric:2").label == "Depth 2 (metric step)"
+    assert parse_method("rule:2.0,lam=1.0").name == "rule:2,lam=1"
+    assert parse_method("adam+rule:2,lam=-.3").name == "adam+rule:2,lam=-0.3"
+    assert parse_method("rule:2,lam=0.3").label == "Depth 2, imbalance 0.3 (rule)"
     assert parse_method("adam+radial:0.5").label == "Adam, stretched 0.5 times"
 
 
@@ -90,6 +106,13 @@ def test_canonical_names_and_labels():
         ("rule:nan", "depth nan is not a finite number"),
         ("factors:2.5", "use 'rule:2.5'"),
         ("adam+factors:2.5", "use 'adam+rule:2.5'"),
+        ("rule:2,lam=", "not understood"),
+        ("rule:2,mu=1", "not understood"),
+        ("adam,lam=1", "not understood"),
+        ("rule:2,lam=one", "imbalance 'one' is not a number"),
+        ("rule:2,lam=inf", "imbalance inf is not a finite number"),
+        ("rule:3,lam=1", "the rule of depth 2; write 'rule:2,lam=1'"),
+        ("adam+factors:2,lam=0.3", "write 'adam+rule:2,lam=0.3'"),
     ],
 )
 def test_errors_name_the_value_and_the_remedy(text, message):

@@ -18,7 +18,8 @@ TINY = dataclasses.replace(
     QUICK, name="tiny", fixed=60, tuned=60, adam=40, deep=40, rates_per_decade=1,
     l2_rates_per_decade=1, seeds=(0, 1),
     full_identity=True, network="tiny", map_data=("diabetes", "linnerud"), map_iterations=30,
-    map_rates_per_decade=1, map_lowest_rate=1e-3,
+    map_rates_per_decade=1, map_lowest_rate=1e-3, mechanism_iterations=20,
+    mechanism_rates_per_decade=1, mechanism_schedules=("constant", "cosine"),
 )  # fmt: skip
 
 

@@ -6,14 +6,18 @@ import polars as pl
 
 from overparam.lab.paper.results import StudyResult
 from overparam.lab.paper.scale import QUICK
-from overparam.lab.paper.studies import map_studies, regression_studies
+from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
 
 OPTIMUM = 0.25
 SCALE = dataclasses.replace(
     QUICK, fixed=100, tuned=100, adam=100, deep=100, map_iterations=100, seeds=(0, 1),
-    map_data=("diabetes",), full_identity=True,
+    map_data=("diabetes",), full_identity=True, mechanism_iterations=100,
 )  # fmt: skip
-STUDIES = regression_studies(SCALE, "diabetes", 10, "cpu") | map_studies(SCALE, "cpu")
+STUDIES = {
+    **regression_studies(SCALE, "diabetes", 10, "cpu"),
+    **map_studies(SCALE, "cpu"),
+    **mechanism_studies(SCALE, "cpu"),
+}
 STEPS = (0, 10, 50, 100)
 
 

@@ -3,9 +3,10 @@
 ``gd``, ``momentum`` and ``adam`` train the plain weight. ``rule:2.5`` is gradient descent with the
 end-to-end rule of depth 2.5, ``rule_normalized:2.5`` the same divided by the largest eigenvalue of
 its preconditioner, ``norm:2`` the rule's factor ``|W|^(2-2/N)`` alone, ``factors:3`` is gradient
-descent on three explicit factors, and ``adam+factors:2`` is Adam on two. Depth takes the gradient
-first, and the optimizer steps with what it gives. ``adam+radial:4`` is the other way round: the
-step of Adam is stretched four times along the weight.
+descent on three explicit factors, and ``adam+factors:2`` is Adam on two. ``rule:2,lam=1`` is the
+rule of two factors that are out of balance by 1, and ``metric:2`` the rule over its length in its
+own metric. Depth takes the gradient first, and the optimizer steps with what it gives.
+``adam+radial:4`` is the other way round: the step of Adam is stretched four times along the weight.
 
 A new optimizer is a function in :mod:`~overparam.lab.training.updates` and a line here; a new kind
 of depth is a function and a line in :mod:`~overparam.lab.training.directions`.
@@ -13,6 +14,7 @@ of depth is a function and a line in :mod:`~overparam.lab.training.directions`.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -50,8 +52,11 @@ OPTIMIZERS = {
     "loss_scaled": BaseOptimizer("Step scaled by the loss", scaling=by_loss),
 }
 
-_PATTERN = re.compile(r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<kind>\w+):(?P<depth>[\w.]+)")
-_EXAMPLES = "gd, adam, rule:2, rule:2.5, factors:3, adam+factors:2"
+_PATTERN = re.compile(
+    r"(?P<optimizer>\w+)|(?:(?P<base>\w+)\+)?(?P<kind>\w+):(?P<depth>[\w.]+)"
+    r"(?:,lam=(?P<imbalance>[-+\w.]+))?"
+)
+_EXAMPLES = "gd, adam, rule:2, rule:2.5, rule:2,lam=1, factors:3, adam+factors:2"
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,18 @@ class Method:
     Attributes:
         optimizer: a key of ``OPTIMIZERS``.
         depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the
-            same over ``N s_max^(2-2/N)``), ``norm`` (its factor ``|W|^(2-2/N)`` alone), ``radial``
-            (steps stretched along the weight) or ``factors`` (explicit factors).
+            same over ``N s_max^(2-2/N)``), ``metric`` (the same over ``sqrt(<G, D>)``), ``norm``
+            (its factor ``|W|^(2-2/N)`` alone), ``radial`` (steps stretched along the weight) or
+            ``factors`` (explicit factors).
         depth: ``N``; 1 for a plain weight, a whole number for factors, the stretch for ``radial``.
+        imbalance: ``lam`` of the rule of depth 2, as in :func:`overparam.end_to_end_update`; 0 for
+            balanced factors.
     """
 
     optimizer: str = "gd"
     depth_kind: str = "plain"
     depth: float = 1.0
+    imbalance: float = 0.0
 
     @property
     def name(self) -> str:
@@ -76,6 +85,8 @@ class Method:
         if self.depth_kind == "plain":
             return self.optimizer
         depth = f"{self.depth_kind}:{_exact(self.depth)}"
+        if self.imbalance:
+            depth += f",lam={_exact(self.imbalance)}"
         return depth if self.optimizer == "gd" else f"{self.optimizer}+{depth}"
 
     @property
@@ -84,7 +95,10 @@ class Method:
         base = OPTIMIZERS[self.optimizer].label
         if self.depth_kind == "plain":
             return base
-        depth = DEPTH_KINDS[self.depth_kind].label.format(_exact(self.depth))
+        number = _exact(self.depth)
+        if self.imbalance:
+            number += f", imbalance {_exact(self.imbalance)}"
+        depth = DEPTH_KINDS[self.depth_kind].label.format(number)
         return depth.capitalize() if self.optimizer == "gd" else f"{base}, {depth}"
 
 
@@ -97,7 +111,7 @@ def parse_method(text: str) -> Method:
 
     Example:
         >>> parse_method("adam+factors:2")
-        Method(optimizer='adam', depth_kind='factors', depth=2.0)
+        Method(optimizer='adam', depth_kind='factors', depth=2.0, imbalance=0.0)
     """
     match = _PATTERN.fullmatch(text.strip())
     if not match:
@@ -110,12 +124,7 @@ def parse_method(text: str) -> Method:
         if match["depth"]:
             raise ValueError(f"method {text!r}: plain weights have no depth; write {optimizer!r}.")
         return Method(optimizer)
-    try:
-        depth = float(match["depth"])
-    except ValueError:
-        raise ValueError(
-            f"method {text!r}: depth {match['depth']!r} is not a number; examples: {_EXAMPLES}."
-        ) from None
+    depth = _number("depth", match["depth"], text)
     least = DEPTH_KINDS[kind].least
     if not least <= depth < float("inf"):
         raise ValueError(
@@ -126,7 +135,15 @@ def parse_method(text: str) -> Method:
             f"method {text!r}: a product has a whole number of factors; "
             f"for depth {depth:g} use {Method(optimizer, 'rule', depth).name!r}."
         )
-    return Method(optimizer, kind, depth)
+    imbalance = _number("imbalance", match["imbalance"] or "0", text)
+    if not math.isfinite(imbalance):
+        raise ValueError(f"method {text!r}: imbalance {imbalance:g} is not a finite number.")
+    if imbalance and (kind, depth) != ("rule", 2):
+        raise ValueError(
+            f"method {text!r}: an imbalance is that of the rule of depth 2; "
+            f"write {Method(optimizer, 'rule', 2.0, imbalance).name!r}."
+        )
+    return Method(optimizer, kind, depth, imbalance or 0.0)
 
 
 def label_of(name: str) -> str:
@@ -134,9 +151,18 @@ def label_of(name: str) -> str:
     return parse_method(name).label
 
 
-def _exact(depth: float) -> str:
-    """The shortest text that reads back as the same depth, without an exponent."""
-    return str(int(depth)) if depth.is_integer() else f"{Decimal(repr(depth)):f}"
+def _number(what: str, written: str, text: str) -> float:
+    try:
+        return float(written)
+    except ValueError:
+        raise ValueError(
+            f"method {text!r}: {what} {written!r} is not a number; examples: {_EXAMPLES}."
+        ) from None
+
+
+def _exact(number: float) -> str:
+    """The shortest text that reads back as the same number, without an exponent."""
+    return str(int(number)) if number.is_integer() else f"{Decimal(repr(number)):f}"
 
 
 def _check_known(what: str, word: str, words: tuple[str, ...], text: str) -> None:

@@ -22,6 +22,7 @@ _FORMAT = 3
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 INITIALIZATIONS = ("near_zero", "identity", "residual")
+SCHEDULES = ("constant", "cosine")
 
 PAPER_METHODS = (
     "gd",
@@ -50,6 +51,7 @@ class Study:
         rates_per_decade: learning rates per factor of 10.
         more_rates: additional learning rates, for every method.
         warm_up: steps over which the learning rate grows linearly to its value; 0 for none.
+        schedule: constant, or cosine: from its value after the warm-up to 0 after the last step.
         seeds: random seeds, one initialization each.
         dtype: arithmetic of weights and gradients, float64 or float32.
         init: start of the factors. near_zero: every entry N(0, init_std^2), as in the paper;
@@ -72,6 +74,7 @@ class Study:
     rates_per_decade: int = 3
     more_rates: tuple[float, ...] = ()
     warm_up: int = 0
+    schedule: str = "constant"
     seeds: tuple[int, ...] = (0, 1, 2)
     dtype: str = "float32"
     init: str = "near_zero"
@@ -112,7 +115,8 @@ class Study:
         yield "init_std", 0 < self.init_std < math.inf, "use a finite number above 0"
         usable = all(0 < rate < math.inf for rate in self.more_rates)
         yield "more_rates", usable, "use finite numbers above 0"
-        for name, known in (("dtype", tuple(DTYPES)), ("init", INITIALIZATIONS)):
+        choices = {"dtype": tuple(DTYPES), "init": INITIALIZATIONS, "schedule": SCHEDULES}
+        for name, known in choices.items():
             yield name, getattr(self, name) in known, f"use one of {', '.join(known)}"
         yield "device", is_device(self.device), "use cpu, cuda or cuda:0"
 
@@ -135,15 +139,32 @@ class Study:
         spaced = {round(self.iterations ** (i / max(1, last))) for i in range(self.points)}
         return tuple(sorted({0, self.iterations, *spaced}))
 
-    def warm_up_factor(self, step: int) -> float:
-        """The factor on the lr at a step (counted from 0); less than 1 during the warm-up."""
-        return min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+    def rate_factor(self, step: int) -> float:
+        """The factor on the lr at a step, counted from 0.
+
+        In a warm-up of w steps ``(step + 1) / w``. Behind it 1, or with the cosine
+        ``(1 + cos(pi (step - w) / (iterations - w))) / 2``: Loshchilov and Hutter (2017), 'SGDR',
+        equation 5, without restarts.
+        """
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        if self.schedule == "constant" or step >= self.iterations:
+            return float(self.schedule == "constant")
+        passed = (step - self.warm_up) / (self.iterations - self.warm_up)
+        return (1 + math.cos(math.pi * passed)) / 2
+
+    @property
+    def settled(self) -> int:
+        """The step from which on the lr stays as it is."""
+        return self.warm_up if self.schedule == "constant" else self.iterations
 
     def identity(self, data_fingerprint: str) -> str:
         """Hash of everything that determines the numbers: settings, data and format."""
         settings = dataclasses.asdict(self) | {"fingerprint": data_fingerprint, "format": _FORMAT}
-        if not self.warm_up:
-            del settings["warm_up"]  # newer than curves that are stored; 0 does not change them
+        # Newer than curves that are stored, which their defaults do not change.
+        for name, default in (("warm_up", 0), ("schedule", "constant")):
+            if settings[name] == default:
+                del settings[name]
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

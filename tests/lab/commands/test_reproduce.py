@@ -23,7 +23,7 @@ from overparam.lab.commands import reproduce as command_module
 from overparam.lab.jobs import ShardJob
 from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
-from overparam.lab.paper.studies import map_studies, regression_studies
+from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
 from overparam.lab.prepare import check_device
 
 # The width between the margins of a page in CSS pixels, and the elements that do not fit into it.
@@ -314,6 +314,7 @@ def test_the_paper_scale_is_that_of_the_paper():
 def test_every_study_belongs_to_an_experiment():
     for scale in (QUICK, STANDARD, PAPER):
         parts = regression_studies(scale, "ethanol", 128, "cpu") | map_studies(scale, "cpu")
+        parts |= mechanism_studies(scale, "cpu")
         for name in parts:
             assert any(experiment.needs(name) for experiment in EXPERIMENTS.values()), name
         for name, experiment in EXPERIMENTS.items():

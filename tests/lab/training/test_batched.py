@@ -1,5 +1,6 @@
 """The batched sweep against the same runs done one by one with torch.optim and autograd."""
 
+import cmath
 import dataclasses
 import functools
 import math
@@ -122,13 +123,21 @@ def rule_direction(weight, gradient, depth):
     return sum_over_factors(weight, gradient, int(depth), rank)
 
 
+def factor(study, step):
+    """A linear warm-up, and a cosine half wave behind it, as complex numbers give it."""
+    if step < study.warm_up:
+        return (step + 1) / study.warm_up
+    if study.schedule == "constant":
+        return 1.0
+    turn = (step - study.warm_up) / max(1, STEPS - study.warm_up)
+    return abs(1 + cmath.exp(1j * math.pi * turn)) ** 2 / 4
+
+
 def one_by_one(run: Run, study: Study, x, y):
     """Losses at every step, and the first step at which a weight was not finite."""
     network = start(run.method, run.seed, study, x, y)
     optimizer = TORCH[run.method.optimizer](network.parameters(), run.rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(
-        optimizer, 1 / max(1, study.warm_up), total_iters=max(1, study.warm_up - 1)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(study, step))
     losses = []
     for step in range(STEPS + 1):
         if not network.weight().isfinite().all():
@@ -209,9 +218,12 @@ def test_least_squares(small_data, name):
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "rule:2.5", "adam+factors:2"])
-@pytest.mark.parametrize("warm_up", [2, 50, STEPS])
-def test_a_warm_up_is_that_of_torch(small_data, name, warm_up):
-    study = study_of(name, warm_up=warm_up)
+@pytest.mark.parametrize(
+    ("warm_up", "schedule"),
+    [(2, "constant"), (50, "constant"), (STEPS, "constant"), (0, "cosine"), (50, "cosine")],
+)
+def test_a_schedule_is_that_of_torch(small_data, name, warm_up, schedule):
+    study = study_of(name, warm_up=warm_up, schedule=schedule)
     runs = [Run(parse_method(name), rate, seed) for rate in (1e-4, 1e-3) for seed in (0, 1)]
     sweep = assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
     without = trained(study_of(name), runs, small_data.features, small_data.targets)

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def clock_of(study, corrections=None):
     longest = study.iterations + 1
-    return Clock(study.warm_up_factor, corrections, longest, study.warm_up, torch.float64, CPU)
+    return Clock(study.rate_factor, corrections, longest, study.settled, torch.float64, CPU)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 60])
@@ -23,7 +23,7 @@ def test_numbers_are_those_of_the_schedule_and_of_adam(at_once):
     while len(found) < study.iterations:
         found += clock.next(at_once)
     for step, numbers in enumerate(found[: study.iterations]):
-        assert float(numbers.warm_up) == min(1.0, (step + 1) / 50)
+        assert float(numbers.rate) == min(1.0, (step + 1) / 50)
         assert float(numbers.factor) == 1 / (1 - 0.9 ** (step + 1))
         assert float(numbers.divisor) == math.sqrt(1 - 0.999 ** (step + 1))
 
@@ -44,3 +44,14 @@ def test_the_table_ends_where_nothing_changes():
     assert 36_000 < len(adam._table) < 40_000
     adam.set(10**6)
     assert adam.next(1) == [(1.0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize("warm_up", [0, 1, 50])
+def test_a_cosine_goes_down_to_zero(warm_up):
+    study = Study(iterations=120, warm_up=warm_up, schedule="cosine")
+    found = [float(numbers.rate) for numbers in clock_of(study).next(122)]
+    assert found[warm_up] == max(found) == 1
+    between = (1 + math.cos(35 * math.pi / (120 - warm_up))) / 2
+    assert found[warm_up + 35] == pytest.approx(between, rel=1e-15)
+    assert found[119] < 0.001
+    assert found[120:] == [0, 0]

@@ -5,6 +5,7 @@ import torch
 
 from overparam.lab.training.directions import (
     Depths,
+    metric,
     norm_factor,
     rule,
     rule_normalized,
@@ -12,8 +13,10 @@ from overparam.lab.training.directions import (
 )
 from overparam.lab.training.updates import Move
 from overparam.rule.fast import update_of_rows
+from overparam.rule.metric import metric_normalized
 from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
 from overparam.rule.reference import end_to_end_update
+from overparam.rule.unbalanced import check_imbalance
 
 DEPTHS = (1.0, 1.0, 1.5, 2.0, 2.0, 3.0, 4.0, 4.0, 50.0)
 
@@ -61,6 +64,35 @@ def test_the_normalized_rule_is_divided_by_the_largest_eigenvalue(outputs):
         largest = depth * torch.linalg.matrix_norm(weights[i], 2) ** (2 - 2 / depth)
         expected = end_to_end_update(weights[i], gradients[i], depth) / largest
         torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_metric_step_is_that_of_the_library(outputs):
+    weights, gradients = tensors(2, outputs)
+    weights[4] = gradients[5] = 0
+    found = directions(metric, weights, gradients)
+    for i, depth in enumerate(DEPTHS):
+        update = end_to_end_update(weights[i], gradients[i], depth)
+        expected = metric_normalized(update, gradients[i])
+        torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
+def test_the_unbalanced_rule_is_that_of_the_library(outputs, scale):
+    weights, gradients = tensors(2, outputs)
+    weights *= scale
+    weights[1] = weights[4] = 0
+    imbalances = (1.0, 1.0, -0.3, 0.3, 3.0, 3.0, -7.0, 1e-9, 1e5)
+    found = gradients.clone()
+    rule(Depths([2.0] * 9, weights, imbalances), outputs)(weights, found)
+    for i, lam in enumerate(imbalances):
+        expected = end_to_end_update(weights[i], gradients[i], 2, imbalance=lam)
+        torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=0)
+        if outputs == 1:
+            offsets = check_imbalance(lam, 2)
+            of_rows = update_of_rows(weights[i], gradients[i], 2, offsets=offsets)
+            torch.testing.assert_close(found[i], of_rows, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -17,7 +17,7 @@ from overparam.lab.training.replay import Stepper, cuda_graph
 METHODS = (
     *OPTIMIZERS, "rule:2", "rule:2.5", "rule_normalized:3", "norm:3", "factors:2", "factors:4",
     "adam+rule:2", "adam+factors:2", "adam+factors:3", "radial:0", "adam+radial:4",
-    "momentum+radial:2",
+    "momentum+radial:2", "rule:2,lam=1", "metric:2",
 )  # fmt: skip
 STEPS = 130
 
@@ -123,8 +123,8 @@ def test_several_outputs_are_replayed_unless_they_are_decomposed(small_data):
     replayable = {
         name: Batch(objective, study, runs_of(methods=(name,))).replayable for name in METHODS
     }
-    assert not any(replayable[name] for name in ("rule:2", "rule_normalized:3", "adam+rule:2"))
-    assert all(ready for name, ready in replayable.items() if "rule" not in name)
+    decomposed = {name for name in METHODS if "rule" in name or "metric" in name}
+    assert {name for name, ready in replayable.items() if not ready} == decomposed
 
 
 def test_a_capture_that_fails_is_logged_and_steps_stay_eager(small_data, caplog):

@@ -22,7 +22,14 @@ NO_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 GROUPS = {
     "problem": ("data", "power"),
     "comparison": ("methods", "seeds", "iterations"),
-    "learning rate": ("lowest_rate", "highest_rate", "rates_per_decade", "more_rates", "warm_up"),
+    "learning rate": (
+        "lowest_rate",
+        "highest_rate",
+        "rates_per_decade",
+        "more_rates",
+        "warm_up",
+        "schedule",
+    ),
     "initialization": ("init", "init_std", "width"),
     "computing": ("dtype", "device", "points", "shard_runs"),
 }

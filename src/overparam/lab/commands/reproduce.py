@@ -18,10 +18,10 @@ from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead
 from overparam.lab.commands.work import Work
 from overparam.lab.executor import Job, run_jobs, single_thread
-from overparam.lab.paper.experiments import EXPERIMENTS, MAP, NETWORK
+from overparam.lab.paper.experiments import EXPERIMENTS, MAP, MECHANISM, NETWORK
 from overparam.lab.paper.order import cheapest_first
 from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
-from overparam.lab.paper.studies import map_studies, regression_studies
+from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
 from overparam.lab.prepare import (
     PreparedStudy,
     check_device,
@@ -42,8 +42,8 @@ from overparam.lab.terminal import say
 class ReproduceCommand:
     """Rerun every experiment of the paper and give each of its claims a verdict.
 
-    On two cores, --quick takes about eight minutes, the default about two hours, and --paper, at
-    the paper's horizons (1,000,000 iterations), an estimated eighteen hours. You can stop the
+    On two cores, --quick takes about nine minutes, the default about two and a half hours, and
+    --paper, at the paper's horizons (1,000,000 iterations), an estimated day. You can stop the
     command at any time, with ctrl-C or otherwise: the same command continues, and ends with the
     same curves and verdicts, byte for byte.
 
@@ -54,12 +54,12 @@ class ReproduceCommand:
     """
 
     quick: Annotated[bool, NO_DEFAULT] = False
-    """Shorter horizons and coarser grids, about eight minutes on two cores."""
+    """Shorter horizons and coarser grids, about nine minutes on two cores."""
     paper: Annotated[bool, NO_DEFAULT] = False
     """The paper's horizons, and eight learning rates per decade."""
     only: Annotated[tuple[str, ...], NO_DEFAULT] = ()
-    """Experiments to run: emulation, tuned, adaptive, controls, adam, initialization, network, map.
-    All of them if none is named. The page shows every experiment that is finished."""
+    """Experiments to run: emulation, tuned, adaptive, controls, adam, initialization, network, map,
+    mechanism. All of them if none is named. The page shows every experiment that is finished."""
     data: str = "ethanol"
     """Data set of the regression experiments, Ethanol in the paper."""
     fallback: Annotated[str | None, NO_DEFAULT] = None
@@ -131,9 +131,11 @@ def _prepared(
     raw: RegressionData,
 ) -> tuple[Rerun, dict[str, list[str]], dict[str, Sequence[Job]]]:
     """The rerun, the studies of each chosen experiment, and the jobs of each study."""
-    others, remarks = _other_data(scale.map_data, raw, MAP in chosen, folder)
+    named = {MAP: scale.map_data, MECHANISM: scale.mechanism_data}
+    others, remarks = _other_data(named, raw, chosen, folder)
     studies = regression_studies(scale, raw.name, _standard_features(raw), command.device)
-    for name, study in map_studies(scale, command.device).items():
+    beyond = map_studies(scale, command.device) | mechanism_studies(scale, command.device)
+    for name, study in beyond.items():
         if study.data in others:
             studies[name] = study
     wanted = {name for name in studies if any(EXPERIMENTS[e].needs(name) for e in chosen)}
@@ -231,22 +233,24 @@ def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_data(
-    names: tuple[str, ...], raw: RegressionData, wanted: bool, folder: Path
+    named: Mapping[str, Sequence[str]], raw: RegressionData, chosen: tuple[str, ...], folder: Path
 ) -> tuple[dict[str, RegressionData], list[str]]:
-    """The available data sets of the map, and a remark on each one that is not available.
+    """The available data sets of experiments, and a remark on each one that is not available.
 
-    If the map is not wanted, nothing is downloaded, and a data set is only missed if the map has
-    stored results on it.
+    If an experiment is not wanted, nothing is downloaded for it, and a data set is only missed if
+    the experiment has stored results on it.
     """
     data, remarks = {raw.name: raw}, []
-    for name in names:
-        if name in data:
-            continue
-        try:
-            data[name] = load(name, download=wanted)
-        except DataError as error:
-            if wanted or any(folder.glob(f"parts/map-{name}-*")):
-                remarks.append(f"The map lacks {name}: {error}")
+    for experiment, names in named.items():
+        for name in names:
+            if name in data:
+                continue
+            wanted = experiment in chosen
+            try:
+                data[name] = load(name, download=wanted)
+            except DataError as error:
+                if wanted or any(folder.glob(f"parts/{experiment}-{name}-*")):
+                    remarks.append(f"The {experiment} lacks {name}: {error}")
     return data, remarks
 
 

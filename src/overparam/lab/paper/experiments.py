@@ -14,6 +14,7 @@ from overparam.lab.paper import (
     depth_map,
     emulation,
     initialization,
+    mechanism,
     network,
     tuned,
 )
@@ -86,7 +87,7 @@ def _network_report(stored: StoredResults) -> ExperimentReport:
     return network.report(stored.network)
 
 
-NETWORK, MAP = "network", "map"
+NETWORK, MAP, MECHANISM = "network", "map", "mechanism"
 EXPERIMENTS: dict[str, Experiment] = {
     "emulation": _of_studies("The rule against layers", emulation.STUDIES, emulation.report),
     "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.STUDIES, tuned.report),
@@ -109,5 +110,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Where depth helps",
         lambda name: name.startswith("map-"),
         lambda stored: depth_map.report(stored.results),
+    ),
+    MECHANISM: Experiment(
+        "What it is in depth that helps",
+        lambda name: name.startswith("mechanism-"),
+        lambda stored: mechanism.report(stored.results),
     ),
 }

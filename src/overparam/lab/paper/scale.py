@@ -31,6 +31,12 @@ class Scale:
         map_lowest_rate: smallest learning rate of the map at p = 4; ten times that at p = 2, a
             tenth of it at p = 6.
         map_highest_rate: largest learning rate of the map.
+        mechanism_data: data sets of the experiment on the parts of depth, whose learning rates
+            have the range of the map.
+        mechanism_powers: its losses.
+        mechanism_schedules: its schedules of the learning rate.
+        mechanism_iterations: iterations of every run of it.
+        mechanism_rates_per_decade: learning rates per decade of it.
     """
 
     name: str
@@ -50,6 +56,11 @@ class Scale:
     map_rates_per_decade: int = 4
     map_lowest_rate: float = 1e-6
     map_highest_rate: float = 10.0
+    mechanism_data: tuple[str, ...] = ("ethanol",)
+    mechanism_powers: tuple[float, ...] = (4.0,)
+    mechanism_schedules: tuple[str, ...] = ("constant", "cosine")
+    mechanism_iterations: int = 20_000
+    mechanism_rates_per_decade: int = 4
 
 
 QUICK = Scale(
@@ -65,6 +76,10 @@ QUICK = Scale(
     map_iterations=400,
     map_rates_per_decade=3,
     map_lowest_rate=5e-6,
+    mechanism_data=("diabetes",),
+    mechanism_schedules=("constant",),
+    mechanism_iterations=1_000,
+    mechanism_rates_per_decade=6,
 )
 STANDARD = Scale(
     "standard", fixed=250_000, tuned=100_000, adam=100_000, deep=100_000, rates_per_decade=4,
@@ -75,4 +90,6 @@ PAPER = Scale(
     lowest_rate=1e-5,
     network="paper", map_iterations=50_000,
     map_data=("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud", "digits"),
+    mechanism_data=("ethanol", "abalone", "diabetes", "breast_cancer", "linnerud"),
+    mechanism_powers=(2.0, 4.0, 6.0), mechanism_rates_per_decade=8,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from overparam.lab.methods import parse_method
 from overparam.lab.paper.scale import PAPER_RATES, Scale
 from overparam.lab.study import Study
 
@@ -16,6 +17,18 @@ MAP_POWERS = (2.0, 4.0, 6.0)
 MAP_OPTIMIZERS = ("gd", "momentum", "adam")
 MAP_RULE_DEPTHS = (1.5, 2, 3, 4)
 MAP_FACTORS_DEPTHS = (2, 3, 4)
+MECHANISM_OPTIMIZERS = ("gd", "momentum", "normalized", "adam")
+# The parts of the rule, the rule, its family and explicit factors. Kinds that train as one batch
+# are side by side.
+MECHANISM_PARTS = (
+    "norm:2", "norm:3", "rule:2", "rule:3", "rule:2,lam=0.3", "rule:2,lam=1", "rule:2,lam=3",
+    "metric:2",
+    "radial:0", "radial:0.5", "radial:2", "radial:4", "radial:8",
+    "factors:2", "factors:3",
+)  # fmt: skip
+# The metric step is for optimizers that do not rescale what they are given.
+_METRIC_OPTIMIZERS = ("gd", "momentum")
+_WARM_UP_SHARE = 20
 
 _SHARD_RUNS = 96
 
@@ -108,4 +121,65 @@ def map_studies(scale: Scale, device: str) -> dict[str, Study]:
         )
         for data in scale.map_data
         for power in MAP_POWERS
+    }
+
+
+def mechanism_methods() -> tuple[str, ...]:
+    """The methods of the experiment on what in depth it is that helps."""
+    return tuple(
+        name
+        for optimizer in MECHANISM_OPTIMIZERS
+        for name in (
+            optimizer,
+            *(
+                parse_method(f"{optimizer}+{part}").name
+                for part in MECHANISM_PARTS
+                if optimizer in _METRIC_OPTIMIZERS or not part.startswith("metric")
+            ),
+        )
+    )
+
+
+def mechanism_study(
+    data: str, power: float, schedule: str, iterations: int, **others: object
+) -> Study:
+    """One study of that experiment.
+
+    Args:
+        data: name of the data set.
+        power: exponent of the loss.
+        schedule: constant, or cosine, which has a warm-up over a twentieth of the iterations.
+        iterations: of every run.
+        others: settings of the study.
+    """
+    return Study(
+        data=data,
+        power=power,
+        methods=mechanism_methods(),
+        iterations=iterations,
+        schedule=schedule,
+        warm_up=iterations // _WARM_UP_SHARE if schedule != "constant" else 0,
+        dtype="float64" if power == 2 else "float32",
+        **others,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def mechanism_studies(scale: Scale, device: str) -> dict[str, Study]:
+    """The studies of that experiment by name, on the grid of the map."""
+    return {
+        f"mechanism-{data}-p{power:g}-{schedule}": mechanism_study(
+            data,
+            power,
+            schedule,
+            scale.mechanism_iterations,
+            lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
+            highest_rate=scale.map_highest_rate,
+            rates_per_decade=scale.mechanism_rates_per_decade,
+            seeds=scale.seeds,
+            device=device,
+            shard_runs=4 * _SHARD_RUNS,
+        )
+        for data in scale.mechanism_data
+        for power in scale.mechanism_powers
+        for schedule in scale.mechanism_schedules
     }

@@ -192,7 +192,8 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
             "Learning rates",
             f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}, "
             f"{study.rates_per_decade} per decade, the same for every method"
-            + (f"; linear warm-up over {study.warm_up:,} steps" if study.warm_up else ""),
+            + (f"; linear warm-up over {study.warm_up:,} steps" if study.warm_up else "")
+            + ("; then a cosine down to 0" if study.schedule == "cosine" else ""),
         ],
         [
             "Initialization",

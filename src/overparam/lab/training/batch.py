@@ -58,10 +58,10 @@ class Batch:
             if update.corrections
         ]
         self._clock = Clock(
-            study.warm_up_factor,
+            study.rate_factor,
             corrections[0] if corrections else None,
             longest=study.iterations + 1,
-            settled=study.warm_up,
+            settled=study.settled,
             **self._kind,
         )
         self.replayable = objective.outputs == 1 or not any(
@@ -90,8 +90,8 @@ class Batch:
                 flat = self.weights.flatten(1)
                 torch.linalg.vector_norm(flat, math.inf, dim=1, out=sizes[step])
             self._objective.gradient(self.weights, out=self._gradients)
-            if self._clock.has_warm_up:
-                torch.mul(self._rates, numbers.warm_up, out=self._warm_rates)
+            if self._clock.has_schedule:
+                torch.mul(self._rates, numbers.rate, out=self._rates_now)
             for number, block in enumerate(self._blocks):
                 if block.members:
                     with lanes.lane(number) if lanes and block.stands_alone else nullcontext():
@@ -129,9 +129,9 @@ class Batch:
         rates = torch.tensor([self._runs[member].rate for member in members], **self._kind)
         # Against the gradient.
         self._rates = -rates[:, None, None]
-        self._warm_rates = self._rates.clone() if self._clock.has_warm_up else self._rates
+        self._rates_now = self._rates.clone() if self._clock.has_schedule else self._rates
         sizes = [len(block.members) for block in self._blocks]
-        places = (self.weights, self._gradients, self._warm_rates)
+        places = (self.weights, self._gradients, self._rates_now)
         rows = zip(*(tensor.split(sizes) for tensor in places), strict=True)
         for block, (weights, gradients, rates) in zip(self._blocks, rows, strict=True):
             block.place(weights, gradients, rates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from overparam.lab.methods import OPTIMIZERS, Method
 from overparam.lab.training.chain import factor_gradients, partial_products
 from overparam.lab.training.clock import Numbers
-from overparam.lab.training.directions import DEPTH_KINDS, Apply, Depths, stretched
+from overparam.lab.training.directions import DEPTH_KINDS, Apply, Depths, pieces, stretched
 from overparam.lab.training.objective import PowerLoss
 from overparam.lab.training.scaling import by_loss
 
@@ -120,8 +120,11 @@ class WeightBlock(Block):
     def _settle(self) -> None:
         self._depths: list[tuple[slice, Apply]] = []
         self._radial = None
-        for rows, kind in _pieces([method.depth_kind for method in self.methods]):
-            depths = Depths([method.depth for method in self.methods[rows]], self.weights)
+        kinds = [(method.depth_kind, method.imbalance != 0) for method in self.methods]
+        for rows, (kind, unbalanced) in pieces(kinds):
+            methods = self.methods[rows]
+            imbalances = [method.imbalance for method in methods] if unbalanced else []
+            depths = Depths([method.depth for method in methods], self.weights, imbalances)
             direction = DEPTH_KINDS[kind].direction
             if kind == "radial":
                 self._radial = depths.each
@@ -153,14 +156,6 @@ class FactorBlock(Block):
         self._partial = partial_products(self.parameters)
         self.weights.copy_(self._partial[-1])
         self._partial[-1] = self.weights
-
-
-def _pieces(kinds: Sequence[str]) -> Iterator[tuple[slice, str]]:
-    start = 0
-    for kind, same in itertools.groupby(kinds):
-        stop = start + len(list(same))
-        yield slice(start, stop), kind
-        start = stop
 
 
 def blocks_of(

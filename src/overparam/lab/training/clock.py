@@ -15,12 +15,12 @@ class Numbers(NamedTuple):
     """The numbers of one step, each a tensor without dimensions.
 
     Attributes:
-        warm_up: the factor on the learning rate.
+        rate: the factor on the learning rate.
         factor: what an update multiplies its mean by.
         divisor: what an update divides its root mean square by.
     """
 
-    warm_up: Tensor
+    rate: Tensor
     factor: Tensor
     divisor: Tensor
 
@@ -31,17 +31,17 @@ class Clock:
     The table ends where nothing changes any more; later steps read its last row.
 
     Args:
-        warm_up: the factor on the learning rate at a step, counted from 0.
+        rate: the factor on the learning rate at a step, counted from 0.
         corrections: the other two numbers of step ``t``, counted from 1; None for ones.
         longest: steps after which the table ends at the latest.
-        settled: from this step on, the warm-up is over.
+        settled: from this step on, the factor stays as it is.
         dtype: of the numbers.
         device: of the numbers.
     """
 
     def __init__(
         self,
-        warm_up: Callable[[int], float],
+        rate: Callable[[int], float],
         corrections: Corrections | None,
         longest: int,
         settled: int,
@@ -52,13 +52,13 @@ class Clock:
         while len(rows) < longest:
             step = len(rows)
             others = corrections(step + 1) if corrections else (1.0, 1.0)
-            rows.append((warm_up(step), *others))
+            rows.append((rate(step), *others))
             # In float64, so that it does not depend on the dtype: 0.999^t vanishes at 36,700.
             if step >= settled and others == (1.0, 1.0):
                 break
         self._table = torch.tensor(rows, dtype=torch.float64).to(dtype=dtype, device=device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
-        self.has_warm_up = settled > 0
+        self.has_schedule = settled > 0
 
     def set(self, step: int) -> None:
         """Go on from a step."""

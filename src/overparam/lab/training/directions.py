@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from overparam.lab.training.updates import Move
 from overparam.rule.fast import update_of_rows
+from overparam.rule.metric import metric_normalized
 from overparam.rule.reference import end_to_end_update
 
 Apply = Callable[[Tensor, Tensor], object]
+_T = TypeVar("_T")
+
+
+def pieces(values: Sequence[_T]) -> Iterator[tuple[slice, _T]]:
+    """Where adjacent values are equal, and the value."""
+    start = 0
+    for value, same in itertools.groupby(values):
+        stop = start + len(list(same))
+        yield slice(start, stop), value
+        start = stop
 
 
 class Depths:
@@ -27,22 +38,22 @@ class Depths:
     Args:
         depths: one per run.
         like: a tensor of the dtype and device of the runs.
+        imbalances: one per run, all of depth 2 and none of them zero; by default all are balanced.
 
     Attributes:
         each: ``N``, ``(runs, 1, 1)``.
+        imbalances: as given, empty where all are balanced.
     """
 
-    def __init__(self, depths: Sequence[float], like: Tensor) -> None:
-        self._depths = tuple(depths)
+    def __init__(
+        self, depths: Sequence[float], like: Tensor, imbalances: Sequence[float] = ()
+    ) -> None:
+        self._depths, self.imbalances = tuple(depths), tuple(imbalances)
         self.each = torch.tensor(self._depths, dtype=like.dtype, device=like.device)[:, None, None]
 
     def pieces(self) -> Iterator[tuple[slice, float]]:
         """The runs of each depth, and the depth."""
-        start = 0
-        for depth, runs in itertools.groupby(self._depths):
-            stop = start + len(list(runs))
-            yield slice(start, stop), depth
-            start = stop
+        return pieces(self._depths)
 
     def one_or_each(self) -> float | Tensor:
         """The depth if all are the same, else ``(runs,)`` in float64."""
@@ -52,7 +63,9 @@ class Depths:
 
 
 def rule(depths: Depths, outputs: int) -> Apply:
-    """The end-to-end update: Claim 2 for one output, Theorem 1 for several."""
+    """The end-to-end update: Claim 2 for one output, Theorem 1 for several; or out of balance."""
+    if depths.imbalances:
+        return _unbalanced_rule(depths, outputs)
     if outputs == 1:
         powers, excess = _powers(depths), depths.each - 1
         return lambda weights, gradients: _rule_of_one_row_(weights, gradients, powers, excess)
@@ -74,6 +87,18 @@ def rule_normalized(depths: Depths, outputs: int) -> Apply:
     def apply(weights: Tensor, gradients: Tensor) -> None:
         for rows, depth in depths.pieces():
             gradients[rows] = one(weights[rows], gradients[rows], depth)
+
+    return apply
+
+
+def metric(depths: Depths, outputs: int) -> Apply:
+    """The end-to-end update over its length in its own metric, ``D / sqrt(<G, D>)``."""
+    update = rule(depths, outputs)
+
+    def apply(weights: Tensor, gradients: Tensor) -> None:
+        before = gradients.clone()
+        update(weights, gradients)
+        gradients.copy_(metric_normalized(gradients, before))
 
     return apply
 
@@ -148,6 +173,37 @@ def _rule_of_one_row_(
     torch.addcmul(scaled.unit.mul_(along), gradients, across, out=gradients)
 
 
+def _unbalanced_rule(depths: Depths, outputs: int) -> Apply:
+    r"""The rule of two factors out of balance by ``lam``.
+
+    One output has the kernel ``2 r`` along the weight and ``a = r + |lam|/2`` across it, with
+    ``r = sqrt(|w|^2 + lam^2/4)``. Their difference is ``|w|^2 / a``, so that
+
+    .. math::
+        D = a \, g + \langle w, g \rangle \, w / a.
+
+    Source: :mod:`overparam.rule.unbalanced`.
+    """
+    if outputs > 1:
+
+        def each(weights: Tensor, gradients: Tensor) -> None:
+            for rows, lam in pieces(depths.imbalances):
+                update = end_to_end_update(weights[rows], gradients[rows], 2, imbalance=lam)
+                gradients[rows] = update
+
+        return each
+    lam = torch.tensor(depths.imbalances, dtype=torch.float64)[:, None, None]
+    half = lam.to(depths.each).abs() / 2
+
+    def one_row(weights: Tensor, gradients: Tensor) -> None:
+        length = torch.linalg.vector_norm(weights, dim=-1, keepdim=True)
+        across = torch.hypot(length, half).add_(half)
+        along = (weights * gradients).sum(-1, keepdim=True) / across
+        torch.addcmul(weights * along, gradients, across, out=gradients)
+
+    return one_row
+
+
 class DepthKind(NamedTuple):
     """A kind of depth.
 
@@ -171,6 +227,7 @@ DEPTH_KINDS = {
     "plain": DepthKind(""),
     "rule": DepthKind("depth {} (rule)", rule, decomposes=True),
     "rule_normalized": DepthKind("depth {} (rule, normalized)", rule_normalized, decomposes=True),
+    "metric": DepthKind("depth {} (metric step)", metric, decomposes=True),
     "norm": DepthKind("depth {} (norm factor)", norm_factor),
     "radial": DepthKind("stretched {} times", least=0.0),
     "factors": DepthKind("depth {} (factors)", whole=True),
