@@ -44,4 +44,5 @@ def test_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run_on(2, tmp_path / "two", (sharded_checkpoints.checkpoints_on_two, *cases))
     run_on(4, tmp_path / "four", (sharded_checkpoints.checkpoints_on_four, *sharded_steps.FEWER))
     sharded_checkpoints.read_all(2)
-    sharded_checkpoints.read_all(4, ("nested", "flattened"))
+    sharded_checkpoints.read_all(4, ("flattened",))
+    sharded_checkpoints.read_all("copies", ("nested",))
