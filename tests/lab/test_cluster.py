@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.study_cases import DATA, SLOW, complete, identity_of
 
+from overparam.lab.cli import main
 from overparam.lab.cluster import Part, claimed, workers_of
 from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import ShardJob, shard_jobs
@@ -47,6 +48,19 @@ def test_a_cluster_gives_the_same_bytes_and_counts_all_work(cluster, expected, t
     assert costs[-1] == sum(job.cost for job in _jobs(tmp_path))
     assert not (tmp_path / "running").exists()
     assert complete(SLOW, tmp_path) == expected
+
+
+def test_a_comparison_on_a_cluster_is_that_of_this_process(cluster, tmp_path):
+    options = ["compare", "sparse-regression", "--methods", "sgd", "sgd+rule:2", "--no-controls"]
+    options += ["--steps", "6", "--trials", "3", "--seeds", "2", "--output", str(tmp_path)]
+    where = {"far": ("--scheduler", cluster.scheduler_address), "here": ("--workers", "0")}
+    for name, more in where.items():
+        assert main([*options, "--name", name, *more]) == 0
+    trials = [
+        {file.name: file.read_bytes() for file in (tmp_path / name / "trials").iterdir()}
+        for name in where
+    ]
+    assert trials[0] == trials[1] != {}
 
 
 def test_a_worker_that_is_killed_is_replaced(cluster, expected, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from overparam import EndToEnd, Factored, collapse, collapse_state_dict, overparameterize
 from support.optim_cases import mixed
 from support.sharded_cases import Make, assert_equal, pair, train
-from support.sharded_layouts import by_layer
+from support.sharded_layouts import by_layer, hybrid
 
 MAKES: dict[str, Make] = {
     "exact": lambda model: EndToEnd(model, lr=0.05, inner="adamw", eps=1e-4),
@@ -32,10 +33,11 @@ FORMATS = {
     "flattened": StateDictOptions(flatten_optimizer_state_dict=True),
     "full": StateDictOptions(full_state_dict=True),
 }
+Shard = Callable[[nn.Module], None]
 FOLDER = "OVERPARAM_TEST_FOLDER"
 
 
-def place(world: int, make: str, form: str) -> Path:
+def place(world: int | str, make: str, form: str) -> Path:
     return Path(os.environ[FOLDER], f"{world}-{make}-{form}")
 
 
@@ -64,30 +66,47 @@ def load(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, form: s
     )
 
 
-def build(seed: int = 0) -> nn.Module:
+def build(shard: Shard, seed: int = 0) -> nn.Module:
     model = mixed(seed=seed)
     if dist.is_initialized():
-        by_layer(model)
+        shard(model)
     return model
 
 
-def write_all(world: int, forms: tuple[str, ...] = tuple(FORMATS)) -> None:
+def write_all(
+    world: int | str, forms: tuple[str, ...] = tuple(FORMATS), shard: Shard = by_layer
+) -> None:
     """Checkpoints after two steps."""
     for make, optimizer_of in MAKES.items():
-        model = build()
+        model = build(shard)
         optimizer = optimizer_of(model)
+        assert_same_keys(model, optimizer)
         train(model, optimizer, 2)
+        assert_same_keys(model, optimizer)
         for form in forms:
             save(model, optimizer, place(world, make, form), form)
 
 
-def read_all(world: int, forms: tuple[str, ...] = tuple(FORMATS)) -> None:
+def assert_same_keys(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """All processes have state of the same names, as checkpoints need it; of known kinds."""
+    names = {name: sorted(optimizer.state.get(p, {})) for name, p in model.named_parameters()}
+    for state in optimizer.state.values():
+        assert all(isinstance(value, (torch.Tensor, int, float)) for value in state.values())
+    if dist.is_initialized():
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, names)
+        assert all(each == names for each in everyone)
+
+
+def read_all(
+    world: int | str, forms: tuple[str, ...] = tuple(FORMATS), shard: Shard = by_layer
+) -> None:
     """What resumes from them is what was never interrupted."""
     for make, optimizer_of in MAKES.items():
         alone = mixed()
         train(alone, optimizer_of(alone), 3)
         for form in forms:
-            model = build(seed=1)
+            model = build(shard, seed=1)
             optimizer = optimizer_of(model)
             load(model, optimizer, place(world, make, form), form)
             train(model, optimizer, 1)
@@ -136,6 +155,9 @@ def checkpoints_on_two() -> None:
 
 
 def checkpoints_on_four() -> None:
-    read_all(1, ("flattened",))
-    read_all(2, ("nested", "full"))
-    write_all(4, ("nested", "flattened"))
+    """Also four shards to two copies of two, whose checkpoint is that of two shards."""
+    read_all(1, ("full",))
+    read_all(2, ("nested",))
+    write_all(4, ("flattened",))
+    read_all(4, ("flattened",), hybrid)
+    write_all("copies", ("nested",), hybrid)

@@ -13,6 +13,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
 from overparam import EndToEnd, Factored, Radial, factor_product
+from overparam.optim.direction import directions
+from overparam.sharded import rule
 from overparam.sharded.exchange import measured
 from overparam.sharded.plan import entries_of_end_to_end, entries_of_factored
 from support.optim_cases import mixed
@@ -128,6 +130,45 @@ def a_weight_without_balanced_factors() -> None:
         Factored(narrow, lr=0.05, width=1)
 
 
+class Failing(torch.optim.SGD):
+    """Raises where it is asked to step on the factors of one weight."""
+
+    shape: tuple[int, ...] | None = None
+
+    def step(self, closure=None):
+        super().step(closure)
+        if any(tuple(p.shape) == self.shape for g in self.param_groups for p in g["params"]):
+            raise ArithmeticError("this one does not work")
+
+
+def an_error_of_one_owner() -> None:
+    """All processes raise it, none waits, and nothing has changed: the next step is the first."""
+    for kind in (EndToEnd, Factored):
+        model, alone = mixed(), mixed()
+        by_layer(model)
+        optimizer = kind(model, lr=0.05, inner=Failing, momentum=0.9)
+        train(model, optimizer, 1)
+        train(alone, kind(alone, lr=0.05, inner="sgd", momentum=0.9), 2)
+        backward(model, optimizer)
+        before = [whole(p.detach()).clone() for p in model.parameters()]
+        with pytest.MonkeyPatch.context() as patch:
+            if kind is EndToEnd:
+                patch.setattr(rule, "directions", failing_directions)
+            patch.setattr(Failing, "shape", (6, 4))  # of a factor of one convolution
+            with pytest.raises((ArithmeticError, RuntimeError), match="this one does not work"):
+                optimizer.step()
+        for p, old in zip(model.parameters(), before, strict=True):
+            assert torch.equal(whole(p.detach()), old)
+        optimizer.step()
+        assert_equal(model, alone)
+
+
+def failing_directions(items):
+    if any(tuple(item.p.shape) == (6, 4, 1) for item in items):
+        raise ArithmeticError("this one does not work")
+    return directions(items)
+
+
 def factors_are_with_their_owner() -> None:
     """One process has the factors of a weight; what needs all of them in one place is refused."""
     model = mixed()
@@ -201,6 +242,7 @@ CASES = (
     a_gradient_that_others_lack,
     weights_that_others_change,
     a_weight_without_balanced_factors,
+    an_error_of_one_owner,
     factors_are_with_their_owner,
     parameters_that_are_exchanged,
     layouts_that_are_refused,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch.distributed as dist
 from torch import nn
 
 from overparam import EndToEnd, Factored, Radial
+from overparam.sharded import rule
+from overparam.sharded.exchange import measured
 from support.optim_cases import mixed
 from support.sharded_cases import assert_equal, assert_same_run, pair, train
 from support.sharded_layouts import (
@@ -30,6 +33,24 @@ def directions_on_shards() -> None:
     assert_same_run(by_layer, made(EndToEnd, momentum=0.9))
     assert_same_run(by_layer, made(EndToEnd, singular_value_floor=0.1, **tracked))
     assert_same_run(by_columns, made(EndToEnd, **tracked))
+
+
+def directions_in_many_buckets() -> None:
+    """A bucket for each matrix: the next is on its way while one is computed."""
+    calls = []
+    for entries in (1, 2**24):
+        model, alone = mixed(), mixed()
+        by_layer(model)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rule, "_BUCKET_ENTRIES", entries)
+            optimizer = EndToEnd(model, lr=0.05, basis="tracked", momentum=0.9)
+            train(model, optimizer, 2)
+            with measured() as traffic:
+                train(model, optimizer, 1)
+            calls.append(traffic.calls)
+        train(alone, EndToEnd(alone, lr=0.05, basis="tracked", momentum=0.9), 3)
+        assert_equal(model, alone)
+    assert calls[0] >= 3 * calls[1] == 6, calls
 
 
 def directions_of_rows() -> None:
@@ -99,6 +120,7 @@ def work_that_is_divided() -> None:
 
 CASES = (
     directions_on_shards,
+    directions_in_many_buckets,
     directions_of_rows,
     directions_of_the_family,
     directions_under_a_precision_policy,

@@ -87,6 +87,11 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
         yield client.get_executor(pure=False)
 
 
+def threads_of(executor: Any) -> int:
+    """How many jobs the cluster of an executor of :func:`workers_of` trains at a time."""
+    return sum(executor._client.nthreads().values())
+
+
 def _check_workers(client: Any, scheduler: str) -> None:
     """Raise unless there are workers, and all run the versions of this process."""
     here, found = _versions(), client.run(_versions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -240,6 +241,9 @@ class Factored(Transform):
             return super()._stand_ins(p, view, group)
         factors = enumerate(self.factors(p), start=1)
         return [StandIn(p, factor, prefix_of(number), group, view) for number, factor in factors]
+
+    def _together(self) -> AbstractContextManager[None]:
+        return self._owned.inner_step()
 
     def _about_to_step(self, stand_ins: list[StandIn]) -> None:
         """Decay of the product, in the place of that of the factors."""

@@ -14,7 +14,7 @@ import itertools
 import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -250,9 +250,10 @@ class Transform(Grouped):
                 strict = all(type(each) in OF_TORCH for each in optimizers)
                 gradients = self._remember(moving if strict else stand_ins, optimizers[0].state)
             try:
-                self._about_to_step(moving)
-                for optimizer in optimizers:
-                    take_step(optimizer)
+                with self._together():
+                    self._about_to_step(moving)
+                    for optimizer in optimizers:
+                        take_step(optimizer)
             except BaseException:
                 for each in stand_ins:
                     each.undo()
@@ -288,6 +289,10 @@ class Transform(Grouped):
     def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
         """The user's gradient where the inner optimizer is given it: some work in it."""
         return stand_in.p.grad if stand_in.tensor is stand_in.p else None
+
+    def _together(self) -> AbstractContextManager[None]:
+        """Raises on all processes what the inner step raises on one that works for the others."""
+        return nullcontext()
 
     def _about_to_step(self, stand_ins: list[StandIn]) -> None:
         """What to do to stand-ins just before the inner optimizer steps."""

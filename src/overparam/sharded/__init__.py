@@ -171,6 +171,10 @@ class Ownership:
         owned = self._owned(self._optimizer.param_groups)
         return nullcontext() if owned is None else owned.stepping()
 
+    def inner_step(self) -> AbstractContextManager[None]:
+        """The inner step on factors: an error at one owner becomes one of all processes."""
+        return nullcontext() if self._known is None else self._known.inner_step()
+
     def at_work(self) -> AbstractContextManager[None]:
         """The same for all weights, without gradients."""
         owned = self._owned(self._optimizer.param_groups)

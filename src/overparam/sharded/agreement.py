@@ -95,3 +95,27 @@ def raise_together(group: dist.ProcessGroup, error: Exception | None) -> None:
     for rank, other in enumerate(met):
         if other is not None:
             raise RuntimeError(f"process {rank} of the group met {other}")
+
+
+def raise_together_on_cpu(
+    params: Sequence[Tensor], group: dist.ProcessGroup, error: Exception | None
+) -> None:
+    """The same in the middle of a step: one number is sent where nobody has met an error.
+
+    On an accelerator, where the host would have to wait, only the process that met it raises.
+
+    Args:
+        params: what the step is about; the same on all processes.
+        group: the processes.
+        error: of this process, or None.
+
+    Raises:
+        Exception: as :func:`raise_together`.
+    """
+    if all(p.device.type == "cpu" for p in params):
+        met = torch.tensor(float(error is not None))
+        dist.all_reduce(met, dist.ReduceOp.MAX, group=group)
+        if bool(met):
+            raise_together(group, error)
+    elif error is not None:
+        raise error

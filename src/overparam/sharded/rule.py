@@ -19,7 +19,7 @@ from overparam.optim.direction import Item, Route, Write, directions, is_due, st
 from overparam.rule.fast import update_of_rows
 from overparam.rule.options import fast_options
 from overparam.sharded import is_dtensor, local
-from overparam.sharded.agreement import largest
+from overparam.sharded.agreement import largest, raise_together_on_cpu
 from overparam.sharded.exchange import Exchange, Leaf
 from overparam.sharded.layout import (
     Layout,
@@ -131,10 +131,14 @@ def _by_owners(items: Sequence[Item], group: Group) -> Iterator[Found]:
     buckets = list(_buckets(list(zip(items, owner, strict=True)), _BUCKET_ENTRIES * world))
     arriving = [_Bucket(group, buckets[0])]
     leaving: list[Callable[[], Iterator[Found]]] = []
+    error: Exception | None = None
     for number in range(len(buckets)):
         if number + 1 < len(buckets):
             arriving.append(_Bucket(group, buckets[number + 1]))
-        leaving.append(arriving[number].computed())
+        wait, met = arriving[number].computed()
+        leaving.append(wait)
+        error = error or met
+    raise_together_on_cpu([item.p for item in items], group, error)
     for wait in leaving:
         yield from wait()
 
@@ -172,12 +176,17 @@ class _Bucket:
         self._arriving: Callable[[], dict[int, Tensor]] | None
         self._arriving = Exchange(group, leaves).gather(parts)
 
-    def computed(self) -> Callable[[], Iterator[Found]]:
-        """Wait, take what this rank owns through the rule, and start to send it back."""
+    def computed(self) -> tuple[Callable[[], Iterator[Found]], Exception | None]:
+        """Wait, take what this rank owns through the rule, and start to send it back.
+
+        Returns:
+            A function that waits for what the owners send; the error that this owner met, which
+            sends zeros, so that the others do not wait for it.
+        """
         assert self._arriving is not None
         whole = {self._names[i]: tensor for i, tensor in self._arriving().items()}
         self._arriving = None  # its buffers can go
-        results = self._through_rule(whole)
+        results, error = self._through_rule(whole)
         names, leaves = [], []
         for number, (item, owner) in enumerate(self._work):
             route, dtype, dim = item.route, state_dtype(item.p), layout_of(item.p).dim
@@ -187,11 +196,14 @@ class _Bucket:
                 names += [(number, name) for name in ("basis", *_SMALL)]
                 leaves.append(Leaf(_basis_shape(route), None if dim is None else 1, owner, dtype))
                 leaves += [Leaf((route.batch,), None, owner, dtype) for _ in _SMALL]
+        device, exchange = local(self._work[0][0].p).device, Exchange(self._group, leaves)
         here = {
-            i: results[name].to(leaves[i].dtype) for i, name in enumerate(names) if name in results
+            i: torch.zeros(leaves[i].shape, dtype=leaves[i].dtype, device=device)
+            if error
+            else results[names[i]].to(leaves[i].dtype)
+            for i in exchange.mine
         }
-        device = local(self._work[0][0].p).device
-        wait = Exchange(self._group, leaves).scatter(here, device)
+        wait = exchange.scatter(here, device)
 
         def found() -> Iterator[Found]:
             parts = dict(zip(names, wait(), strict=True))
@@ -207,10 +219,12 @@ class _Bucket:
                     state["basis"] = cut_like(basis, item.p, 1, shape)
                 yield update, partial(_take_over, item, state)
 
-        return found
+        return found, error
 
-    def _through_rule(self, whole: Mapping[tuple[int, str], Tensor]) -> dict[Any, Tensor]:
-        """What this rank owns, through the code of one process."""
+    def _through_rule(
+        self, whole: Mapping[tuple[int, str], Tensor]
+    ) -> tuple[dict[Any, Tensor], Exception | None]:
+        """What this rank owns, through the code of one process; or the error that it met."""
         states: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         twins: list[Item] = []
         places: dict[Tensor, int] = {}
@@ -224,13 +238,18 @@ class _Bucket:
                 states[weight] = {**kept, "basis": whole[number, "basis"]}
             twins.append(Item(weight, gradient, states, item.route, item.group, item.finite))
         results: dict[Any, Tensor] = {}
-        for found, write in directions(twins):
-            if write is not None:
-                write()
-            results.update(((places[p], "direction"), update) for p, update in found.items())
+        try:
+            for found, write in directions(twins):
+                if write is not None:
+                    write()
+                results.update(((places[p], "direction"), update) for p, update in found.items())
+        except Exception as error:
+            if local(self._work[0][0].p).device.type != "cpu":
+                raise  # to tell the others, the host would have to wait in every step
+            return {}, error
         for weight, state in states.items():
             results.update(((places[weight], name), state[name]) for name in ("basis", *_SMALL))
-        return results
+        return results, None
 
 
 def _basis_shape(route: Route) -> tuple[int, int, int]:

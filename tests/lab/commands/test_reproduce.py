@@ -122,6 +122,21 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(folder, tmp_path)
     assert stored_bytes(target) == stored_bytes(folder)
 
 
+def test_parts_end_with_the_curves_of_one_run(folder, tmp_path):
+    target = tmp_path / "reproduce-tiny"
+    assert rerun(tmp_path, part="2/2") == 0
+    assert not (target / "report.html").exists()
+    curves = [
+        {path.relative_to(each): path.read_bytes() for path in (each / "parts").rglob("*.parquet")}
+        for each in (folder, target)
+    ]
+    assert 0 < len(curves[1]) < len(curves[0])
+    assert rerun(tmp_path, part="1/2") == 0
+    assert (target / "report.html").exists()
+    for path, stored in curves[0].items():
+        assert (target / path).read_bytes() == stored
+
+
 def test_one_experiment_and_then_the_rest(tmp_path):
     assert rerun(tmp_path, only=("adam",)) == 0
     folder = tmp_path / "reproduce-tiny"

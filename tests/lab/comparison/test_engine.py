@@ -13,6 +13,7 @@ from support.comparison_cases import linear, small_problem, squared
 from torch import nn
 
 import overparam.lab
+from overparam.lab.cluster import claimed
 from overparam.lab.comparison import compare, plans
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.comparison.costs import measure
@@ -176,3 +177,8 @@ def test_no_baseline_can_be_trained():
 def test_budgets_in_words():
     assert seconds_of("2h") == 7200
     assert torch.is_grad_enabled()
+
+
+def test_a_directory_at_work_is_refused(tmp_path):
+    with claimed(tmp_path), pytest.raises(ValueError, match="is at work in"):
+        compare(small_problem(), directory=tmp_path, **SMALL)

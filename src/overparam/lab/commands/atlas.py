@@ -10,6 +10,7 @@ from typing import Annotated
 from rich.console import Console
 
 from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.commands.work import pool_of
 from overparam.lab.comparison.atlas import FULL, QUICK, make_atlas, write_atlas
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.prepare import check_output
@@ -37,6 +38,8 @@ class AtlasCommand:
     """Folder in which the atlas is kept."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of processes, one thread each; 0 for none."""
+    scheduler: Annotated[str | None, NO_DEFAULT] = None
+    """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
 
 
 def run(command: AtlasCommand, console: Console) -> int:
@@ -47,9 +50,16 @@ def run(command: AtlasCommand, console: Console) -> int:
     problems = QUICK if command.quick else FULL
     folder = command.output / ("atlas-quick" if command.quick else "atlas")
     check_output(folder)
-    atlas = make_atlas(
-        problems, seconds, folder, seeds=command.seeds, workers=command.workers, console=console
-    )
+    with pool_of(command.scheduler, command.workers) as (workers, executor):
+        atlas = make_atlas(
+            problems,
+            seconds,
+            folder,
+            seeds=command.seeds,
+            workers=workers,
+            executor=executor,
+            console=console,
+        )
     page = folder / "atlas.html"
     write_atlas(atlas, page)
     say(console, "\n".join([*atlas.sentences, "", f"Atlas: {page}"]))

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.commands.work import pool_of
 from overparam.lab.comparison.engine import METHODS, compare
 from overparam.lab.comparison.names import folder_name
 from overparam.lab.prepare import check_output, folder_inside
@@ -50,6 +51,8 @@ class CompareCommand:
     """Folder in which comparisons are kept."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of processes, one thread each; 0 for none. The curves do not depend on it."""
+    scheduler: Annotated[str | None, NO_DEFAULT] = None
+    """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
     overwrite: Annotated[bool, NO_DEFAULT] = False
     """Replace another comparison that is stored under the same name."""
 
@@ -61,19 +64,21 @@ def run(command: CompareCommand, console: Console) -> int:
     name = command.name or f"compare-{folder_name(command.problem)}"
     folder = folder_inside(command.output, name)
     check_output(folder)
-    result = compare(
-        command.problem,
-        methods=command.methods,
-        budget=command.budget,
-        steps=command.steps,
-        seeds=command.seeds,
-        trials=command.trials,
-        controls=command.controls,
-        directory=folder,
-        overwrite=command.overwrite,
-        workers=command.workers,
-        console=console,
-    )
+    with pool_of(command.scheduler, command.workers) as (workers, executor):
+        result = compare(
+            command.problem,
+            methods=command.methods,
+            budget=command.budget,
+            steps=command.steps,
+            seeds=command.seeds,
+            trials=command.trials,
+            controls=command.controls,
+            directory=folder,
+            overwrite=command.overwrite,
+            workers=workers,
+            executor=executor,
+            console=console,
+        )
     page = result.save(folder / "report.html")
     say(console, f"{result}\n\nReport: {page}")
     return 0

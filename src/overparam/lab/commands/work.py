@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from rich.console import Console
 
-from overparam.lab.cluster import Part, claimed, prepared_alone, workers_of
+from overparam.lab.cluster import Part, claimed, prepared_alone, threads_of, workers_of
 from overparam.lab.executor import Job
 from overparam.lab.terminal import say
 
@@ -99,3 +99,16 @@ class Work:
             f"{len(jobs)} jobs left. The one that ends last writes the report.",
         )
         return True
+
+
+@contextmanager
+def pool_of(scheduler: str | None, workers: int) -> Iterator[tuple[int, Executor | None]]:
+    """The number of workers, and the executor of a cluster if there is a scheduler.
+
+    For what is not cut into parts, because each round of jobs depends on the last one.
+    """
+    with workers_of(scheduler, workers) as found:
+        if isinstance(found, int):
+            yield found, None
+        else:
+            yield threads_of(found), found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def make_atlas(
     methods: Sequence[str] = METHODS,
     seeds: int = 5,
     workers: int = 0,
+    executor: Executor | None = None,
     console: Console | None = None,
 ) -> Atlas:
     """Compare the methods on every problem; finished comparisons are read from the folder.
@@ -97,6 +99,7 @@ def make_atlas(
         methods: names; the radial step is among them, so no further controls are added.
         seeds: of the confirmation.
         workers: processes.
+        executor: as for :func:`overparam.lab.comparison.compare`.
         console: for progress.
     """
     results, missing = {}, {}
@@ -112,6 +115,7 @@ def make_atlas(
                 controls=False,
                 directory=folder / folder_name(name),
                 workers=workers,
+                executor=executor,
                 console=console,
             )
         except DataError as error:

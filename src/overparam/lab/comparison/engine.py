@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor, nn
 
+from overparam.lab.cluster import claimed
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.comparison.methods import Method, parse_method
 from overparam.lab.comparison.plans import fingerprint, stored_plan, write_plan
@@ -80,14 +81,16 @@ def compare(
         overwrite: replace another comparison in that directory.
         workers: processes, which need a problem that can be sent to them: one with a name, or
             functions at the top level of a module. 0 trains in this process.
-        executor: any executor of PEP 3148 instead.
+        executor: any executor of PEP 3148 instead, whose workers share the directory; ``workers``
+            then says how many they are, for the budget.
         console: where progress is shown; by default standard error.
 
     Returns:
         The result: print it, or save it as a page.
 
     Raises:
-        ValueError: a setting that cannot be used, or a budget that is too small.
+        ValueError: a setting that cannot be used, a budget that is too small, or another command
+            is at work in the directory.
     """
     given = problem
     if given is None:
@@ -123,6 +126,7 @@ def compare(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             folder = Path(directory)
+            stack.enter_context(claimed(folder))
         deadline = math.inf if steps is not None else time.monotonic() + _ROUND_SHARE * seconds
         plan, costs, identity = stored_plan(
             folder, settings, loaded, chosen, seconds, workers, overwrite
