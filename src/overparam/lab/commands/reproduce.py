@@ -191,7 +191,10 @@ def _train(
     console: Console,
 ) -> int:
     ordered = cheapest_first(needs, jobs)
-    own = work.own(ordered)
+    # The order of work depends on what is finished; who has which part of it must not.
+    listed = [job for name in sorted(jobs) for job in jobs[name]]
+    mine = set(map(id, work.own(listed)))
+    own = [job for job in ordered if id(job) in mine]
     waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in needs}
     with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:
 
