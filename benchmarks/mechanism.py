@@ -100,10 +100,11 @@ class Trainer:
         while not sweep.finished:
             start = time.monotonic()
             sweep.advance(CHUNK)
-            # Chunks that capture graphs are slow and few.
-            fastest = min(fastest, time.monotonic() - start)
-            left = (study.iterations - sweep.step) / CHUNK
-            if time.monotonic() + left * fastest > self._deadline:
+            # The first chunk is slow: graphs are captured, and runs that diverge leave.
+            first = sweep.step <= CHUNK
+            fastest = math.inf if first else min(fastest, time.monotonic() - start)
+            left = 0.0 if first else (study.iterations - sweep.step) / CHUNK * fastest
+            if time.monotonic() + left > self._deadline:
                 raise OutOfTime
         points = len(sweep.record_steps)
         diverged = [step if step >= 0 else None for step in sweep.diverged_at.tolist()]

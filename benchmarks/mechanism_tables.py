@@ -13,7 +13,9 @@ from pathlib import Path
 import polars as pl
 from mechanism import Cell, cells
 
+from overparam.lab.methods import OPTIMIZERS, parse_method
 from overparam.lab.paper.mechanism import cell_grid, part_table
+from overparam.lab.paper.studies import MECHANISM_OPTIMIZERS
 from overparam.lab.summary import tuned
 
 STORED = Path(__file__).parents[1] / "results" / "mechanism.parquet"
@@ -102,13 +104,16 @@ def tables(stored: pl.DataFrame) -> dict[str, str]:
 
 
 def not_run(stored: pl.DataFrame) -> list[str]:
-    """The problems and schedules that were planned and are not stored."""
-    there = [cell for cell, _ in each_cell(stored)]
-    return [
-        f"{title(cell)}, {cell.iterations:,} steps"
-        for cell in cells(ITERATIONS)
-        if cell not in there
-    ]
+    """What was planned and is not stored: problems and schedules, or some of their optimizers."""
+    lines, there = [], dict(each_cell(stored))
+    for cell in cells(ITERATIONS):
+        names = there[cell]["method"].unique() if cell in there else ()
+        found = {parse_method(name).optimizer for name in names}
+        missing = [OPTIMIZERS[name].label for name in MECHANISM_OPTIMIZERS if name not in found]
+        if missing:
+            which = f": {', '.join(missing)}" if found else ""
+            lines.append(f"{title(cell)}, {cell.iterations:,} steps{which}")
+    return lines
 
 
 def main() -> None:
