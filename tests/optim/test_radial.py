@@ -476,8 +476,10 @@ def test_errors(options: dict[str, Any], error: type[Exception], words: str) -> 
 
 def test_muon_refuses_kernels_by_name_and_views_can_be_given() -> None:
     model = nn.ModuleDict({"conv": nn.Conv1d(4, 6, 3), "out": nn.Linear(6, 2)})
-    with pytest.raises(ValueError, match=r"Muon does not take conv\.weight"):
+    words = r"Muon does not take conv\.weight: .* Name them in exclude=, so that AdamW takes them"
+    with pytest.raises(ValueError, match=words):
         Radial(model, inner="muon", fallback="adamw")
+    Radial(model, inner="muon", fallback="adamw", exclude=["conv"])
     view = convolution_view((6, 4, 3), groups=2)
     optimizer = Radial(model, overrides={"conv": {"view": view}}, granularity="matrix")
     rows = {row["parameter"]: row["matrices"] for row in optimizer.routing()}

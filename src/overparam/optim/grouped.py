@@ -90,6 +90,8 @@ class Grouped(Optimizer):
     def _prepare(self, group: Group) -> None:
         """What a subclass makes of a new group; it may raise."""
         remedy = 'Leave them out, or pass fallback="adamw", which takes what is not chosen.'
+        if self._fallback is not None:
+            remedy = f"Name them in exclude=, so that {type(self._fallback).__name__} takes them."
         optimizer = self._fallback if group.get("fallback") else self._inner
         assert optimizer is not None
         tensors = [

@@ -156,8 +156,8 @@ def check_takes(optimizer: Optimizer, tensors: Sequence[tuple[str, Tensor]], rem
             names = [name for name, tensor in tensors if tensor.ndim == dimensions]
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ValueError(
-                f"{type(optimizer).__name__} does not take {', '.join(names[:5])}{more}: {error} "
-                f"{remedy}"
+                f"{type(optimizer).__name__} does not take {', '.join(names[:5])}{more}: "
+                f"{str(error).rstrip('.')}. {remedy}"
             ) from None
         except TypeError:
             return  # its constructor asks for something that its defaults do not hold
