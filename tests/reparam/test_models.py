@@ -1,5 +1,6 @@
 """Models that nobody here wrote: same logits, a training step, all keys as before."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +163,20 @@ def test_embeddings_are_resized_and_weights_tied(targets: str, tied: bool, size:
     assert model.lm_head.weight.shape == plain.lm_head.weight.shape
 
 
-def test_a_weight_that_is_tied_beside_a_bias_is_refused_before_anything_changes() -> None:
-    """transformers looks for the plain names of both, and would stop half-way through a resize."""
+def test_a_weight_that_is_tied_beside_a_bias_is_not_resized_as_a_product() -> None:
+    """transformers looks for the plain names of both, and would stop half-way."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(intermediate_size=8, vocab_size=11, **sizes)
     model = transformers.BertForMaskedLM(config).eval()
-    names = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"word_embeddings.weight: BertForMaskedLM ties it"):
-        overparameterize(model, targets="all")
+    overparameterize(model, targets="all")
+    model = copy.deepcopy(model)
+    inputs = {"input_ids": torch.tensor([[1, 2]])}
+    before, names = model(**inputs).logits, list(model.state_dict())
+    for method in (lambda: model.resize_token_embeddings(14), model.tie_weights):
+        with pytest.raises(RuntimeError, match=r"BertForMaskedLM ties a product .* collapse"):
+            method()
     assert list(model.state_dict()) == names
-    overparameterize(model, targets="all", exclude=["word_embeddings", "cls.predictions.decoder"])
+    assert torch.equal(model(**inputs).logits, before)
+    collapse(model)
     model.resize_token_embeddings(14, mean_resizing=False)
-    assert model(input_ids=torch.tensor([[1, 2]])).logits.shape[-1] == 14
+    assert model(**inputs).logits.shape[-1] == 14

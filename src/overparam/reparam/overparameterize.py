@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from overparam.factors.initialize import initial_factors
 from overparam.factors.transport import state_to_factors
@@ -128,7 +130,6 @@ def overparameterize(
         strategy=strategy,
         std=std,
     )
-    _refuse_ties_with_biases(model, plan)
     starts = _starts(plan, generator)
     warn_of_hooks(
         ((entry.name, entry.selected.parameter) for entry in plan.entries),
@@ -159,6 +160,7 @@ def overparameterize(
             order.restore(optimizer, model)
         if optimizer is not None and weight_decay_on == "product":
             set_weight_decay_on(model, optimizer, weight_decay_on)
+    _watch_ties_with_biases(model, plan)
     return model
 
 
@@ -174,24 +176,31 @@ def _replace(entry: PlanEntry, start: tuple[torch.Tensor, ...]) -> list[nn.Param
     return factors_of(held)
 
 
-def _refuse_ties_with_biases(model: nn.Module, plan: Plan) -> None:
-    """Raise where transformers would look for the plain name of a weight, and stop half-way.
+def _watch_ties_with_biases(model: nn.Module, plan: Plan) -> None:
+    """Let methods of transformers refuse that would look for the plain name of a product.
 
-    It does so (``tie_weights``, ``resize_token_embeddings``) where a model ties a bias too.
+    They do so, and stop half-way, where a model ties a bias beside a weight, as BERT does.
     """
     for path, module in model.named_modules():
         ties = getattr(module, "_tied_weights_keys", None)
         if not isinstance(ties, dict) or not any(key.endswith("bias") for key in ties):
             continue
         tied = {f"{path}.{name}" if path else name for pair in ties.items() for name in pair}
-        for entry in plan.entries:
-            for site in entry.selected.sites:
-                if site.name in tied:
-                    raise ValueError(
-                        f"{site.name}: {type(module).__name__} ties it and a bias, and "
-                        "transformers could neither tie nor resize it as a product; leave it out: "
-                        f"exclude=[{site.path!r}]."
-                    )
+        sites = [site for entry in plan.entries for site in entry.selected.sites]
+        for site in [site for site in sites if site.name in tied][:1]:
+            for method in ("resize_token_embeddings", "tie_weights"):
+                refusing = functools.partial(_unless_product, module, method, site.module)
+                setattr(module, method, refusing)
+
+
+def _unless_product(model: Any, method: str, owner: nn.Module, *args: Any, **options: Any) -> Any:
+    if parametrize.is_parametrized(owner, "weight"):
+        raise RuntimeError(
+            f"{method}: {type(model).__name__} ties a product and a bias, and transformers would "
+            "stop half-way, since it looks for the plain name; collapse(model) first, or leave "
+            "the embeddings and the head out with exclude=."
+        )
+    return getattr(type(model), method)(model, *args, **options)
 
 
 def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.Tensor, ...]]:
