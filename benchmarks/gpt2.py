@@ -12,21 +12,22 @@ WIDTH, HEADS, LAYERS, CONTEXT, VOCABULARY = 768, 12, 12, 1024, 50257
 class Block(nn.Module):
     """Attention and feed-forward layer, each normalized first and added."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int, approximate: str = "tanh") -> None:
         super().__init__()
-        self.first_norm, self.second_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attend = nn.Linear(WIDTH, 3 * WIDTH)
-        self.mix = nn.Linear(WIDTH, WIDTH)
-        self.widen = nn.Linear(WIDTH, 4 * WIDTH)
-        self.narrow = nn.Linear(4 * WIDTH, WIDTH)
+        self.heads, self.approximate = heads, approximate
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``(batch, length, width)`` to the same."""
-        heads = self.attend(self.first_norm(hidden)).unflatten(-1, (3, HEADS, -1))
+        heads = self.attend(self.first_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = heads.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         hidden = hidden + self.mix(mixed.transpose(1, 2).flatten(2))
-        wide = functional.gelu(self.widen(self.second_norm(hidden)), approximate="tanh")
+        wide = functional.gelu(self.widen(self.second_norm(hidden)), approximate=self.approximate)
         return hidden + self.narrow(wide)
 
 
@@ -37,7 +38,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.words = nn.Embedding(VOCABULARY, WIDTH)
         self.places = nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(WIDTH, HEADS) for _ in range(layers))
         self.norm = nn.LayerNorm(WIDTH)
         for name, p in self.named_parameters():
             if not name.endswith("norm.weight"):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import torch
 from accuracy import print_accuracy, sizes_of
-from gpt2 import GPT2, LAYERS, Block, training_pass
+from gpt2 import GPT2, HEADS, LAYERS, WIDTH, Block, training_pass
 from measure import kernels, launches, print_load, print_table, seconds
 from torch import Tensor, nn
 
@@ -282,7 +282,7 @@ def gpt2_rounds(
         steps[f"GPT-2, {layers} layers"] = calls
         return rounds(calls, device, budget, 0.0)
     times = rounds(calls, device, budget, math.inf)
-    block = [tuple(p.shape) for p in Block().parameters() if p.ndim > 1]
+    block = [tuple(p.shape) for p in Block(WIDTH, HEADS).parameters() if p.ndim > 1]
     # 2304 x 768 costs what 768 x 2304 does.
     single = [measured.get(shape) or measured.get(shape[::-1]) or {} for shape in block]
     if all(MUON in each for each in single):

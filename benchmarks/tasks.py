@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from gpt2 import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,7 +57,7 @@ class CharTransformer(nn.Module):
         super().__init__()
         self.words = nn.Embedding(vocabulary, WIDTH)
         self.places = nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.blocks = nn.Sequential(*(Block(WIDTH, HEADS, "none") for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, vocabulary, bias=False)
         for p in self.parameters():
@@ -67,26 +68,6 @@ class CharTransformer(nn.Module):
         """``(batch, length)`` to logits ``(batch, length, vocabulary)``."""
         hidden = self.words(tokens) + self.places.weight[: tokens.shape[1]]
         return self.head(self.norm(self.blocks(hidden)))
-
-
-class Block(nn.Module):
-    """Attention and feed-forward layer, each normalized first and added."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first_norm, self.second_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attend = nn.Linear(WIDTH, 3 * WIDTH)
-        self.mix = nn.Linear(WIDTH, WIDTH)
-        self.widen = nn.Linear(WIDTH, 4 * WIDTH)
-        self.narrow = nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(batch, length, width)`` to the same."""
-        heads = self.attend(self.first_norm(hidden)).unflatten(-1, (3, HEADS, -1))
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        hidden = hidden + self.mix(mixed.transpose(1, 2).flatten(2))
-        return hidden + self.narrow(functional.gelu(self.widen(self.second_norm(hidden))))
 
 
 def _next_character_loss(logits: Tensor, targets: Tensor) -> Tensor:

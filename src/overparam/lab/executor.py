@@ -100,7 +100,6 @@ def run_jobs(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         messages = _Messages(folder, todo)
-        messages.clear()
         stack.callback(messages.clear)
         return _run(executor, todo, messages, lambda cost: on_progress(done + cost))
 
