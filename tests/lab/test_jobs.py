@@ -203,7 +203,8 @@ def test_killed_between_checkpoints_continues_from_the_last_one(slow_expected, t
         "t.complete(t.SLOW, pathlib.Path(sys.argv[1]))"
     )
     here = Path(__file__).parent
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=here)
+    search = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=search)
     wait_for(lambda: (path / "shards" / "0001.checkpoint").exists() or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"

@@ -65,6 +65,7 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
     Raises:
         ValueError: no scheduler answers, it has no workers, or they run other versions.
         ModuleNotFoundError: dask.distributed is not installed.
+        RuntimeError: the scheduler went away while it was in use.
     """
     if scheduler is None:
         yield workers
@@ -83,8 +84,17 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
         ) from None
     with client:
         _check_workers(client, scheduler)
-        # pure=False: jobs write files, so equal calls must not be merged into one.
-        yield client.get_executor(pure=False)
+        try:
+            # pure=False: jobs write files, so equal calls must not be merged into one.
+            yield client.get_executor(pure=False)
+        except Exception as error:
+            if client.status == "running":
+                raise
+            # What dask raises then depends on what each job was doing: cancelled, lost or neither.
+            raise RuntimeError(
+                "the scheduler is gone. Finished jobs and checkpoints are kept: start it again, "
+                "with its workers, and run the same command."
+            ) from error
 
 
 def threads_of(executor: Any) -> int:

@@ -134,8 +134,8 @@ def _run(
         return all(results)
     except CancelledError:
         raise RuntimeError(
-            "the scheduler is gone. Finished jobs and checkpoints are kept: start it again, with "
-            "its workers, and run the same command."
+            "the executor cancelled jobs. Finished jobs and checkpoints are kept: run the same "
+            "command again."
         ) from None
     except BrokenExecutor:
         raise RuntimeError(
