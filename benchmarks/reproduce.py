@@ -4,8 +4,8 @@
 
 First the paper's methods on Ethanol, p = 4: gradient descent, five methods, all nine, with 27 runs
 each. On a GPU, eager steps beside captured ones, with blocks of runs one after the other and side
-by side, the launches per step, and the distance to the losses of the CPU. Then one shard of every
-study, a few hundred steps each, times shards and iterations: an estimate, since runs that diverge
+by side, the launches per step, and the distance to the losses of the CPU. Then one job of every
+study, a few hundred steps each, times jobs and iterations: an estimate, since runs that diverge
 later make the batch smaller.
 """
 
@@ -23,7 +23,7 @@ from overparam.data import RegressionData, load, standardize
 from overparam.lab.methods import parse_method
 from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
 from overparam.lab.paper.studies import map_studies, regression_studies
-from overparam.lab.study import DTYPES, PAPER_METHODS, Run, Study, shards
+from overparam.lab.study import DTYPES, PAPER_METHODS, Run, Study, cut_into_jobs
 from overparam.lab.training.batch import Batch
 from overparam.lab.training.batched import LOOK_EVERY, Sweep
 from overparam.lab.training.objective import PowerLoss
@@ -141,16 +141,16 @@ def plan(scale: Scale, data: RegressionData, device: str, only: tuple[str, ...])
         if study.data not in sets:
             sets[study.data] = standardize(load(study.data, download=False))
         found = []
-        for shard in shards(study):
-            sweep = _sweep(sets[study.data], study, shard.runs)
+        for work in cut_into_jobs(study):
+            sweep = _sweep(sets[study.data], study, work.runs)
             if device != "cpu" and not sweep.replayable:
                 continue
             found.append(_microseconds(sweep, steps))
-        skipped = len(shards(study)) - len(found)
+        skipped = len(cut_into_jobs(study)) - len(found)
         seconds = sum(found) * 1e-6 * study.iterations
         total += seconds
-        print(f"{name:24} {len(found):3} shards {statistics.mean(found or [0]):9.1f} us per step "
-              f"{seconds:7.0f} s{f', {skipped} shards left out (SVD)' * bool(skipped)}",
+        print(f"{name:24} {len(found):3} jobs {statistics.mean(found or [0]):9.1f} us per step "
+              f"{seconds:7.0f} s{f', {skipped} jobs left out (SVD)' * bool(skipped)}",
               flush=True)  # fmt: skip
     print(f"{scale.name}: {total:.0f} s for one worker, without the network")
 

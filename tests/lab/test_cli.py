@@ -43,10 +43,10 @@ def test_the_same_command_again_trains_nothing_and_keeps_the_time(command, tmp_p
     command("run", *SMALL)
     folder = tmp_path / "runs" / "study"
     curves = (folder / "curves.parquet").read_bytes()
-    shard = folder / "shards" / "0000.parquet"
-    before, stamp = json.loads((folder / "run.json").read_text()), shard.stat().st_mtime_ns
+    stored = folder / "jobs" / "0000.parquet"
+    before, stamp = json.loads((folder / "run.json").read_text()), stored.stat().st_mtime_ns
     assert command("run", *SMALL)[0] == 0
-    assert shard.stat().st_mtime_ns == stamp
+    assert stored.stat().st_mtime_ns == stamp
     assert (folder / "curves.parquet").read_bytes() == curves
     after = json.loads((folder / "run.json").read_text())
     assert after["wall_seconds"] >= before["wall_seconds"]
@@ -69,7 +69,7 @@ def test_overwrite(command, tmp_path):
     assert first == second
 
 
-def test_shards_without_a_manifest_are_not_taken_for_another_study(command, tmp_path):
+def test_jobs_without_a_manifest_are_not_taken_for_another_study(command, tmp_path):
     """A damaged manifest has to be deleted; the curves left behind may be those of any study."""
     command("run", *SMALL, "--name", "other", "--power", "2")
     command("run", *SMALL)
@@ -92,17 +92,17 @@ def test_a_damaged_manifest(command, tmp_path):
     assert command("run", *SMALL, "--overwrite")[0] == 0
 
 
-def test_a_damaged_shard_is_named_and_can_be_redone(command, tmp_path):
+def test_a_damaged_job_is_named_and_can_be_redone(command, tmp_path):
     command("run", *SMALL)
-    shard = tmp_path / "runs" / "study" / "shards" / "0000.parquet"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:100])
+    stored = tmp_path / "runs" / "study" / "jobs" / "0000.parquet"
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:100])
     status, _, errors = command("report", "study")
     assert status == 2
     assert "0000.parquet is damaged" in errors.replace("\n", "")
-    shard.unlink()
+    stored.unlink()
     assert command("run", *SMALL)[0] == 0
-    assert shard.read_bytes() == whole
+    assert stored.read_bytes() == whole
 
 
 def test_file_and_flags(command, tmp_path):
@@ -280,10 +280,10 @@ def test_a_table_of_the_user(command, tmp_path):
     assert "<b>" not in page
     assert command("report", "study")[0] == 0
     # The same contents in another file are the same study, and the numbers those of the known set.
-    shard = folder / "shards" / "0000.parquet"
-    stamp = shard.stat().st_mtime_ns
+    stored = folder / "jobs" / "0000.parquet"
+    stamp = stored.stat().st_mtime_ns
     assert command("run", "--parquet", "other.parquet", *settings)[0] == 0
-    assert shard.stat().st_mtime_ns == stamp
+    assert stored.stat().st_mtime_ns == stamp
     assert command("run", *SMALL, "--name", "known")[0] == 0
     first, second = (
         (tmp_path / "runs" / name / "curves.parquet").read_bytes() for name in ("study", "known")

@@ -11,9 +11,9 @@ from support.study_cases import DATA, SLOW, complete, identity_of
 from overparam.lab.cli import main
 from overparam.lab.cluster import Part, claimed, workers_of
 from overparam.lab.executor import run_jobs
-from overparam.lab.jobs import ShardJob, shard_jobs
+from overparam.lab.jobs import StudyJob, study_jobs
 from overparam.lab.store import StudyDirectory
-from overparam.lab.study import shards
+from overparam.lab.study import cut_into_jobs
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -32,8 +32,8 @@ def cluster():
         yield cluster
 
 
-def _jobs(path: Path) -> list[ShardJob]:
-    return shard_jobs(SLOW, identity_of(SLOW), DATA, StudyDirectory(path))
+def _jobs(path: Path) -> list[StudyJob]:
+    return study_jobs(SLOW, identity_of(SLOW), DATA, StudyDirectory(path))
 
 
 def _run(cluster, path: Path, on_progress=lambda cost: None) -> bool:
@@ -84,7 +84,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(cluster, expected, tmp_
             raise interrupts.pop()
 
     assert not _run(cluster, tmp_path, interrupt)
-    assert list((tmp_path / "shards").iterdir())
+    assert list((tmp_path / "jobs").iterdir())
     assert not all(job.finished() for job in _jobs(tmp_path))
     assert _run(cluster, tmp_path)
     assert complete(SLOW, tmp_path) == expected
@@ -125,8 +125,8 @@ def test_what_is_wrong_with_a_scheduler_is_said():
 def test_parts_share_out_all_jobs(count):
     jobs = _jobs(Path("unused"))
     parts = [Part(number + 1, count).jobs(jobs) for number in range(count)]
-    assert sorted(job.shard.number for part in parts for job in part) == [
-        shard.number for shard in shards(SLOW)
+    assert sorted(job.work.number for part in parts for job in part) == [
+        work.number for work in cut_into_jobs(SLOW)
     ]
 
 
@@ -157,7 +157,7 @@ def test_only_parts_may_work_beside_another(tmp_path):
 def test_parts_of_a_command_write_one_report(command, tmp_path):
     """Each part trains its own; the last to end writes the report, with the bytes of one run."""
     settings = ["--data", "diabetes", "--iterations", "100", "--methods", "gd", "rule:2"]
-    settings += ["--seeds", "0", "--shard-runs", "4", "--output", str(tmp_path)]
+    settings += ["--seeds", "0", "--runs-per-job", "4", "--output", str(tmp_path)]
     status, out, _ = command("run", "--name", "parts", "--part", "1/2", *settings)
     assert status == 0
     assert "Part 1 of 2 is done; other parts have" in " ".join(out.split())

@@ -17,10 +17,10 @@ from overparam._files import write_whole
 from overparam.lab import executor as pool
 from overparam.lab import jobs as runner
 from overparam.lab import resume  # noqa: F401 - for the process that is killed
-from overparam.lab.jobs import ShardJob, load_curves
+from overparam.lab.jobs import StudyJob, load_curves
 from overparam.lab.local_workers import ignoring_interrupts
 from overparam.lab.store import StudyDirectory
-from overparam.lab.study import shards
+from overparam.lab.study import cut_into_jobs
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_curves_have_every_run_and_step(expected, tmp_path):
     runs = curves.group_by("method", "rate", "seed").agg(
         pl.col("step"), pl.col("diverged_at").first(), pl.col("loss").is_nan().any()
     )
-    assert len(runs) == sum(len(shard.runs) for shard in shards(STUDY))
+    assert len(runs) == sum(len(work.runs) for work in cut_into_jobs(STUDY))
     assert not runs["loss"].any()
     assert runs["diverged_at"].is_not_null().any()
     for steps, diverged in runs.select("step", "diverged_at").iter_rows():
@@ -52,7 +52,7 @@ def test_processes_give_the_same_bytes_and_count_all_steps(expected, tmp_path):
     steps = []
     directory = StudyDirectory(tmp_path)
     assert run_study(STUDY, directory, 2, steps.append)
-    assert steps[-1] == len(shards(STUDY)) * STUDY.iterations
+    assert steps[-1] == len(cut_into_jobs(STUDY)) * STUDY.iterations
     assert steps == sorted(steps)
     assert complete(STUDY, tmp_path) == expected
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -62,38 +62,38 @@ def test_stops_anywhere_and_damage_give_the_same_bytes(expected, tmp_path):
     directory = StudyDirectory(tmp_path)
     choice = random.Random(0)
     for round_ in range(12):
-        for shard in shards(STUDY):
-            if directory.shard_file(shard).exists():
+        for work in cut_into_jobs(STUDY):
+            if directory.curves_file(work).exists():
                 continue
             answers = itertools.chain([False] * choice.randint(0, 3), itertools.repeat(True))
-            job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
+            job = StudyJob(STUDY, identity_of(STUDY), DATA, work, tmp_path)
             job.train(answers.__next__, lambda cost: None)
         if round_ == 1:
-            first = directory.checkpoint_file(shards(STUDY)[0])
+            first = directory.checkpoint_file(cut_into_jobs(STUDY)[0])
             if first.exists():
                 first.write_bytes(first.read_bytes()[:200])
-            write_whole(tmp_path / "shards" / ".0001.checkpoint.0a1b2c3d.part", b"half")
-            write_whole(tmp_path / "shards" / ".0001.parquet.0a1b2c3d.part", b"half")
+            write_whole(tmp_path / "jobs" / ".0001.checkpoint.0a1b2c3d.part", b"half")
+            write_whole(tmp_path / "jobs" / ".0001.parquet.0a1b2c3d.part", b"half")
     assert complete(STUDY, tmp_path) == expected
 
 
 def test_a_checkpoint_of_another_study_is_not_used(expected, tmp_path):
-    shard = shards(STUDY)[0]
-    job = ShardJob(STUDY, "another", DATA, shard, tmp_path)
+    work = cut_into_jobs(STUDY)[0]
+    job = StudyJob(STUDY, "another", DATA, work, tmp_path)
     assert not job.train(lambda: True, lambda cost: None)
-    assert StudyDirectory(tmp_path).checkpoint_file(shard).exists()
+    assert StudyDirectory(tmp_path).checkpoint_file(work).exists()
     assert complete(STUDY, tmp_path) == expected
 
 
 def test_curves_of_an_unfinished_job_are_the_beginning_of_the_finished_ones(tmp_path):
-    directory, shard = StudyDirectory(tmp_path), shards(STUDY)[1]
-    job = ShardJob(STUDY, identity_of(STUDY), DATA, shard, tmp_path)
+    directory, work = StudyDirectory(tmp_path), cut_into_jobs(STUDY)[1]
+    job = StudyJob(STUDY, identity_of(STUDY), DATA, work, tmp_path)
     assert load_curves(STUDY, directory).is_empty()
     assert not job.train(lambda: True, lambda cost: None)
     part = load_curves(STUDY, directory)
     assert part["step"].max() == max(step for step in STUDY.record_steps if step < 50)
     assert job.train(lambda: False, lambda cost: None)
-    whole = pl.read_parquet(directory.shard_file(shard))
+    whole = pl.read_parquet(directory.curves_file(work))
     keys = ["method", "rate", "seed", "step", "loss"]
     assert part.select(keys).join(whole, on=keys, how="anti").is_empty()
 
@@ -103,24 +103,26 @@ def test_a_job_that_fails_stops_the_others_which_keep_what_they_have(tmp_path):
     endless = dataclasses.replace(STUDY, iterations=10**6)
     (tmp_path / "file").write_text("")
     jobs = [
-        ShardJob(STUDY, identity_of(STUDY), DATA, shards(STUDY)[0], tmp_path / "file" / "below"),
-        ShardJob(endless, identity_of(endless), DATA, shards(endless)[0], tmp_path / "kept"),
+        StudyJob(
+            STUDY, identity_of(STUDY), DATA, cut_into_jobs(STUDY)[0], tmp_path / "file" / "below"
+        ),
+        StudyJob(endless, identity_of(endless), DATA, cut_into_jobs(endless)[0], tmp_path / "kept"),
     ]
     with pytest.raises(NotADirectoryError):
         pool.run_jobs(jobs, 2)
-    kept = checkpoint_of(tmp_path / "kept", shards(endless)[0])
+    kept = checkpoint_of(tmp_path / "kept", cut_into_jobs(endless)[0])
     assert kept is not None
     assert kept["sweep"]["step"] > 0
 
 
 def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     complete(STUDY, tmp_path)
-    monkeypatch.setattr(ShardJob, "train", None)
+    monkeypatch.setattr(StudyJob, "train", None)
     monkeypatch.setattr(pool, "_run", None)
     steps = []
     for workers in (0, 2):
         assert run_study(STUDY, StudyDirectory(tmp_path), workers, steps.append)
-    assert steps == [len(shards(STUDY)) * STUDY.iterations] * 2
+    assert steps == [len(cut_into_jobs(STUDY)) * STUDY.iterations] * 2
 
 
 def start_command(path, study):
@@ -130,8 +132,8 @@ def start_command(path, study):
         sys.executable, "-m", "overparam", "run", "--output", str(path.parent),
         "--name", path.name, "--workers", "2", "--data", study.data,
         "--methods", *study.methods, "--iterations", str(study.iterations), "--points",
-        str(study.points), "--seeds", *map(str, study.seeds), "--shard-runs",
-        str(study.shard_runs), "--rates-per-decade", str(study.rates_per_decade),
+        str(study.points), "--seeds", *map(str, study.seeds), "--runs-per-job",
+        str(study.runs_per_job), "--rates-per-decade", str(study.rates_per_decade),
         "--lowest-rate", *rates,
     ]  # fmt: skip
     return subprocess.Popen(
@@ -181,7 +183,7 @@ def test_a_killed_run_is_completed_to_the_same_bytes(slow_expected, tmp_path):
     choice = random.Random(1)
     for kill in ("parent", "group"):
         process = start_command(path, SLOW)
-        trained = path / "shards" / "0000.parquet"
+        trained = path / "jobs" / "0000.parquet"
         wait_for(trained.exists if kill == "parent" else (path / "run.json").exists)
         time.sleep(choice.uniform(0, 0.3))
         if kill == "group":
@@ -205,10 +207,10 @@ def test_killed_between_checkpoints_continues_from_the_last_one(slow_expected, t
     here = Path(__file__).parent
     search = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=search)
-    wait_for(lambda: (path / "shards" / "0001.checkpoint").exists() or process.poll() is not None)
+    wait_for(lambda: (path / "jobs" / "0001.checkpoint").exists() or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    state = checkpoint_of(path, shards(SLOW)[1])
+    state = checkpoint_of(path, cut_into_jobs(SLOW)[1])
     assert state is not None
     assert 0 < state["sweep"]["step"] < SLOW.iterations
     assert complete(SLOW, path) == slow_expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overparam.lab.study import Study, read_study, shards, study_from_settings
+from overparam.lab.study import Study, cut_into_jobs, read_study, study_from_settings
 
 CHANGES = {
     "data": "diabetes",
@@ -25,7 +25,7 @@ CHANGES = {
     "init_std": 0.02,
     "width": 2,
     "points": 100,
-    "shard_runs": 10,
+    "runs_per_job": 10,
     "device": "cuda",
 }
 
@@ -69,7 +69,7 @@ def test_identity_changes_with_the_data_and_with_nothing_else():
         ({"warm_up": 20_001}, "warm_up is 20001; .* at most the iterations"),
         ({"schedule": "linear"}, "schedule is 'linear'; use one of constant, cosine"),
         ({"points": 0}, "points is 0"),
-        ({"shard_runs": -1}, "shard_runs is -1"),
+        ({"runs_per_job": -1}, "runs_per_job is -1"),
         ({"lowest_rate": 0.0}, "lowest_rate is 0.0"),
         ({"lowest_rate": -1.0}, "lowest_rate is -1.0"),
         ({"lowest_rate": math.nan}, "lowest_rate is nan"),
@@ -135,20 +135,20 @@ def test_record_steps(iterations, points):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(size=st.integers(1, 40), seeds=st.integers(1, 3), highest=st.floats(1e-4, 1.0))
-def test_shards_cover_each_run_once_in_a_fixed_order(size, seeds, highest):
+def test_jobs_cover_each_run_once_in_a_fixed_order(size, seeds, highest):
     study = Study(
         methods=("gd", "rule:2", "adam"), lowest_rate=1e-4, highest_rate=highest,
-        seeds=tuple(range(seeds)), shard_runs=size,
+        seeds=tuple(range(seeds)), runs_per_job=size,
     )  # fmt: skip
-    cut = shards(study)
-    assert [shard.number for shard in cut] == list(range(len(cut)))
-    assert all(len(shard.runs) == size for shard in cut[:-1])
-    runs = [run for shard in cut for run in shard.runs]
+    cut = cut_into_jobs(study)
+    assert [work.number for work in cut] == list(range(len(cut)))
+    assert all(len(work.runs) == size for work in cut[:-1])
+    runs = [run for work in cut for run in work.runs]
     expected = [
         (name, seed, rate) for name in study.methods for seed in study.seeds for rate in study.rates
     ]
     assert [(run.method.name, run.seed, run.rate) for run in runs] == expected
-    assert shards(study) == cut
+    assert cut_into_jobs(study) == cut
 
 
 def test_a_toml_file_gives_the_settings(tmp_path):

@@ -24,13 +24,13 @@ from torch import nn
 
 from overparam import EndToEnd, Factored
 from overparam.data import load, standardize
-from overparam.lab.jobs import ShardJob
+from overparam.lab.jobs import StudyJob
 from overparam.lab.methods import parse_method
 from overparam.lab.paper.studies import map_studies, regression_studies
 from overparam.lab.paper.timing import seconds_per_iteration
 from overparam.lab.problems.mnist_cnn.training import CnnTraining
 from overparam.lab.store import StudyDirectory, read_state, read_table
-from overparam.lab.study import DTYPES, Run, Study, shards
+from overparam.lab.study import DTYPES, Run, Study, cut_into_jobs
 from overparam.lab.training.batched import Sweep
 from overparam.lab.training.objective import PowerLoss
 from support.pretend_device import NAME, set_up
@@ -104,7 +104,7 @@ def reproduce() -> None:
             assert used == {(Sweep, device), (CnnTraining, device)}
             results = output / "reproduce-tiny"
             verdicts = json.loads((results / "verdicts.json").read_text())["claims"]
-            curves = [pl.read_parquet(file) for file in sorted(results.rglob("shards/*.parquet"))]
+            curves = [pl.read_parquet(file) for file in sorted(results.rglob("jobs/*.parquet"))]
             networks = [pl.read_parquet(f) for f in sorted(results.glob("network/*.parquet"))]
             found.append((verdicts, curves, len(networks)))
         here, there = found
@@ -144,17 +144,17 @@ def interruption() -> None:
     for device in ("cpu", NAME):
         with tempfile.TemporaryDirectory() as folder:
             there = dataclasses.replace(study, device=device)
-            [shard] = shards(there)
-            job = ShardJob(there, "identity", data, shard, Path(folder))
+            [work] = cut_into_jobs(there)
+            job = StudyJob(there, "identity", data, work, Path(folder))
             StudyDirectory(job.path).write_manifest({})
             assert not job.train(lambda: True, lambda cost: None)
-            saved = read_state(StudyDirectory(job.path).checkpoint_file(shard), {"sweep"})
+            saved = read_state(StudyDirectory(job.path).checkpoint_file(work), {"sweep"})
             assert saved is not None
             assert 0 < saved["sweep"]["step"] < study.iterations
             costs: list[float] = []
             assert job.train(lambda: False, costs.append)
             assert costs[0] == saved["sweep"]["step"]  # not trained once more
-            tables.append(read_table(StudyDirectory(job.path).shard_file(shard)))
+            tables.append(read_table(StudyDirectory(job.path).curves_file(work)))
     assert tables[0].equals(tables[1])
 
 

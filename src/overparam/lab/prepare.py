@@ -168,14 +168,14 @@ def _check_directory(directory: StudyDirectory, identity: str, overwrite: bool) 
     """Make sure that no other study is stored there; returns the seconds spent on this one."""
     if not directory.manifest.exists():
         # Without a manifest, the curves may be those of any study.
-        directory.clear_shards()
+        directory.clear_curves()
         return 0.0
     try:
         stored = directory.read_manifest()
     except ValueError:
         if not overwrite:
             raise
-        directory.clear_shards()
+        directory.clear_curves()
         return 0.0
     if stored["identity"] == identity:
         return float(stored["wall_seconds"])
@@ -184,5 +184,5 @@ def _check_directory(directory: StudyDirectory, identity: str, overwrite: bool) 
             f"{directory.path} holds another study. To keep both, choose another --output (or, for "
             "overparam run, another --name); to replace it, use --overwrite."
         )
-    directory.clear_shards()
+    directory.clear_curves()
     return 0.0

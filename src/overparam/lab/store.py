@@ -14,10 +14,10 @@ import torch
 
 from overparam._files import write_whole
 from overparam.lab.spelling import command_line
-from overparam.lab.study import Shard
+from overparam.lab.study import Work
 
-# Only files that this class writes: finished shards, checkpoints, leftovers of a killed writer.
-_SHARD_FILE = re.compile(r"\.?\d{4,}\.(parquet|checkpoint)(\.\w+\.part)?")
+# Only files that this class writes: finished jobs, checkpoints, leftovers of a killed writer.
+_OWN_FILE = re.compile(r"\.?\d{4,}\.(parquet|checkpoint)(\.\w+\.part)?")
 
 _MANIFEST_KEYS = (
     "study",
@@ -32,7 +32,7 @@ _MANIFEST_KEYS = (
 
 
 class StudyDirectory:
-    """The files of one study: settings, one Parquet file per finished shard, checkpoints, report.
+    """The files of one study: settings, one Parquet file per finished job, checkpoints, report.
 
     A new file is written under a temporary name, flushed to the disk and renamed. So a reader sees
     either the old or the new file, even if the writer is killed.
@@ -49,13 +49,13 @@ class StudyDirectory:
         """Settings, identity, versions and wall time, as JSON."""
         return self.path / "run.json"
 
-    def shard_file(self, shard: Shard) -> Path:
-        """The curves of a finished shard."""
-        return self.path / "shards" / f"{shard.number:04d}.parquet"
+    def curves_file(self, work: Work) -> Path:
+        """The curves of a finished job."""
+        return self.path / "jobs" / f"{work.number:04d}.parquet"
 
-    def checkpoint_file(self, shard: Shard) -> Path:
-        """The state of an unfinished shard."""
-        return self.path / "shards" / f"{shard.number:04d}.checkpoint"
+    def checkpoint_file(self, work: Work) -> Path:
+        """The state of an unfinished job."""
+        return self.path / "jobs" / f"{work.number:04d}.checkpoint"
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
         """Store the manifest."""
@@ -87,10 +87,10 @@ class StudyDirectory:
             )
         return content
 
-    def clear_shards(self) -> None:
+    def clear_curves(self) -> None:
         """Delete curves and checkpoints to make room for another study."""
-        for path in (self.path / "shards").iterdir() if (self.path / "shards").is_dir() else ():
-            if _SHARD_FILE.fullmatch(path.name):
+        for path in (self.path / "jobs").iterdir() if (self.path / "jobs").is_dir() else ():
+            if _OWN_FILE.fullmatch(path.name):
                 path.unlink()
 
 

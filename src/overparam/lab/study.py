@@ -61,7 +61,7 @@ class Study:
         width: hidden width of explicit factors; 0 for min(outputs, features), which does not
             limit the rank.
         points: recorded points of a curve, log-spaced over the iterations.
-        shard_runs: runs per job, which are trained as one batch and stored in one file.
+        runs_per_job: runs per job, which are trained as one batch and stored in one file.
         device: where to train: cpu, cuda or another PyTorch device that has float64.
     """
 
@@ -81,7 +81,7 @@ class Study:
     init_std: float = 0.01
     width: int = 0
     points: int = 200
-    shard_runs: int = 108  # the default study has four equal jobs
+    runs_per_job: int = 108  # the default study has four equal jobs
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class Study:
         in_range = all(-(2**63) <= seed < 2**63 for seed in self.seeds)
         yield "seeds", in_range, "use integers of at most 63 bits"
         yield "power", 2 <= self.power < math.inf, "use a finite p >= 2, which the optimum needs"
-        for name in ("iterations", "rates_per_decade", "points", "shard_runs"):
+        for name in ("iterations", "rates_per_decade", "points", "runs_per_job"):
             yield name, getattr(self, name) >= 1, "use at least 1"
         possible = 0 <= self.warm_up <= self.iterations
         yield "warm_up", possible, "use 0 for none, and at most the iterations"
@@ -179,24 +179,24 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Shard:
+class Work:
     """The runs of one job: a fixed slice of a study, trained and stored together."""
 
     number: int
     runs: tuple[Run, ...]
 
 
-def shards(study: Study) -> tuple[Shard, ...]:
-    """Cut the runs of a study, ordered by method, seed and learning rate, into shards."""
+def cut_into_jobs(study: Study) -> tuple[Work, ...]:
+    """Cut the runs of a study, ordered by method, seed and learning rate, into jobs."""
     runs = [
         Run(parse_method(method), rate, seed)
         for method in study.methods
         for seed in study.seeds
         for rate in study.rates
     ]
-    size = study.shard_runs
+    size = study.runs_per_job
     starts = range(0, len(runs), size)
-    return tuple(Shard(i, tuple(runs[start : start + size])) for i, start in enumerate(starts))
+    return tuple(Work(i, tuple(runs[start : start + size])) for i, start in enumerate(starts))
 
 
 def check_settings(settings: object, checks: Iterable[tuple[str, bool, str]]) -> None:

@@ -53,7 +53,7 @@ def test_a_study_with_an_odd_name_in_an_odd_folder(call, name, tmp_path):
     folder = tmp_path / name / name
     assert {path.name for path in tmp_path.iterdir()} == {name}
     assert (folder / "report.html").is_file()
-    assert len(list((folder / "shards").iterdir())) == 1
+    assert len(list((folder / "jobs").iterdir())) == 1
     shown = str(Path(name) / name / "report.html").encode("utf-8", "backslashreplace").decode()
     assert out.splitlines()[-1] == f"Report: {shown}"
     again = ["report", f"--output={name}", "--", name] if name[0] == "-" else [
@@ -76,7 +76,7 @@ def test_a_name_outside_the_output_folder_is_refused(call, name, tmp_path):
     [
         (["run", *SMALL, "--output", "out", "--name", "a"], "out"),
         (["run", *SMALL, "--output", "out", "--name", "a"], "out/a"),
-        (["run", *SMALL, "--output", "out", "--name", "a"], "out/a/shards"),
+        (["run", *SMALL, "--output", "out", "--name", "a"], "out/a/jobs"),
         (["run", *SMALL, "--output", "out", "--name", "a"], "out/a/figures"),
         (["run", *SMALL, "--output", "out", "--name", "a" * 300], None),
         (["reproduce", "--quick", "--output", "out"], "out"),

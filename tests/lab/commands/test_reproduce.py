@@ -20,7 +20,7 @@ from support.reproduce_cases import TINY, in_a_process, rerun
 from overparam.data import DataUnavailable, load
 from overparam.lab.cli import main, parse
 from overparam.lab.commands import reproduce as command_module
-from overparam.lab.jobs import ShardJob
+from overparam.lab.jobs import StudyJob
 from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
 from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
@@ -49,7 +49,7 @@ def stored_bytes(folder: Path) -> dict[str, bytes]:
 
 def distance_by_hand(folder: Path, part: str, method: str) -> float:
     """Smallest median final loss over lrs at which no seed failed, minus the optimum."""
-    curves = pl.concat([pl.read_parquet(f) for f in (folder / "parts" / part / "shards").iterdir()])
+    curves = pl.concat([pl.read_parquet(f) for f in (folder / "parts" / part / "jobs").iterdir()])
     optimum = json.loads((folder / "parts" / part / "run.json").read_text())["optimum"]["loss"]
     medians = []
     for rate in curves["rate"].unique():
@@ -97,7 +97,7 @@ def test_numbers_of_a_claim_are_those_of_the_stored_curves(folder, experiment, p
 
 def test_a_second_run_trains_nothing_and_writes_the_same_bytes(folder, monkeypatch):
     before = stored_bytes(folder)
-    monkeypatch.setattr(ShardJob, "train", None)
+    monkeypatch.setattr(StudyJob, "train", None)
     assert rerun(folder.parent) == 0
     assert stored_bytes(folder) == before
     assert len(before) > 30
@@ -217,11 +217,11 @@ def test_results_of_other_data_are_not_replaced_unasked(tmp_path):
 def test_what_was_not_named_is_neither_replaced_nor_in_the_way(tmp_path):
     assert rerun(tmp_path, only=("adam", "adaptive")) == 0
     folder = tmp_path / "reproduce-tiny"
-    (shard,) = (folder / "parts" / "l4-adaptive" / "shards").iterdir()
-    before = shard.read_bytes()
+    (stored,) = (folder / "parts" / "l4-adaptive" / "jobs").iterdir()
+    before = stored.read_bytes()
     (folder / "figures" / "adam-of-old.svg").write_text("")
     assert rerun(tmp_path, only=("adam",), data="linnerud", overwrite=True) == 0
-    assert shard.read_bytes() == before
+    assert stored.read_bytes() == before
     page = (folder / "report.html").read_text()
     assert re.search("Not on this page: .*l4-adaptive holds another study", page)
     verdicts = json.loads((folder / "verdicts.json").read_text())

@@ -43,8 +43,8 @@ def cells_after(html, heading):
 
 def test_all_curves_are_stored(folder):
     curves = pl.read_parquet(folder / "curves.parquet")
-    shards = [pl.read_parquet(path) for path in sorted((folder / "shards").glob("*.parquet"))]
-    assert curves.equals(pl.concat(shards))
+    stored = [pl.read_parquet(path) for path in sorted((folder / "jobs").glob("*.parquet"))]
+    assert curves.equals(pl.concat(stored))
     assert len(curves.select("method", "rate", "seed").unique()) == len(METHODS) * 5 * 2
 
 

@@ -31,7 +31,7 @@ GROUPS = {
         "schedule",
     ),
     "initialization": ("init", "init_std", "width"),
-    "computing": ("dtype", "device", "points", "shard_runs"),
+    "computing": ("dtype", "device", "points", "runs_per_job"),
 }
 """The settings of a study by the heading under which the help lists them."""
 

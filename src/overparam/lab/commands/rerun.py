@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from overparam.lab.jobs import ShardJob, load_curves, shard_jobs
+from overparam.lab.jobs import StudyJob, load_curves, study_jobs
 from overparam.lab.paper.claims import chance_of_order
 from overparam.lab.paper.controls import KINDS
 from overparam.lab.paper.experiments import EXPERIMENTS, StoredResults
@@ -23,7 +23,7 @@ from overparam.lab.paper.scale import Scale
 from overparam.lab.paper.second_order import load_or_compute_baseline
 from overparam.lab.prepare import PreparedStudy
 from overparam.lab.problems.mnist_cnn.jobs import CnnJob
-from overparam.lab.study import Shard
+from overparam.lab.study import Work
 from overparam.lab.terminal import say, show_table
 from overparam.lab.verdicts import Verdict
 
@@ -37,16 +37,16 @@ _COLOURS = {
 Baselines = tuple[dict[str, pl.DataFrame], dict[str, Mapping[str, float]]]
 
 
-def jobs_of(prepared: PreparedStudy) -> list[ShardJob]:
+def jobs_of(prepared: PreparedStudy) -> list[StudyJob]:
     """The jobs of a study, with an estimate of their core-seconds."""
     study, data = prepared.study, prepared.data
     entries = data.features.numel() if study.power > 2 else 0
 
-    def step_cost(shard: Shard) -> float:
+    def step_cost(work: Work) -> float:
         # An estimate for the progress bar: a constant for the calls, plus the work on the data.
-        return 1e-4 + len(shard.runs) * (1e-7 + 5e-11 * entries)
+        return 1e-4 + len(work.runs) * (1e-7 + 5e-11 * entries)
 
-    return shard_jobs(study, prepared.identity, data, prepared.directory, step_cost)
+    return study_jobs(study, prepared.identity, data, prepared.directory, step_cost)
 
 
 def baselines_of(prepared: Mapping[str, PreparedStudy], folder: Path) -> Baselines:

@@ -19,7 +19,7 @@ from overparam.lab.commands.options import NO_DEFAULT
 from overparam.lab.commands.work import Work
 from overparam.lab.conclusions import conclusions
 from overparam.lab.executor import run_jobs
-from overparam.lab.jobs import shard_jobs
+from overparam.lab.jobs import study_jobs
 from overparam.lab.methods import label_of
 from overparam.lab.prepare import (
     check_device,
@@ -128,7 +128,7 @@ def run(command: RunCommand, console: Console) -> int:
     check_device(command.study.device)
     directory = StudyDirectory(folder_inside(command.output, command.name))
     work = Work.of(command, directory.path)
-    check_output(directory.path, "shards", "figures")
+    check_output(directory.path, "jobs", "figures")
     raw = command.table.load(command)
     if raw is None:
         raw = load_or_fallback(command.study.data, command.fallback, console)
@@ -156,7 +156,7 @@ def _train(
     with work.preparing():
         prepared = prepare_study(study, raw, directory, command.overwrite)
         record(finished=False)
-    jobs = shard_jobs(study, prepared.identity, prepared.data, directory)
+    jobs = study_jobs(study, prepared.identity, prepared.data, directory)
     own, recorded = work.own(jobs), started
 
     with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:

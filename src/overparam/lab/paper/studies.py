@@ -30,7 +30,7 @@ MECHANISM_PARTS = (
 _METRIC_OPTIMIZERS = ("gd", "momentum")
 _WARM_UP_SHARE = 20
 
-_SHARD_RUNS = 96
+_RUNS_PER_JOB = 96
 
 
 def regression_studies(scale: Scale, data: str, features: int, device: str) -> dict[str, Study]:
@@ -68,7 +68,7 @@ def regression_studies(scale: Scale, data: str, features: int, device: str) -> d
             iterations=iterations,
             seeds=scale.seeds,
             device=device,
-            shard_runs=_SHARD_RUNS,
+            runs_per_job=_RUNS_PER_JOB,
             **(common | others),  # pyright: ignore[reportArgumentType]
         )
 
@@ -117,7 +117,7 @@ def map_studies(scale: Scale, device: str) -> dict[str, Study]:
             seeds=scale.seeds,
             dtype="float64" if power == 2 else "float32",
             device=device,
-            shard_runs=4 * _SHARD_RUNS,
+            runs_per_job=4 * _RUNS_PER_JOB,
         )
         for data in scale.map_data
         for power in MAP_POWERS
@@ -177,7 +177,7 @@ def mechanism_studies(scale: Scale, device: str) -> dict[str, Study]:
             rates_per_decade=scale.mechanism_rates_per_decade,
             seeds=scale.seeds,
             device=device,
-            shard_runs=4 * _SHARD_RUNS,
+            runs_per_job=4 * _RUNS_PER_JOB,
         )
         for data in scale.mechanism_data
         for power in scale.mechanism_powers
