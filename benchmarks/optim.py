@@ -13,6 +13,7 @@ and a training step of GPT-2 small to hold all of them against.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import random
 import statistics
@@ -81,10 +82,12 @@ def contestants(fresh: Callable[[], nn.Module], device: str) -> Calls:
         gradients = [p.grad for p in hidden(model) if p.grad is not None]
         return lambda: [newton_schulz(gradient) for gradient in gradients]
 
-    def factored(model: nn.Module) -> Callable[[], object]:
-        groups = [{"params": hidden(model)}, {"params": rest(model), "depth": 1}]
-        groups = [group for group in groups if group["params"]]
-        return Factored(groups, inner=torch.optim.SGD, lr=lr, momentum=0.9).step
+    def factored(shared: nn.Module) -> Callable[[], object]:
+        # A model of its own: what others write to weights would be factored again at every step.
+        model = copy.deepcopy(shared)
+        for p, q in zip(model.parameters(), shared.parameters(), strict=True):
+            p.grad = q.grad
+        return Factored(model, lr, "sgd", momentum=0.9, targets=["linear"]).step
 
     def rule(**options: object) -> Callable[[nn.Module], Callable[[], object]]:
         return lambda model: EndToEnd(model, lr, momentum=0.9, **options).step
@@ -125,7 +128,12 @@ def graph(step: Callable[[], object]) -> Callable[[], object]:
     recorded = torch.cuda.CUDAGraph()
     with torch.cuda.graph(recorded):
         step()
-    return recorded.replay
+
+    def replay(kept: Callable[[], object] = step) -> None:
+        del kept  # by this the optimizer lives, whose memory the graph works on
+        recorded.replay()
+
+    return replay
 
 
 def linear(shape: tuple[int, int], device: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -48,6 +49,11 @@ class Route:
         return stored.reshape(-1, *shape)
 
 
+# Every step asks this of every parameter, so each answer is found once. (torch.compile warns of
+# functools.cache.)
+_KNOWN: dict[tuple[Any, ...], Route] = {}
+
+
 def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float) -> Route:
     """Choose the form of the rule for a parameter; without a view it is not chosen.
 
@@ -56,6 +62,17 @@ def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, dep
         >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
         'matrix'
     """
+    # Views are equal whatever their kind.
+    key = (shape, view, view and view.kind, granularity, depth)
+    known = _KNOWN.get(key)
+    if known is None:
+        known = _KNOWN[key] = _route(shape, view, granularity, depth)
+    return known
+
+
+def _route(
+    shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float
+) -> Route:
     size = math.prod(shape)
     if size == 0 or depth == 1:
         note = "empty: nothing to update" if size == 0 else "depth 1 is the inner optimizer"

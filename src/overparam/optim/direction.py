@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam._compiled import uncompiled
 from overparam._finite import is_finite, largest_entries
 from overparam._precision import without_autocast
 from overparam.layers.route import Route
@@ -129,7 +130,7 @@ def is_due(item: Item) -> bool | None:
     return every == 1 or _age(state) % every == 0
 
 
-@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # ages would be guards
+@uncompiled  # ages would be guards
 def _age(state: State) -> int:
     """Steps since the basis of a parameter was made."""
     return state.get("basis_age", 0)
@@ -175,7 +176,7 @@ def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
     return tracked_basis(old, weight, look=look)
 
 
-@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # its counts would be guards
+@uncompiled  # its counts would be guards
 @torch.no_grad()
 def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
     states, names = [item.states[item.p] for item in items], ("basis", "basis_error")

@@ -206,13 +206,16 @@ class EndToEnd(Transform):
         items = [item for group in groups for item in self._items(group)]
         mark_finite([item for item in items if not is_dtensor(item.p)])
         sharded.mark_finite([item for item in items if is_dtensor(item.p)])
-        found: dict[Tensor, Tensor | None] = {
-            item.p: item.gradient if item.finite is not False else None for item in items
-        }
+        found: dict[Tensor, Tensor | None] = {}
         later: list[Callable[[], None]] = []
-        ruled = [item for item in items if _has_rule(item)]
-        shared = [item for item in ruled if sharded.is_shared(item.p, self._among)]
-        alone = [item for item in ruled if not sharded.is_shared(item.p, self._among)]
+        ruled: list[Item] = []
+        shared: list[Item] = []
+        alone: list[Item] = []
+        for item in items:
+            found[item.p] = item.gradient if item.finite is not False else None
+            if _has_rule(item):
+                ruled.append(item)
+                (shared if sharded.is_shared(item.p, self._among) else alone).append(item)
         parts = sharded.directions_of_shards(shared, self._among)
         for stack, write in itertools.chain(directions(alone), parts):
             found.update(stack)

@@ -181,6 +181,7 @@ class StandIn:
         prefix: of the inner optimizer's names in ``state[p]``.
         group: of the parameter.
         view: of the parameter.
+        names: of its inner state before the step.
         before: the tensor and those of its state, each with a copy, to undo a step; of DTensors
             what this process holds.
     """
@@ -190,6 +191,7 @@ class StandIn:
     prefix: str = ""
     group: Group = field(default_factory=dict)
     view: MatrixView | None = None
+    names: Sequence[str] = ()
     before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def is_as_before(self) -> bool:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam._compiled import uncompiled
 from overparam._copies import Copies
 from overparam.layers.choice import Choice
 from overparam.layers.entries import complete_views, readings
@@ -41,6 +42,7 @@ from overparam.sharded import local
 
 _BESIDE = frozenset({"params", "param_names", "views"})
 _MUTABLE = (Tensor, list, dict)
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 class Transform(Grouped):
@@ -88,7 +90,7 @@ class Transform(Grouped):
         self._constructing = False
         self._enter(0)
 
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # options would be guards
+    @uncompiled  # options would be guards
     def _align_views(self) -> None:
         """Let views follow parameters that were put in another order.
 
@@ -179,37 +181,35 @@ class Transform(Grouped):
         Where an option has made the stand-in of a half-precision parameter wide, or narrow again,
         its state follows.
         """
-        dtype, halves = stand_in.tensor.dtype, (torch.float16, torch.bfloat16)
-        state = self._inner_state(stand_in)
+        tensor, state = stand_in.tensor, self._inner_state(stand_in)
+        stand_in.names = tuple(state)
         for name, value in state.items():
-            if isinstance(value, (list, dict)):
+            if isinstance(value, Tensor):
+                if value.dtype is not tensor.dtype and _follows(value, tensor):
+                    state[name] = value.to(tensor.dtype)
+            elif isinstance(value, (list, dict)):
                 state[name] = copy.deepcopy(value)
-            elif (
-                isinstance(value, Tensor)
-                and value.shape == stand_in.tensor.shape
-                and value.is_floating_point()
-                and (value.dtype in halves) != (dtype in halves)
-            ):
-                state[name] = value.to(dtype)
         return state
 
     def _inner_state(self, stand_in: StandIn) -> State:
-        prefix, state = stand_in.prefix, self.state.get(stand_in.p, {})
+        prefix, own, state = stand_in.prefix, self._own_state, self.state.get(stand_in.p, {})
+        if not prefix:
+            return {name: value for name, value in state.items() if name not in own}
         return {
             name.removeprefix(prefix): value
             for name, value in state.items()
-            if name.startswith(prefix) and name not in self._own_state
+            if name.startswith(prefix) and name not in own
         }
 
     def _keep_inner_state(self, stand_in: StandIn, inner: State) -> None:
-        prefix, old = stand_in.prefix, self.state.get(stand_in.p)
-        if old is None and not inner:
+        if not inner and stand_in.p not in self.state:
             return
-        state = self.state[stand_in.p]
-        for name in [n for n in state if n.startswith(prefix) and n not in self._own_state]:
-            if name.removeprefix(prefix) not in inner:
-                del state[name]
-        state.update((prefix + name, value) for name, value in inner.items())
+        state, prefix = self.state[stand_in.p], stand_in.prefix
+        for name in stand_in.names:
+            if name not in inner:
+                del state[prefix + name]
+        for name, value in inner.items():
+            state[prefix + name] = value
 
     # Steps
 
@@ -238,8 +238,7 @@ class Transform(Grouped):
     def _step(self) -> None:
         raise NotImplementedError
 
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
-    # compiled code calls the directions; the inner step is torch's own
+    @uncompiled  # compiled code finds the directions; the inner step is torch's own
     def _inner_step(self) -> list[StandIn]:
         """One step of the inner optimizers, all or nothing; the stand-ins that may have moved."""
         with self._linked() as (optimizers, stand_ins):
@@ -322,6 +321,12 @@ class Transform(Grouped):
 
     def _about_to_change_mode(self) -> None:
         """What to do before the inner optimizer changes its mode."""
+
+
+def _follows(value: Tensor, tensor: Tensor) -> bool:
+    """Whether state is of the entries of its tensor, and one of both in half precision."""
+    alike = value.shape == tensor.shape and value.is_floating_point()
+    return alike and (value.dtype in _HALVES) != (tensor.dtype in _HALVES)
 
 
 def _copy_of(value: Any) -> Any:

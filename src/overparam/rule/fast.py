@@ -17,6 +17,8 @@ from overparam.rule.unbalanced import Offsets, excess_squares, unbalanced_kernel
 
 # A row of U^T W this far below the largest singular value, in units of eps, is round-off.
 _ROUND_OFF = 8.0
+# Rows whose longest is between these, and rows 1e-15 times as long, have squares in float32.
+_IN_RANGE = (2.0**-12, 2.0**48)
 
 
 def update_in_basis(
@@ -124,9 +126,7 @@ def update_of_rows(
         >>> update_of_rows(weight, gradient, depth=2)
         tensor([[4., 2.]])
     """
-    rows, unit = in_range(weight, floor or _size_of(offsets))
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    largest = _largest(length)
+    rows, unit, length, largest = _measured(weight, floor or _size_of(offsets))
     if offsets:
         # Each row is a matrix of its own: the kernel of its length with itself.
         squares, shifts = _squares(length, unit, offsets)
@@ -149,7 +149,22 @@ def update_of_rows(
     along = (rows * gradient).sum(-1, keepdim=True) / (length * length)
     along = along * excess
     # In place: for large weights a fresh tensor costs more than the arithmetic.
-    return rows.mul_(along).addcmul_(gradient, across)
+    moved = rows * along if rows is weight else rows.mul_(along)
+    return moved.addcmul_(gradient, across)
+
+
+def _measured(weight: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows whose squares neither overflow nor vanish, their unit, their lengths, the largest."""
+    if least == 0 and weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Most weights are in that range as they are, and here a look costs less than to divide.
+        length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+        largest = _largest(length)
+        sizes = largest.flatten().tolist()
+        if all(_IN_RANGE[0] < size < _IN_RANGE[1] for size in sizes):
+            return weight, torch.ones_like(largest), length, largest
+    rows, unit = in_range(weight, least)
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows, unit, length, _largest(length)
 
 
 class _Sizes(NamedTuple):

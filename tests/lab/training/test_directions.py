@@ -37,13 +37,15 @@ def directions(kind, weights, gradients, depths=DEPTHS):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e18])
-def test_the_rule_of_one_output_is_that_of_rows_bit_for_bit(dtype, scale):
+def test_the_rule_of_one_output_is_that_of_rows(dtype, scale):
     weights, gradients = tensors(2, 1, dtype)
     weights *= scale
     weights[1] = weights[4] = 0
     found = directions(rule, weights, gradients)
     for i, depth in enumerate(DEPTHS):
-        assert torch.equal(found[i], update_of_rows(weights[i], gradients[i], depth)), depth
+        expected = update_of_rows(weights[i], gradients[i], depth)
+        rounding = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(found[i], expected, rtol=rounding, atol=0, msg=f"{depth}")
 
 
 @pytest.mark.parametrize("depths", [DEPTHS, [3.0] * 9])
