@@ -48,7 +48,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 4, 3, padding=1, groups=2)
-        # Without biases: the gradient of the keys' is zero, and Adam divides its rounding by itself.
+        # Without biases: that of the keys has no gradient, and Adam blows up its rounding.
         self.attention = nn.MultiheadAttention(16, 2, batch_first=True, bias=False)
         self.norm = nn.LayerNorm(16)
         self.head = nn.Linear(16, 3)

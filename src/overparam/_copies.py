@@ -1,9 +1,10 @@
-"""Copies of many tensors in few launches, and putting them back."""
+"""Copies of tensors, of many in few launches, and of containers; putting them back."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -72,3 +73,17 @@ def _room(tensor: Tensor, held: Tensor | None) -> Tensor:
         and held.stride() == tensor.stride()
     )
     return held if held is not None and fits else torch.empty_like(tensor, requires_grad=False)
+
+
+def copy_of(value: Any) -> Any:
+    """A copy of a tensor, a list or a dict, and of what it holds."""
+    return value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+
+
+def put_back(value: Any, copied: Any) -> None:
+    """What a tensor, a list or a dict held; it stays the same object."""
+    if isinstance(value, Tensor):
+        value.copy_(copied)
+        return
+    value.clear()
+    value.extend(copied) if isinstance(value, list) else value.update(copied)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overparam._compiled import uncompiled
-from overparam._copies import Copies
+from overparam._copies import Copies, copy_of, put_back
 from overparam.layers.choice import Choice
 from overparam.layers.entries import complete_views, readings
 from overparam.layers.groups import Params, with_modules
@@ -137,7 +137,7 @@ class Transform(Grouped):
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
         values = [v for _, options in kept for n, v in options.items() if n not in _BESIDE]
         in_place = [
-            (v, _copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)
+            (v, copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)
         ]
         stand_ins: list[StandIn] = []
         try:
@@ -163,7 +163,7 @@ class Transform(Grouped):
                 group.update(options)
             with torch.no_grad():
                 for value, copied in in_place:
-                    _put_back(value, copied)
+                    put_back(value, copied)
             raise
         finally:
             for optimizer, _ in inner:
@@ -327,16 +327,3 @@ def _follows(value: Tensor, tensor: Tensor) -> bool:
     """Whether state is of the entries of its tensor, and one of both in half precision."""
     alike = value.shape == tensor.shape and value.is_floating_point()
     return alike and (value.dtype in _HALVES) != (tensor.dtype in _HALVES)
-
-
-def _copy_of(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-
-
-def _put_back(value: Any, copied: Any) -> None:
-    """What a tensor, a list or a dict held; it stays the same object."""
-    if isinstance(value, Tensor):
-        value.copy_(copied)
-        return
-    value.clear()
-    value.extend(copied) if isinstance(value, list) else value.update(copied)
