@@ -136,9 +136,7 @@ class Transform(Grouped):
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
         values = [v for _, options in kept for n, v in options.items() if n not in _BESIDE]
-        in_place = [
-            (v, copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)
-        ]
+        in_place = [(v, copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)]
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
