@@ -77,3 +77,11 @@ def test_a_model_or_a_layer_of_it_never_warns_of_shapes(optimizer: Any) -> None:
     layers = [nn.MultiheadAttention(4, 2), nn.Conv2d(4, 6, 3, groups=2), nn.LSTM(4, 3)]
     optimizer(nn.ModuleList(layers), **_options(optimizer))
     optimizer([{"params": layer} for layer in layers], **_options(optimizer))
+
+
+def test_one_warning_names_the_parameters_of_all_groups() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(12, 4))]} for _ in range(3)]
+    with pytest.warns(UserWarning, match="does not tell all") as caught:
+        EndToEnd(groups, lr=0.1)
+    assert len(caught) == 1
+    assert all(f"group {number}, parameter 0" in str(caught[0].message) for number in range(3))

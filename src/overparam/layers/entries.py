@@ -8,7 +8,7 @@ nothing where it has none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from overparam.layers.shapes import ambiguity_warning, view_by_shape
 from overparam.layers.views import MatrixView
 
 ENTRYWISE = "it acts entry by entry"
+_NOT_KNOWN = "is not a layer that overparam knows"  # in the reason of a Skipped
 Entry = tuple[Any, ...]
 
 # Every step reads the entries, so each view is made once. (torch.compile warns of functools.cache.)
@@ -45,8 +46,7 @@ def kinds(group: dict[str, Any]) -> list[str]:
 def complete_views(group: dict[str, Any]) -> None:
     """Say how every parameter of a group is read, and check what was given.
 
-    A group that came without a model is read by the shapes of its tensors; where a shape fits
-    several readings, a warning names the tensors.
+    A group that came without a model is read by the shapes of its tensors.
 
     Raises:
         TypeError: a parameter is not of a real floating-point dtype.
@@ -57,10 +57,6 @@ def complete_views(group: dict[str, Any]) -> None:
     if views is None:
         _check_dtypes(zip(names, params, strict=True))
         views = [view_by_shape(tuple(p.shape), name) for name, p in zip(names, params, strict=True)]
-        warning = ambiguity_warning(zip(names, views, strict=True))
-        by_matrix = group.get("granularity") not in ("tensor", "entry")
-        if warning is not None and by_matrix and not is_inner_alone(group):
-            warn_user(warning)
     if len(views) != len(params):
         raise ValueError(f"views lists {len(views)} entries for {len(params)} parameters.")
     entries = [_entry(view) for view in views]
@@ -113,13 +109,18 @@ def check_whole(group: dict[str, Any]) -> None:
             )
 
 
-def warn_of_unknown(group: dict[str, Any]) -> None:
-    """Warn of matrices that are trained as they are because no one registered their layer."""
-    unknown = [
-        f"{name}: {reason}"
-        for name, (_, _, reason) in zip(names_of(group, ""), readings(group), strict=True)
-        if "is not a layer that overparam knows" in reason
-    ]
+def warn_of_readings(groups: Iterable[dict[str, Any]], names: Mapping[Tensor, str]) -> None:
+    """Warn of tensors whose shape fits several readings, and of layers that no one registered.
+
+    Args:
+        groups: whose matrices an optimizer reads.
+        names: of their parameters.
+    """
+    read = [(names[p], view, why) for group in groups for p, view, why in readings(group)]
+    warning = ambiguity_warning((name, view) for name, view, _ in read)
+    if warning is not None:
+        warn_user(warning)
+    unknown = [f"{name}: {why}" for name, _, why in read if _NOT_KNOWN in why]
     if unknown:
         warn_user(
             f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}."

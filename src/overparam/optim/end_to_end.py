@@ -19,7 +19,7 @@ from overparam._copies import undo_unless
 from overparam._words import warn_user
 from overparam.factors import decay
 from overparam.layers.choice import Choice
-from overparam.layers.entries import is_inner_alone, names_of, readings
+from overparam.layers.entries import is_inner_alone, readings
 from overparam.layers.groups import Params, warn_of_zeros
 from overparam.layers.route import GRANULARITIES, route
 from overparam.layers.select import Targets
@@ -358,27 +358,24 @@ class EndToEnd(Transform):
             why = "several processes share these parameters; leave it out."
             raise NotImplementedError(f"both_sides=True is for one process, and {why}")
 
-    def _greet(self, group: Group) -> None:
-        if group["granularity"] not in ("tensor", "entry"):  # these take all, known or not
-            super()._greet(group)
-        if group.get("fallback"):
-            return
-        names = names_of(group, "")
+    def _greet(self, groups: Sequence[Group], names: Mapping[Tensor, str]) -> None:
+        super()._greet(groups, names)
         ruled = [
-            (name, p)
-            for name, (p, view, _) in zip(names, readings(group), strict=True)
+            (p, group)
+            for group in groups
+            if not group.get("fallback")
+            for p, view, _ in readings(group)
             if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
         ]
-        if ruled and not moves_zeros(group):
-            zero = [name for name, p in ruled if not p.is_meta and is_zero(p)]
-            warn_of_zeros(zero, "give imbalance (0.1 at depth 2, say) or singular_value_floor")
-        if ruled and not group["normalize"]:
-            warn_of_growth(group["depth"])
-        if math.isinf(group["depth"]) and ruled:
+        stuck = [p for p, group in ruled if not moves_zeros(group) and not p.is_meta and is_zero(p)]
+        remedy = "give imbalance (0.1 at depth 2, say) or singular_value_floor"
+        warn_of_zeros([names[p] for p in stuck], remedy)
+        for depth in sorted({group["depth"] for _, group in ruled if not group["normalize"]}):
+            warn_of_growth(depth)
+        if frozen := [names[p] for p, group in ruled if math.isinf(group["depth"])]:
             warn_user(
                 "depth=inf freezes the direction of each row, and the row space of each wide "
-                f"matrix: {', '.join(name for name, _ in ruled)}. For large depth without that, "
-                "give a number."
+                f"matrix: {', '.join(frozen)}. For large depth without that, give a number."
             )
 
     def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:

@@ -21,7 +21,6 @@ from overparam.factors.store import (
     prefix_of,
 )
 from overparam.layers.choice import Choice
-from overparam.layers.entries import names_of
 from overparam.layers.groups import Params, parameter_names, warn_of_zeros
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
@@ -306,12 +305,13 @@ class Factored(Transform):
         self._made = []
         super()._enter(count)
 
-    def _greet(self, group: Group) -> None:
-        super()._greet(group)
+    def _greet(self, groups: Sequence[Group], names: Mapping[Tensor, str]) -> None:
+        super()._greet(groups, names)
         # A product with two factors of zeros has no gradient in any factor.
         stuck = [
-            name
-            for name, p in zip(names_of(group, ""), group["params"], strict=True)
+            names[p]
+            for group in groups
+            for p in group["params"]
             if sum(not f.is_meta and not bool(f.any()) for f in self.factors(p)) > 1
         ]
         warn_of_zeros(stuck, "give init")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -22,9 +22,9 @@ from overparam.layers.entries import (
     kinds,
     names_of,
     readings,
-    warn_of_unknown,
+    warn_of_readings,
 )
-from overparam.layers.groups import accepts_names, expanded, without_chosen
+from overparam.layers.groups import accepts_names, expanded, parameter_names, without_chosen
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.inner import Group, StandIn, State, check_takes
@@ -64,8 +64,7 @@ class Grouped(Optimizer):
     def _enter(self, count: int) -> None:
         """Groups from number ``count`` on have all been accepted: weights may change now."""
         self._align_views()
-        for group in self.param_groups[count:]:
-            self._greet(group)
+        self._greet(self.param_groups[count:], parameter_names(self.param_groups))
 
     def _add(self, group: Group) -> None:
         """One group, split in two where a fallback takes what is not chosen."""
@@ -106,17 +105,20 @@ class Grouped(Optimizer):
         del view, group
         yield p
 
-    def _greet(self, group: Group) -> None:
-        """Warnings about a new group, once it is in."""
+    def _greet(self, groups: Sequence[Group], names: Mapping[Tensor, str]) -> None:
+        """Warnings about new groups, once they are in: of each kind one for all."""
         swaps = torch.__future__.get_swap_module_params_on_conversion()
-        if not swaps and any(p.is_meta for p in group["params"]):
+        if not swaps and any(p.is_meta for group in groups for p in group["params"]):
             warn_user(
                 "the model is on the meta device, and to_empty gives it new parameters, which this "
                 "optimizer does not hold: make the optimizer afterwards, or call "
                 "torch.__future__.set_swap_module_params_on_conversion(True) first."
             )
-        if not is_inner_alone(group):
-            warn_of_unknown(group)
+        warn_of_readings([group for group in groups if self._reads(group)], names)
+
+    def _reads(self, group: Group) -> bool:
+        """Whether it matters to a group how its layers are read."""
+        return not is_inner_alone(group) and group.get("granularity") not in ("tensor", "entry")
 
     def _check_options(self, group: Group) -> None:
         """Raise unless the options of this class are in range."""

@@ -160,7 +160,7 @@ def overparameterize(
             order.restore(optimizer, model)
         if optimizer is not None and weight_decay_on == "product":
             set_weight_decay_on(model, optimizer, weight_decay_on)
-    _watch_ties_with_biases(model, plan)
+        _watch_ties_with_biases(model, plan)
     return model
 
 
