@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from overparam.lab.jobs import StudyJob, load_curves, study_jobs
 from overparam.lab.paper.claims import chance_of_order
 from overparam.lab.paper.controls import KINDS
 from overparam.lab.paper.experiments import EXPERIMENTS, StoredResults
+from overparam.lab.paper.late_phase import predicted_speedup
 from overparam.lab.paper.network import load_result
 from overparam.lab.paper.page import Missing, write_reproduction
 from overparam.lab.paper.results import ExperimentReport, StudyResult
@@ -134,7 +136,10 @@ class Rerun:
             ready.write_manifest(finished, ready.seconds)
             if finished:
                 curves = load_curves(ready.study, ready.directory)
-                results[name] = StudyResult(ready.study, curves, ready.optimum.loss)
+                predict = functools.partial(
+                    predicted_speedup, ready.data, ready.optimum.weight, ready.study.power
+                )
+                results[name] = StudyResult(ready.study, curves, ready.optimum.loss, predict)
         stored = StoredResults(results, *self.baselines)
         if self.network_jobs:
             network = load_result(self.network_jobs[0].study, self.network_jobs, self.test_images)

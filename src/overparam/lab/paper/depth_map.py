@@ -13,6 +13,7 @@ from overparam.lab.charts.study import styled
 from overparam.lab.methods import OPTIMIZERS, parse_method
 from overparam.lab.paper.claims import Claim, Evidence
 from overparam.lab.paper.distances import Interval, is_near_start, speed_up
+from overparam.lab.paper.late_phase import LAWFUL, how_often_right
 from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.studies import MAP_OPTIMIZERS, MAP_POWERS
 from overparam.lab.report.page import Section, html_table
@@ -49,7 +50,8 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 "of the grid (a best learning rate between two that were tried can change a cell "
                 "by this much), and the best learning rate of the slower one is neither the "
                 "smallest nor the largest tried. By chance, the seeds alone would all fall on the "
-                f"same side of 1 in {2 ** (1 - seeds):.0%} of the cells.</p>",
+                f"same side of 1 in {2 ** (1 - seeds):.0%} of the cells.</p>"
+                f"<p>{how_often_right(table)}</p>",
                 map_chart(table),
                 "Blue: depth is faster. Orange: depth is slower. Dot: not decided. Hover for "
                 "intervals. Rule: the end-to-end rule. Factors: an explicit product, as in the "
@@ -64,8 +66,9 @@ def depth_table(results: list[StudyResult]) -> pl.DataFrame:
     """One row per data set, power, optimizer and depth.
 
     Columns: ``data, power, optimizer, depth`` (a label), ``speed_up, low, high``, ``outcome``,
-    ``waits`` (whether a seed of the depth has not left its start) and ``edge`` (whether the best lr
-    of one of the two is the smallest or the largest tried).
+    ``waits`` (whether a seed of the depth has not left its start), ``edge`` (whether the best lr
+    of one of the two is the smallest or the largest tried) and ``predicted`` (the speed-up of
+    gradient descent by the law of the late phase, null where it does not speak).
     """
     rows = []
     for result in results:
@@ -89,9 +92,12 @@ def depth_table(results: list[StudyResult]) -> pl.DataFrame:
                     ),
                     "waits": is_near_start(result.curves, result.optimum, name),
                     "edge": edges[name] or edges[method.optimizer],
+                    "predicted": result.predict(method.depth)
+                    if method.optimizer in LAWFUL
+                    else None,
                 }
             )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema_overrides={"predicted": pl.Float64})
 
 
 def _grids(results: list[StudyResult]) -> str:
@@ -203,7 +209,8 @@ def _numbers(table: pl.DataFrame) -> str:
         values = [_factor(found[depth]) for depth in depths]
         rows.append([str(data), str(optimizer), f"{power:g}", *values])
     note = (
-        "<p class='note'>Median and range over seeds. Bold: decided, faster. In "
+        "<p class='note'>Median and range over seeds; then what the law of the late phase "
+        "predicts for gradient descent. Bold: decided, faster. In "
         f"{table['edge'].sum()} of {len(table)} cells a best lr lies at the edge of the grid.</p>"
     )
     return note + html_table(["Data", "Optimizer", "p", *depths], rows, classes)
@@ -215,4 +222,5 @@ def _factor(cell: dict[str, object]) -> str:
         return "depth diverges"
     if cell["speed_up"] == math.inf:
         return "only depth trains"
-    return f"{cell['speed_up']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"
+    law = "" if cell["predicted"] is None else f", law {cell['predicted']:.3g}"
+    return f"{cell['speed_up']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]{law}"

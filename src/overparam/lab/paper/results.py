@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
@@ -19,11 +20,14 @@ class StudyResult:
         study: the settings.
         curves: all curves, as :func:`overparam.lab.jobs.load_curves` returns them.
         optimum: the smallest possible loss.
+        predict: the speed-up of the late phase of gradient descent by depth, from the data; None
+            where nothing is predicted.
     """
 
     study: Study
     curves: pl.DataFrame
     optimum: float
+    predict: Callable[[float], float | None] = lambda depth: None
 
 
 @dataclass(frozen=True)
