@@ -230,7 +230,8 @@ def print_launches(steps: dict[str, Calls], device: str) -> None:
         counts = {name: f"{launches(calls[name]) / STEPS.get(name, 1):g}" for name in calls}
         if device == "cuda":
             for name, call in calls.items():
-                counts[name] += f" ({kernels(call) / STEPS.get(name, 1):g})"
+                if seen := kernels(call):  # some machines have no profiler of the device
+                    counts[name] += f" ({seen / STEPS.get(name, 1):g})"
         lines.append([size, *(counts.get(name, "") for name in names)])
     print("\nOperations of a step that are not views (kernels and copies on the device)\n")
     print_table(["weights", *names], lines)
