@@ -151,7 +151,7 @@ def test_a_budget_sets_the_length_of_the_runs(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"budget": "soon"}, "budget is 'soon'"),
-        ({"budget": "0.001s", "steps": None}, "leaves 0 steps"),
+        ({"budget": "0.001s", "steps": None}, "0 steps for each run"),
         ({"methods": ["sgd+rule:2"]}, "add one without depth to compare with, such as 'sgd'"),
         ({"trials": 2}, "trials is 2; use at least 3"),
         ({"steps": 1}, "steps is 1"),
