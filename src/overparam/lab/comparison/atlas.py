@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,33 +19,67 @@ from overparam.lab.charts.study import styled
 from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.names import folder_name
+from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import Result, interval
+from overparam.lab.local_workers import local_pool
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.report.page import Section, html_list, html_table, write_page
 from overparam.lab.terminal import say
 from overparam.lab.verdicts import verdict_of
 
-METHODS = ("adamw", "momentum", "adamw+factors:2", "adamw+radial:4", "momentum+rule:2")
-QUICK = (
-    "mnist1d-mlp",
-    'mnist1d-mlp(norm="batch")',
-    'mnist1d-mlp(norm="layer")',
-    'tabular-mlp(data="diabetes")',
-    "cnn(channels=4, hidden=32)",
-    "char-transformer(layers=1, width=32, context=32, batch=8)",
-    "matrix-completion",
-    "sparse-regression",
+
+@dataclass(frozen=True)
+class Cell:
+    """A problem of the atlas.
+
+    Attributes:
+        problem: its name.
+        steps: length of the runs of tuning; the confirmation takes half to twice as many.
+        methods: names.
+    """
+
+    problem: str
+    steps: int
+    methods: tuple[str, ...]
+
+
+_ALL = ("adamw", "momentum", "adamw+factors:2", "adamw+radial:4", "momentum+rule:2")
+_NETWORK = (
+    *("adamw", "momentum", "adamw+factors:2", "momentum+factors:2", "momentum+rule:2"),
+    *("adamw+radial:2", "momentum+radial:2"),
 )
+_RADIAL = tuple(f"adamw+radial:{r}" for r in ("0", "0.5", "4"))
+_PRODUCT = (
+    *("adamw", "momentum", "adamw+factors:2", "adamw+factors:3", "momentum+factors:2"),
+    *("momentum+factors:3", "momentum+rule:2", "momentum+rule:3"),
+)
+_TEXT = (
+    *("adamw", "muon", "momentum", "adamw+factors:2", "muon+factors:2", "momentum+factors:2"),
+    *("momentum+rule:2", "adamw+radial:2"),
+)
+_SPARSE = (*_PRODUCT, 'momentum(granularity="entry")+rule:2', "adamw+radial:4")
+QUICK = (
+    *(Cell(f'mnist1d-mlp(norm="{norm}")', 120, _ALL) for norm in ("none", "batch", "layer")),
+    Cell('tabular-mlp(data="diabetes")', 150, _ALL),
+    Cell("cnn(channels=4, hidden=32)", 80, _ALL),
+    Cell("char-transformer(layers=1, width=32, context=32, batch=8)", 50, _ALL),
+    Cell("matrix-completion", 250, _ALL),
+    Cell("sparse-regression", 300, _ALL),
+)
+# The most important first: what a command that is stopped early should have finished.
 FULL = (
-    *(f'mnist1d-mlp(norm="{norm}", depth={depth})' for norm in NORMS for depth in (2, 3)),
-    *(f'tabular-mlp(data="{name}")' for name in ("abalone", "diabetes", "breast_cancer")),
-    "cnn",
-    'cnn(data="mnist")',
-    "char-transformer",
-    "matrix-completion",
-    "matrix-completion(share=0.25)",
-    "advection-pinn",
-    "sparse-regression",
+    *(Cell(f'mnist1d-mlp(norm="{norm}")', 500, (*_NETWORK, *_RADIAL)) for norm in NORMS),
+    Cell("cnn", 300, _NETWORK),
+    Cell("matrix-completion", 1000, _PRODUCT),
+    Cell("char-transformer", 200, _TEXT),
+    Cell("matrix-completion(share=0.25)", 1000, _PRODUCT),
+    *(Cell(f'mnist1d-mlp(norm="{norm}", depth=3)', 500, _NETWORK) for norm in NORMS),
+    Cell('tabular-mlp(data="abalone")', 500, _NETWORK),
+    Cell("advection-pinn", 500, _NETWORK),
+    Cell("sparse-regression", 1000, _SPARSE),
+    Cell('tabular-mlp(data="diabetes")', 500, _NETWORK),
+    Cell('tabular-mlp(data="breast_cancer")', 500, _NETWORK),
+    Cell('cnn(data="mnist")', 500, _NETWORK),
 )
 _DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
 
@@ -80,47 +116,80 @@ class Atlas:
 
 
 def make_atlas(
-    problems: Sequence[str],
-    seconds: float,
+    cells: Sequence[Cell],
     folder: Path,
     *,
-    methods: Sequence[str] = METHODS,
-    seeds: int = 5,
+    seconds: float | None = None,
+    seeds: int = 8,
     workers: int = 0,
     executor: Executor | None = None,
+    together: int = 1,
+    suspend: Callable[[], bool] = lambda: False,
     console: Console | None = None,
 ) -> Atlas:
-    """Compare the methods on every problem; finished comparisons are read from the folder.
+    """Compare the methods of every cell; finished runs are read from the folder.
+
+    The length of the runs is that of the cell, so a command may go on elsewhere. The radial step
+    is among the methods, so no further controls are added.
 
     Args:
-        problems: names.
-        seconds: for all of them together.
+        cells: problems and methods, the most important first.
         folder: where every comparison is stored, in a folder of its own.
-        methods: names; the radial step is among them, so no further controls are added.
+        seconds: for all of them together, in equal parts, so that the runs may get shorter; by
+            default they have their whole length.
         seeds: of the confirmation.
         workers: processes.
         executor: as for :func:`overparam.lab.comparison.compare`.
+        together: cells at work at the same time; more than one needs processes.
+        suspend: asked now and then; if it returns True, what is not finished is left for the same
+            call to go on with.
         console: for progress.
     """
-    results, missing = {}, {}
-    for number, name in enumerate(problems, start=1):
+    results: dict[str, Result] = {}
+    missing: dict[str, str] = {}
+    stopped = threading.Event()
+
+    def one(number: int, cell: Cell) -> None:
+        here = folder / folder_name(cell.problem)
+        stopping = stopped.is_set() or suspend()
+        if stopping and not (here / "plan.json").exists():
+            missing[cell.problem] = "The same command goes on with it."
+            return
         if console is not None:
-            say(console, f"{number} of {len(problems)}: {name}")
+            say(console, f"{number} of {len(cells)}: {cell.problem}")
         try:
-            results[name] = compare(
-                name,
-                methods=methods,
-                budget=seconds / len(problems),
+            results[cell.problem] = compare(
+                cell.problem,
+                methods=cell.methods,
+                steps=cell.steps,
+                budget=None if seconds is None else seconds / len(cells),
                 seeds=seeds,
                 controls=False,
-                directory=folder / folder_name(name),
+                directory=here,
                 workers=workers,
-                executor=executor,
-                console=console,
+                executor=pool,
+                console=console if together == 1 else Console(quiet=True),
+                suspend=lambda: stopped.is_set() or suspend(),
             )
+        except OutOfTimeError:
+            missing[cell.problem] = "Begun; the same command goes on with it."
         except DataError as error:
-            missing[name] = str(error)
-    return Atlas(results, missing)
+            missing[cell.problem] = str(error)
+
+    with ExitStack() as stack:
+        pool = executor or (stack.enter_context(local_pool(workers)) if workers else None)
+        with ThreadPoolExecutor(together if pool else 1) as threads:
+            futures = [threads.submit(one, *each) for each in enumerate(cells, start=1)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                stopped.set()
+    order = [cell.problem for cell in cells]
+    return Atlas(
+        {name: results[name] for name in order if name in results},
+        {name: missing[name] for name in order if name in missing},
+    )
 
 
 def write_atlas(atlas: Atlas, path: Path) -> None:

@@ -16,7 +16,7 @@ from overparam.lab.comparison.statistics import LEAST_SEEDS
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 _SHARE = 0.8  # the rest is for a machine that others use too, and for the page
 _CAUTION = 0.85  # a busy machine may get busier
-_SLACK = 1.1  # a plan that takes no longer than this is cut later rather than started again
+_SLACK = 1.3  # a plan that takes no longer than this is cut later rather than started again
 LEAST_STEPS = 20
 LEAST_TRIALS = 5
 SHORT_LADDER = RUNGS[1:-1]
@@ -130,7 +130,7 @@ def _again(plan: Plan, tried: int, left: float, needed: Callable[[Plan, int], fl
     share = _CAUTION * max(0.0, left) / needed(plan, 0)
     if share * plan.horizon >= LEAST_STEPS:
         return replace(plan, horizon=int(share * plan.horizon))
-    if needed(smallest, tried) <= left or plan.horizon <= LEAST_STEPS:
+    if needed(smallest, tried) <= left or plan.horizon < 2 * LEAST_STEPS:
         return smallest
     share = _CAUTION * max(0.0, left) / needed(smallest, 0)
     return replace(smallest, horizon=max(LEAST_STEPS, int(share * plan.horizon)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, wait
@@ -29,8 +30,10 @@ from overparam.lab.terminal import open_console
 METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
 _FORMAT = 2
-_ROUND_SHARE = 0.85  # of the budget is for the rounds; the rest for the page
-_STOP_SHARE = 0.95
+# Loading and measuring use torch's global generator; comparisons in other threads must wait.
+_PREPARING = threading.Lock()
+_ROUND_SHARE = 0.8  # of the budget is for the rounds; the rest for the page
+_STOP_SHARE = 0.9
 
 
 def compare(
@@ -106,7 +109,6 @@ def compare(
         if build is None:
             raise ValueError("give build, loss and data, or a problem.")
         given = Problem(title, build, data, loss, train, dict(evaluate or {}), judged_by)
-    loaded = load_problem(given) if isinstance(given, str) else given
     chosen = _methods(methods, controls)
     for name, value, least in (
         ("seeds", seeds, 2),
@@ -121,18 +123,6 @@ def compare(
     if budget is None and steps is None:
         budget = "10min"
     seconds = math.inf if budget is None else seconds_of(budget)
-    settings = {
-        "format": _FORMAT,
-        "problem": loaded.title,
-        "fingerprint": fingerprint(loaded),
-        "judged_by": loaded.judged_by,
-        "methods": [method.name for method in chosen],
-        "seeds": seeds,
-        "trials": trials,
-        "tuning_seeds": tuning_seeds,
-        "steps": steps,
-        "budget": seconds if math.isfinite(seconds) else None,
-    }
     limit = Time(begin + _ROUND_SHARE * seconds, begin + _STOP_SHARE * seconds, suspend)
     with ExitStack() as stack:
         if directory is None:
@@ -140,12 +130,29 @@ def compare(
         else:
             folder = Path(directory)
             stack.enter_context(claimed(folder))
-        names = [method.name for method in chosen]
         pool = executor or (stack.enter_context(local_pool(workers)) if workers else 0)
-        if isinstance(pool, ProcessPoolExecutor) and not (folder / "plan.json").exists():
+        if (
+            isinstance(pool, ProcessPoolExecutor)
+            and executor is None
+            and not (folder / "plan.json").exists()
+        ):
             # Before the measurement, so that it sees the time that is left.
             wait([pool.submit(ready, given) for _ in range(workers)])
-        stored = stored_plan(folder, settings, loaded, names, workers, overwrite, begin)
+        with _PREPARING:
+            loaded = load_problem(given) if isinstance(given, str) else given
+            settings = {
+                "format": _FORMAT,
+                "problem": loaded.title,
+                "fingerprint": fingerprint(loaded),
+                "judged_by": loaded.judged_by,
+                "methods": [method.name for method in chosen],
+                "seeds": seeds,
+                "trials": trials,
+                "tuning_seeds": tuning_seeds,
+                "steps": steps,
+                "budget": seconds if math.isfinite(seconds) else None,
+            }
+            stored = stored_plan(folder, settings, loaded, workers, overwrite, begin)
         console = console or open_console(stderr=True)
         try:
             findings = carry_out(stored, given, pool, console, limit)

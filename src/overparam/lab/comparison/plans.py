@@ -122,7 +122,6 @@ def stored_plan(
     folder: Path,
     settings: dict[str, Any],
     problem: Problem,
-    methods: Sequence[str],
     workers: int,
     overwrite: bool,
     begin: float,
@@ -133,7 +132,6 @@ def stored_plan(
         folder: of the comparison.
         settings: what the user asked for.
         problem: what is trained.
-        methods: names.
         workers: processes.
         overwrite: whether to replace the plan of another comparison.
         begin: of the budget, on the clock of ``time.monotonic``.
@@ -143,7 +141,7 @@ def stored_plan(
     if stored is not None:
         return stored
     seconds = settings["budget"]
-    costs = measure(problem, methods, min(5.0, _MEASURED_SHARE * (seconds or math.inf)))
+    costs = measure(problem, settings["methods"], min(5.0, _MEASURED_SHARE * (seconds or math.inf)))
     if not any(
         parse_method(m).is_baseline for m, cost in costs.methods.items() if not cost.failure
     ):
