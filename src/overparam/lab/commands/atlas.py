@@ -78,5 +78,7 @@ def run(command: AtlasCommand, console: Console) -> int:
         )
     page = folder / "atlas.html"
     write_atlas(atlas, page)
-    say(console, "\n".join([*atlas.sentences, "", f"Atlas: {page}"]))
+    left = [f"{name}: {why}" for name, why in atlas.missing.items()]
+    done = f"{len(atlas.results)} of {len(cells)} problems are finished."
+    say(console, "\n".join([*atlas.sentences, "", done, *left, "", f"Atlas: {page}"]))
     return 0

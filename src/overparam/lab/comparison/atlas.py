@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
-import altair as alt
 import polars as pl
 from rich.console import Console
 
 from overparam.data import DataError
-from overparam.lab.charts.study import styled
+from overparam.lab.comparison.atlas_table import (
+    CAPTION,
+    HEADER,
+    atlas_table,
+    picture,
+    problem_lines,
+    sentences,
+)
 from overparam.lab.comparison.engine import compare
-from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.names import folder_name
+from overparam.lab.comparison.plans import stored_budget
 from overparam.lab.comparison.protocol import OutOfTimeError
-from overparam.lab.comparison.result import Result, interval
+from overparam.lab.comparison.result import Result
 from overparam.lab.local_workers import local_pool
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.report.page import Section, html_list, html_table, write_page
 from overparam.lab.terminal import say
-from overparam.lab.verdicts import verdict_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,6 @@ FULL = (
     Cell('tabular-mlp(data="breast_cancer")', 500, _NETWORK),
     Cell('cnn(data="mnist")', 500, _NETWORK),
 )
-_DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
 
 
 @dataclass(frozen=True)
@@ -96,23 +103,17 @@ class Atlas:
     results: Mapping[str, Result]
     missing: Mapping[str, str]
 
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """Every cell, see :func:`overparam.lab.comparison.atlas_table.atlas_table`."""
+        return atlas_table(self.results)
+
     @property
     def sentences(self) -> list[str]:
-        """The answer: one sentence for all methods together, then one for each."""
-        cells = self.cells()
-        lines = [_sentence("Depth", [decision for _, _, decision in cells])]
-        for method in dict.fromkeys(method for _, method, _ in cells):
-            found = [decision for _, other, decision in cells if other == method]
-            lines.append(_sentence(method, found))
-        return lines
-
-    def cells(self) -> list[tuple[str, str, str]]:
-        """Problem, method with depth, and decision."""
-        return [
-            (name, method, result.findings.speed_ups[method].decision)
-            for name, result in self.results.items()
-            for method in sorted(result.deep)
-        ]
+        """The answer, with its numbers."""
+        if not self.results:
+            return ["Where depth helps is not known yet: no problem is finished."]
+        return sentences(self.table)
 
 
 def make_atlas(
@@ -135,8 +136,8 @@ def make_atlas(
     Args:
         cells: problems and methods, the most important first.
         folder: where every comparison is stored, in a folder of its own.
-        seconds: for all of them together, in equal parts, so that the runs may get shorter; by
-            default they have their whole length.
+        seconds: for all of them together, in equal parts of what is left, so that runs may get
+            shorter; by default they have their whole length.
         seeds: of the confirmation.
         workers: processes.
         executor: as for :func:`overparam.lab.comparison.compare`.
@@ -148,12 +149,19 @@ def make_atlas(
     results: dict[str, Result] = {}
     missing: dict[str, str] = {}
     stopped = threading.Event()
+    end = None if seconds is None else time.monotonic() + seconds
+
+    def budget_of(number: int, here: Path) -> float | None:
+        """Equal parts of the time that is left; of a comparison that was begun, its own."""
+        if end is None or (here / "plan.json").exists():
+            return stored_budget(here)
+        return max(1.0, end - time.monotonic()) / (len(cells) - number + 1)
 
     def one(number: int, cell: Cell) -> None:
         here = folder / folder_name(cell.problem)
         stopping = stopped.is_set() or suspend()
         if stopping and not (here / "plan.json").exists():
-            missing[cell.problem] = "The same command goes on with it."
+            missing[cell.problem] = "the same command goes on with it"
             return
         if console is not None:
             say(console, f"{number} of {len(cells)}: {cell.problem}")
@@ -162,7 +170,7 @@ def make_atlas(
                 cell.problem,
                 methods=cell.methods,
                 steps=cell.steps,
-                budget=None if seconds is None else seconds / len(cells),
+                budget=budget_of(number, here),
                 seeds=seeds,
                 controls=False,
                 directory=here,
@@ -171,9 +179,7 @@ def make_atlas(
                 console=console if together == 1 else Console(quiet=True),
                 suspend=lambda: stopped.is_set() or suspend(),
             )
-        except OutOfTimeError:
-            missing[cell.problem] = "Begun; the same command goes on with it."
-        except DataError as error:
+        except (OutOfTimeError, DataError) as error:
             missing[cell.problem] = str(error)
 
     with ExitStack() as stack:
@@ -194,75 +200,26 @@ def make_atlas(
 
 def write_atlas(atlas: Atlas, path: Path) -> None:
     """Write the page: the answer, one picture, and a page for each problem beside it."""
-    rows, links = [], []
+    links = []
     for name, result in atlas.results.items():
-        result.save(path.parent / folder_name(name) / "report.html")
-        links.append(f"{name}: {result.sentence}")
-        for method in result.ranked:
-            found = result.findings.speed_ups[method]
-            rows.append([name, method, interval(found), found.decision])
-    links += [f"{name}: not run. {why}" for name, why in atlas.missing.items()]
+        page = result.save(path.parent / folder_name(name) / "report.html")
+        target = quote(page.relative_to(path.parent).as_posix())
+        links.append(f"<a href='{target}'>{escape(name)}</a>: {escape(result.sentence)}")
+    links += [escape(f"{name}: not run. {why}") for name, why in atlas.missing.items()]
+    items = "".join(f"<li>{link}</li>" for link in links)
     first, *others = atlas.sentences
-    write_page(
-        path,
-        title=first,
-        lead="Where does depth help? Each row compares methods on one problem, by the protocol of "
-        "overparam compare: tuned alike, judged at the end of the schedule at equal loss, "
-        "confirmed on fresh paired seeds. Every cell is shown, whichever way it went.",
-        sections=[
-            Section("The picture", html_list(others), _map(atlas), _CAPTION),
-            Section("Problem by problem", html_list(links)),
-            Section(
-                "Every cell",
-                html_table(["problem", "method", "speed-up in steps", "verdict"], rows),
-            ),
-        ],
-    )
+    sections = [Section("Problem by problem", f"<ul>{items}</ul>")]
+    if atlas.results:
+        sections = [
+            Section("The picture", html_list(others), picture(atlas.table), CAPTION),
+            *sections,
+            Section("Every cell", html_table(HEADER, problem_lines(atlas.table))),
+        ]
+    write_page(path, title=first, lead=_LEAD, sections=sections)
 
 
-_CAPTION = (
-    "Speed-up in steps over the best method without depth: blue is faster, orange slower. Grey "
-    "text: too early to say."
+_LEAD = (
+    "Where does depth help? Each row compares methods on one problem, by the protocol of overparam "
+    "compare: tuned alike, judged at the end of the schedule at equal loss, confirmed on fresh "
+    "paired seeds. Every cell is shown, whichever way it went."
 )
-
-
-def _map(atlas: Atlas) -> alt.TopLevelMixin:
-    rows = [
-        (name, method, math.log2(found.median), f"{found.median:.2f}", found.decision)
-        for name, result in atlas.results.items()
-        for method, found in result.findings.speed_ups.items()
-        if not parse_method(method).is_baseline
-    ]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
-    names = ("problem", "method", "log", "text", "decision")
-    table = pl.DataFrame(dict(zip(names, columns, strict=True)))
-    base = alt.Chart(table).encode(
-        x=alt.X("method:N", title=None, axis=alt.Axis(labelAngle=-30)),
-        y=alt.Y("problem:N", title=None, sort=list(atlas.results), axis=alt.Axis(labelLimit=260)),
-        tooltip=["problem:N", "method:N", "text:N", "decision:N"],
-    )
-    scale = alt.Scale(domain=[-1, 0, 1], range=["#d55e00", "#f4f4f4", "#0072b2"])
-    tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color("log:Q", scale=scale, legend=None)
-    )
-    grey = alt.condition("datum.decision == 'too early'", alt.value("#8a8a8a"), alt.value("black"))
-    text = base.mark_text(fontSize=12).encode(text="text:N", color=grey)
-    chart = alt.layer(tiles, text).properties(width=330, height=30 * max(1, len(atlas.results)))
-    return styled(chart, "Speed-up of each method with depth on each problem.")
-
-
-def _sentence(what: str, decisions: Sequence[str]) -> str:
-    """One sentence with its numbers.
-
-    Example:
-        >>> _sentence("Depth", ["faster", "slower", "slower", "too early"])
-        'Depth is faster in 1 of 4 cases, slower in 2, not faster in 0, undecided in 1: mostly no.'
-    """
-    count = decisions.count
-    verdict = verdict_of(_DECIDED[decision] for decision in decisions)
-    return (
-        f"{what} is faster in {count('faster')} of {len(decisions)} cases, slower in "
-        f"{count('slower')}, not faster in {count('not faster')}, undecided in "
-        f"{count('too early')}: "
-        f"{verdict}."
-    )

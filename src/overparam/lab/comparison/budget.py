@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from overparam.lab.comparison.costs import Costs
 from overparam.lab.comparison.ladder import RUNGS
-from overparam.lab.comparison.protocol import Plan
+from overparam.lab.comparison.protocol import OutOfTimeError, Plan
 from overparam.lab.comparison.search import FIRST
 from overparam.lab.comparison.statistics import LEAST_SEEDS
 
@@ -55,7 +55,7 @@ def affordable(plan: Plan, costs: Costs, seconds: float, workers: int) -> Plan:
         workers: processes.
 
     Raises:
-        ValueError: the budget is too small for runs that say anything.
+        OutOfTimeError: the budget is too small for runs that say anything.
     """
     for smaller in (plan, replace(least(plan), trials=min(plan.trials, LEAST_TRIALS))):
         per_step = costs.busy * work_left(replace(smaller, horizon=1000), 0, costs) / 1000
@@ -66,7 +66,7 @@ def affordable(plan: Plan, costs: Costs, seconds: float, workers: int) -> Plan:
         if horizon >= LEAST_STEPS:
             return replace(smaller, horizon=horizon)
     needed = (LEAST_STEPS * per_step + runs * costs.judging) / _SHARE / max(1, workers)
-    raise ValueError(
+    raise OutOfTimeError(
         f"the budget leaves {max(0.0, seconds):.0f} s for training, {max(0, horizon)} steps for "
         f"each run, and fewer than {LEAST_STEPS} say nothing; use at least {math.ceil(needed)} s "
         "more, fewer methods, seeds or trials, or a cheaper evaluate."

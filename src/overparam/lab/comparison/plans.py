@@ -181,6 +181,14 @@ def _plan(settings: dict[str, Any], costs: Costs, horizon: int) -> Plan:
     )
 
 
+def stored_budget(folder: Path) -> float | None:
+    """The budget of the comparison in a folder, if there is one and it has one."""
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))["settings"]["budget"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> PlanFile | None:
     if not file.exists():
         return None

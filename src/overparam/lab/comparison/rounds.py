@@ -112,7 +112,7 @@ def _play(
             done += sum(each.cost for each in jobs)
             outcomes = [read_outcome(each.file) if each.finished() else None for each in jobs]
             if None in outcomes and limit.suspend():
-                raise OutOfTimeError("suspended")
+                raise OutOfTimeError("begun; the same command goes on with it")
             try:
                 trials = game.send(outcomes)
             except _ShorterError:
