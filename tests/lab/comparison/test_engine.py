@@ -105,6 +105,29 @@ def test_any_executor_of_pep_3148(folder, tmp_path):
     assert contents(tmp_path) == contents(folder)
 
 
+def test_another_machine_goes_on_with_what_one_has_begun(folder, result, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    compare(small_problem(), directory=tmp_path, **SMALL)
+    assert len(json.loads((tmp_path / "plan.json").read_text())["machines"]) == 1
+    gone = next((tmp_path / "trials").iterdir())
+    gone.unlink()
+    monkeypatch.setattr(plans, "machine", lambda: "64 cores of another kind, torch 9")
+    nudged = torch.tensor(1.0 + 1e-6)  # another processor may round differently
+    built = small_problem(build=lambda: _scaled(linear(), nudged))
+    again = compare(built, directory=tmp_path, **SMALL)
+    assert gone.exists()
+    warning = next(line for line in again.warnings() if "several machines" in line)
+    assert warning.endswith("; 64 cores of another kind, torch 9.")
+    assert "several machines" not in str(result)
+
+
+def _scaled(model, factor):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(factor)
+    return model
+
+
 def test_another_comparison_in_the_same_folder_is_refused(folder):
     before = (folder / "plan.json").read_bytes()
     for change in ({"seeds": 6}, {"methods": ["sgd", "sgd+rule:3"]}):

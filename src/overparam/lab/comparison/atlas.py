@@ -179,7 +179,7 @@ def make_atlas(
                 console=console if together == 1 else Console(quiet=True),
                 suspend=lambda: stopped.is_set() or suspend(),
             )
-        except (OutOfTimeError, DataError) as error:
+        except (OutOfTimeError, DataError, ModuleNotFoundError) as error:
             missing[cell.problem] = str(error)
 
     with ExitStack() as stack:

@@ -221,6 +221,11 @@ def _bound(found: SpeedUp) -> int:
 def _warnings(result: Result) -> Iterable[str]:
     findings, plan = result.findings, result.plan
     yield from result.stored.notes
+    if len(result.stored.machines) > 1:
+        yield (
+            "Trained on several machines, which may round differently; seconds are those of the "
+            f"first: {'; '.join(result.stored.machines)}."
+        )
     control = findings.control
     if control is not None and control.decision in ("faster", "slower"):
         yield (

@@ -61,7 +61,6 @@ def carry_out(
     Raises:
         OutOfTimeError: the time ended before anything can be said; what was trained is kept.
     """
-    stored.work_here()
     while True:
         horizon = stored.horizon
         found = _play(stored, problem, workers, console, limit)
@@ -104,6 +103,8 @@ def _play(
                 pace.see(done + cost)
                 show(min(total, done + cost))
 
+            if not limit.over() and not all(each.finished() for each in jobs):
+                stored.work_here()
             ended = run_jobs(
                 jobs, workers, on_progress, folder=folder / "messages", stop=limit.over
             )
