@@ -56,6 +56,7 @@ def run_jobs(
     on_progress: Callable[[float], None] = lambda cost: None,
     *,
     folder: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Run the jobs that are not finished yet.
 
@@ -66,9 +67,10 @@ def run_jobs(
         on_progress: called now and then with the cost of the work done so far, summed over jobs.
         folder: for the messages to and from workers, while they work; a temporary folder of this
             machine if there is none.
+        stop: called now and then; if it returns True, every job saves its state and returns.
 
     Returns:
-        Whether every job is finished; False after an interrupt (ctrl-C).
+        Whether every job is finished; False after an interrupt (ctrl-C) or a stop.
 
     Raises:
         RuntimeError: a worker was killed from outside, or the scheduler of a cluster is gone.
@@ -87,9 +89,7 @@ def run_jobs(
             on_progress(done)
 
         with single_thread():
-            for job in todo:
-                job.train(lambda: False, add)
-        return True
+            return all(job.train(stop, add) for job in todo)
     if not todo:
         return True
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def run_jobs(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         messages = _Messages(folder, todo)
         stack.callback(messages.clear)
-        return _run(executor, todo, messages, lambda cost: on_progress(done + cost))
+        return _run(executor, todo, messages, lambda cost: on_progress(done + cost), stop)
 
 
 def _run(
@@ -109,6 +109,7 @@ def _run(
     todo: Sequence[Job],
     messages: _Messages,
     on_progress: Callable[[float], None],
+    stop: Callable[[], bool],
 ) -> bool:
     futures: list[Future[bool]] = []
     try:
@@ -118,7 +119,7 @@ def _run(
                 for number, job in enumerate(todo):
                     futures.append(executor.submit(_train, job, str(messages.folder), number))
             pending, failed = set(futures), False
-            while pending and not failed:
+            while pending and not failed and not stop():
                 ended, pending = wait(pending, timeout=_LOOK_SECONDS)
                 failed = any(each.cancelled() or each.exception() for each in ended)
                 on_progress(messages.cost())

@@ -5,6 +5,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 import overparam.lab
 from overparam.lab.cluster import claimed
-from overparam.lab.comparison import compare, plans
+from overparam.lab.comparison import compare, engine, plans, rounds
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.comparison.costs import measure
 from overparam.lab.comparison.trial import TrialJob
@@ -104,6 +105,29 @@ def test_any_executor_of_pep_3148(folder, tmp_path):
     assert contents(tmp_path) == contents(folder)
 
 
+def test_another_machine_goes_on_with_what_one_has_begun(folder, result, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    compare(small_problem(), directory=tmp_path, **SMALL)
+    assert len(json.loads((tmp_path / "plan.json").read_text())["machines"]) == 1
+    gone = next((tmp_path / "trials").iterdir())
+    gone.unlink()
+    monkeypatch.setattr(plans, "machine", lambda: "64 cores of another kind, torch 9")
+    nudged = torch.tensor(1.0 + 1e-6)  # another processor may round differently
+    built = small_problem(build=lambda: _scaled(linear(), nudged))
+    again = compare(built, directory=tmp_path, **SMALL)
+    assert gone.exists()
+    warning = next(line for line in again.warnings() if "several machines" in line)
+    assert warning.endswith("; 64 cores of another kind, torch 9.")
+    assert "several machines" not in str(result)
+
+
+def _scaled(model, factor):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(factor)
+    return model
+
+
 def test_another_comparison_in_the_same_folder_is_refused(folder):
     before = (folder / "plan.json").read_bytes()
     for change in ({"seeds": 6}, {"methods": ["sgd", "sgd+rule:3"]}):
@@ -136,9 +160,11 @@ def test_a_budget_sets_the_length_of_the_runs(tmp_path, monkeypatch):
         methods = {
             name: dataclasses.replace(cost, seconds=2e-4) for name, cost in costs.methods.items()
         }
-        return dataclasses.replace(costs, methods=methods, judging=1e-3)
+        return dataclasses.replace(costs, methods=methods, judging=1e-3, busy=1.0)
 
     monkeypatch.setattr(plans, "measure", on_a_quiet_machine)
+    for module in (engine, plans, rounds):  # nor does the time that this machine takes count
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 0.0))
     given = {**SMALL, "steps": None, "budget": "4s"}
     result = compare(build=linear, loss=squared, data=small_problem().batches, **given)
     assert result.plan.horizon >= 20
@@ -151,7 +177,7 @@ def test_a_budget_sets_the_length_of_the_runs(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"budget": "soon"}, "budget is 'soon'"),
-        ({"budget": "0.001s", "steps": None}, "leaves 0 steps"),
+        ({"budget": "0.001s", "steps": None}, "0 steps for each run"),
         ({"methods": ["sgd+rule:2"]}, "add one without depth to compare with, such as 'sgd'"),
         ({"trials": 2}, "trials is 2; use at least 3"),
         ({"steps": 1}, "steps is 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -25,13 +27,17 @@ class AtlasCommand:
 
     Examples:
         overparam atlas --quick
-        overparam atlas --budget 8h
+        overparam atlas --budget 2h
+        overparam atlas --only mnist1d cnn
     """
 
     quick: Annotated[bool, NO_DEFAULT] = False
-    """Eight small problems in ten minutes; more say nothing than in the full atlas."""
+    """Eight small problems and short runs; more say nothing than in the full atlas."""
     budget: Annotated[str | None, NO_DEFAULT] = None
-    """Time for everything; by default 9min if quick, else 8h."""
+    """Time for this command. If quick, 9min by default, and runs get shorter on a slow machine; the
+    full atlas stops then, the most important problems first, and the same command goes on."""
+    only: tuple[str, ...] = ()
+    """Problems whose names contain one of these words; by default all."""
     seeds: int = 8
     """Fresh seeds for each problem."""
     output: Path = Path("runs")
@@ -46,21 +52,33 @@ def run(command: AtlasCommand, console: Console) -> int:
     """Carry out `overparam atlas`; returns the exit status."""
     if command.workers < 0:
         raise ValueError(f"workers is {command.workers}; use at least 0.")
-    seconds = seconds_of(command.budget or ("9min" if command.quick else "8h"))
-    problems = QUICK if command.quick else FULL
+    cells = [
+        cell
+        for cell in (QUICK if command.quick else FULL)
+        if not command.only or any(word in cell.problem for word in command.only)
+    ]
+    if not cells:
+        raise ValueError(f"no problem contains {' or '.join(command.only)}; leave out --only.")
+    budget = command.budget or ("9min" if command.quick else None)
+    seconds = math.inf if budget is None else seconds_of(budget)
+    end = math.inf if command.quick else time.monotonic() + seconds
     folder = command.output / ("atlas-quick" if command.quick else "atlas")
     check_output(folder)
     with pool_of(command.scheduler, command.workers) as (workers, executor):
         atlas = make_atlas(
-            problems,
-            seconds,
+            cells,
             folder,
+            seconds=seconds if command.quick else None,
             seeds=command.seeds,
             workers=workers,
             executor=executor,
+            together=1 if command.quick else max(1, workers // 4),
+            suspend=lambda: time.monotonic() > end,
             console=console,
         )
     page = folder / "atlas.html"
     write_atlas(atlas, page)
-    say(console, "\n".join([*atlas.sentences, "", f"Atlas: {page}"]))
+    left = [f"{name}: {why}" for name, why in atlas.missing.items()]
+    done = f"{len(atlas.results)} of {len(cells)} problems are finished."
+    say(console, "\n".join([*atlas.sentences, "", done, *left, "", f"Atlas: {page}"]))
     return 0

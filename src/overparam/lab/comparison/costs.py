@@ -55,11 +55,13 @@ class Costs:
         methods: by name.
         start_loss: judged loss before training.
         judging: seconds at the end of a trial.
+        busy: mean seconds of a step over their median: above 1 where others use the machine too.
     """
 
     methods: dict[str, Cost]
     start_loss: float
     judging: float
+    busy: float = 1.0
 
 
 def measure(problem: Problem, methods: Sequence[str], seconds: float = 2.0) -> Costs:
@@ -81,7 +83,7 @@ def measure(problem: Problem, methods: Sequence[str], seconds: float = 2.0) -> C
             with FlopCounterMode(display=False) as counter:
                 run.advance(1)
             flops[name] = float(counter.get_total_flops())
-        times = _interleaved({n: run for n, run in runs.items() if not run.failure}, seconds)
+        times, busy = _interleaved({n: run for n, run in runs.items() if not run.failure}, seconds)
         alive = [run for run in runs.values() if not run.failure]
         start_loss, judging = _judge(problem, alive[0]) if alive else (math.inf, 0.0)
     costs = {
@@ -90,10 +92,11 @@ def measure(problem: Problem, methods: Sequence[str], seconds: float = 2.0) -> C
         else Cost(times[name], flops[name], *_numbers(run.optimizer))
         for name, run in runs.items()
     }
-    return Costs(costs, start_loss, judging)
+    return Costs(costs, start_loss, judging, busy)
 
 
-def _interleaved(runs: dict[str, TrialRun], seconds: float) -> dict[str, float]:
+def _interleaved(runs: dict[str, TrialRun], seconds: float) -> tuple[dict[str, float], float]:
+    """Median seconds of a step by method, and the mean over the median, of all together."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     least, most = _ROUNDS
     begin = time.perf_counter()
@@ -106,7 +109,9 @@ def _interleaved(runs: dict[str, TrialRun], seconds: float) -> dict[str, float]:
             run.advance(1)
             _wait()
             times[name].append(time.perf_counter() - before)
-    return {name: statistics.median(values) for name, values in times.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    means = math.fsum(statistics.fmean(values) for values in times.values())
+    return medians, max(1.0, means / math.fsum(medians.values())) if runs else 1.0
 
 
 def _wait() -> None:

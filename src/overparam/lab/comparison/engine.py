@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,22 @@ from torch import Tensor, nn
 from overparam.lab.cluster import claimed
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.comparison.methods import Method, parse_method
-from overparam.lab.comparison.plans import fingerprint, stored_plan, write_plan
+from overparam.lab.comparison.plans import fingerprint, stored_plan
 from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, Train, load_problem
+from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import Result
-from overparam.lab.comparison.rounds import carry_out
+from overparam.lab.comparison.rounds import Time, carry_out
+from overparam.lab.comparison.trial import ready
 from overparam.lab.local_workers import local_pool
-from overparam.lab.terminal import open_console, say
+from overparam.lab.terminal import open_console
 
 METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
-_FORMAT = 1
-_ROUND_SHARE = 0.9  # of the budget is for the rounds; the rest for the page
+_FORMAT = 2
+# Loading and measuring use torch's global generator; comparisons in other threads must wait.
+_PREPARING = threading.Lock()
+_ROUND_SHARE = 0.8  # of the budget is for the rounds; the rest for the page
+_STOP_SHARE = 0.9
 
 
 def compare(
@@ -41,7 +47,7 @@ def compare(
     judged_by: str = TRAINING_LOSS,
     title: str = "Your model",
     methods: Sequence[str] = METHODS,
-    budget: str | float = "10min",
+    budget: str | float | None = None,
     steps: int | None = None,
     seeds: int = 8,
     trials: int = 8,
@@ -52,6 +58,7 @@ def compare(
     workers: int = 0,
     executor: Executor | None = None,
     console: Console | None = None,
+    suspend: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Does depth help here? Compare methods on a problem, tuned alike, at equal loss.
 
@@ -68,9 +75,11 @@ def compare(
         judged_by: the training loss, or a name in ``evaluate``.
         title: of the problem.
         methods: names, at least one without depth.
-        budget: time for everything, which sets the length of the runs.
-        steps: length of the runs of tuning instead, which makes the numbers those of any other
-            machine of the same kind; the longest runs are twice as long.
+        budget: time for everything, which sets the length of the runs; 10 minutes if there is
+            neither a budget nor a number of steps. It is kept: the pace is measured all along, and
+            on a busy machine runs get shorter, or the protocol is cut, which the page says.
+        steps: length of the runs of tuning, which makes the numbers those of any other machine of
+            the same kind; the longest runs are twice as long. With a budget too, a limit.
         seeds: of the confirmation, at least 2. With fewer than 5 nothing is decided; 8 keep what
             the committed experiment promises, see benchmarks/comparison.md.
         trials: learning rates for each method; all get more while a best one is at the edge.
@@ -84,20 +93,22 @@ def compare(
         executor: any executor of PEP 3148 instead, whose workers share the directory; ``workers``
             then says how many they are, for the budget.
         console: where progress is shown; by default standard error.
+        suspend: asked now and then; if it returns True, OutOfTimeError is raised, and the same call
+            goes on later.
 
     Returns:
         The result: print it, or save it as a page.
 
     Raises:
         ValueError: a setting that cannot be used, a budget that is too small, or another command
-            is at work in the directory.
+            is at work in the directory. OutOfTimeError, which is one, if the budget ended before
+            anything can be said; the same call goes on from there, with a budget of its own.
     """
     given = problem
     if given is None:
         if build is None:
             raise ValueError("give build, loss and data, or a problem.")
         given = Problem(title, build, data, loss, train, dict(evaluate or {}), judged_by)
-    loaded = load_problem(given) if isinstance(given, str) else given
     chosen = _methods(methods, controls)
     for name, value, least in (
         ("seeds", seeds, 2),
@@ -108,37 +119,51 @@ def compare(
             raise ValueError(f"{name} is {value}; use at least {least}.")
     if steps is not None and steps < 2:
         raise ValueError(f"steps is {steps}; use at least 2.")
-    seconds = seconds_of(budget)
-    settings = {
-        "format": _FORMAT,
-        "problem": loaded.title,
-        "fingerprint": fingerprint(loaded),
-        "judged_by": loaded.judged_by,
-        "methods": [method.name for method in chosen],
-        "seeds": seeds,
-        "trials": trials,
-        "tuning_seeds": tuning_seeds,
-        "steps": steps,
-        "budget": None if steps is not None else seconds,
-    }
+    begin = time.monotonic()
+    if budget is None and steps is None:
+        budget = "10min"
+    seconds = math.inf if budget is None else seconds_of(budget)
+    limit = Time(begin + _ROUND_SHARE * seconds, begin + _STOP_SHARE * seconds, suspend)
     with ExitStack() as stack:
         if directory is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             folder = Path(directory)
             stack.enter_context(claimed(folder))
-        deadline = math.inf if steps is not None else time.monotonic() + _ROUND_SHARE * seconds
-        plan, costs, identity = stored_plan(
-            folder, settings, loaded, chosen, seconds, workers, overwrite
-        )
         pool = executor or (stack.enter_context(local_pool(workers)) if workers else 0)
+        if (
+            isinstance(pool, ProcessPoolExecutor)
+            and executor is None
+            and not (folder / "plan.json").exists()
+        ):
+            # Before the measurement, so that it sees the time that is left.
+            wait([pool.submit(ready, given) for _ in range(workers)])
+        with _PREPARING:
+            loaded = load_problem(given) if isinstance(given, str) else given
+            settings = {
+                "format": _FORMAT,
+                "problem": loaded.title,
+                "fingerprint": fingerprint(loaded),
+                "judged_by": loaded.judged_by,
+                "methods": [method.name for method in chosen],
+                "seeds": seeds,
+                "trials": trials,
+                "tuning_seeds": tuning_seeds,
+                "steps": steps,
+                "budget": seconds if math.isfinite(seconds) else None,
+            }
+            stored = stored_plan(folder, settings, loaded, workers, overwrite, begin)
         console = console or open_console(stderr=True)
-        findings = carry_out(plan, costs, given, identity, folder, pool, console, deadline)
-        while isinstance(findings, int):
-            say(console, f"The machine is busy: runs of {findings} steps, not {plan.horizon}.")
-            plan, identity = write_plan(folder, settings, costs, chosen, findings)
-            findings = carry_out(plan, costs, given, identity, folder, pool, console, deadline)
-    return Result(loaded.title, loaded.judged_by, plan, costs, findings)
+        try:
+            findings = carry_out(stored, given, pool, console, limit)
+        except OutOfTimeError as error:
+            if suspend():
+                raise
+            raise OutOfTimeError(
+                f"{error}; the machine is too busy for a budget of {budget}. Use a larger one"
+                + ("." if directory is None else ", or run the same command again to go on.")
+            ) from None
+    return Result(loaded.title, loaded.judged_by, stored, findings)
 
 
 def _methods(names: Sequence[str], controls: bool) -> list[Method]:

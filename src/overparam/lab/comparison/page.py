@@ -275,11 +275,12 @@ def _cost_table(result: Result) -> str:
         shares = [f"{1000 * cost.seconds:.3g} ms", f"{cost.flops:.3g}"]
         kept = [f"{cost.parameters:,}", f"{cost.state:,}"]
         rows.append([name, *shares, *kept, *(_metric(result, name, metric) for metric in metrics)])
+    where = escape(result.stored.machines[0]) if result.stored.machines else "this machine"
     header = ["method", "seconds", "flops", "parameters", "state", *metrics]
     note = (
-        "<p class='note'>Of one step: seconds as measured here, methods in turns; flops of matrix "
-        "products and convolutions (decompositions are not counted). Parameters of the model; "
-        "numbers that the optimizer keeps beside them, factors included.</p>"
+        f"<p class='note'>Of one step: seconds as measured, methods in turns, on {where}; flops of "
+        "matrix products and convolutions (decompositions are not counted). Parameters of the "
+        "model; numbers that the optimizer keeps beside them, factors included.</p>"
     )
     return html_table(header, rows) + note
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import os
+import platform
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,9 @@ import torch
 from torch import Tensor
 
 from overparam._files import write_whole
-from overparam.lab.comparison.budget import affordable_steps
+from overparam.lab.comparison.budget import affordable, cuts
 from overparam.lab.comparison.costs import Cost, Costs, measure
-from overparam.lab.comparison.methods import Method
+from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.problem import Problem
 from overparam.lab.comparison.protocol import Plan
 from overparam.lab.comparison.trial import generators_kept, seed_all, seed_for
@@ -24,7 +30,11 @@ _MEASURED_SHARE = 0.03  # of the budget
 
 
 def fingerprint(problem: Problem) -> str:
-    """Hash of what can be seen of a problem: the start of the model and the first batch."""
+    """Hash of what can be seen of a problem: the start of the model and the first batch.
+
+    Of each tensor of floats only a weighted mean counts, to three digits: another processor or
+    another version of torch may round differently, and the problem is the same.
+    """
     digest = hashlib.sha256()
     with generators_kept():
         seed_all(seed_for(0, "start"))
@@ -33,8 +43,13 @@ def fingerprint(problem: Problem) -> str:
             tensors.append(next(problem.stream(0)))
     for tensor in _flat(tensors):
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest.update(numbers.tobytes())
+        numbers = tensor.detach().cpu().flatten().double()
+        if tensor.is_floating_point():
+            weights = torch.arange(len(numbers), dtype=torch.float64).cos() + 2
+            sums = (weights @ numbers, weights @ numbers.abs(), weights @ numbers.square())
+            digest.update(" ".join(f"{float(each):.2e}" for each in sums).encode())
+        else:
+            digest.update(str(numbers.tolist()).encode())
     return digest.hexdigest()
 
 
@@ -48,63 +63,114 @@ def _flat(value: Any) -> list[Tensor]:
     return []
 
 
+@dataclass
+class PlanFile:
+    """The plan of a comparison as it is stored; every change is written at once.
+
+    Attributes:
+        file: where it is stored.
+        settings: what the user asked for.
+        costs: of the methods.
+        horizon: steps of the runs of tuning.
+        cut: parts of the plan that were changed to keep the budget.
+        notes: what was changed, in words.
+        machines: on which it was worked.
+    """
+
+    file: Path
+    settings: dict[str, Any]
+    costs: Costs
+    horizon: int
+    cut: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    machines: list[str] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the methods that can be trained."""
+        return replace(_plan(self.settings, self.costs, self.horizon), **self.cut)
+
+    @property
+    def identity(self) -> str:
+        """Of everything that determines the curves: not of cuts, which only leave some out."""
+        text = json.dumps([self.settings, self.horizon], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def change(self, plan: Plan, why: Sequence[str]) -> None:
+        """Store a plan that was cut, or whose runs are shorter."""
+        names = ("trials", "seeds", "rungs", "extended")
+        full = _plan(self.settings, self.costs, plan.horizon)
+        self.cut = {n: getattr(plan, n) for n in names if getattr(plan, n) != getattr(full, n)}
+        self.horizon = plan.horizon
+        self.notes += why
+        self.write()
+
+    def work_here(self) -> None:
+        """Note the machine."""
+        if machine() not in self.machines:
+            self.machines.append(machine())
+            self.write()
+
+    def write(self) -> None:
+        """Store it, in place of an older one."""
+        stored = dataclasses.asdict(self)
+        del stored["file"]
+        write_whole(self.file, json.dumps(stored, indent=2, sort_keys=True).encode())
+
+
 def stored_plan(
     folder: Path,
     settings: dict[str, Any],
     problem: Problem,
-    methods: Sequence[Method],
-    seconds: float,
     workers: int,
     overwrite: bool,
-) -> tuple[Plan, Costs, str]:
-    """The stored plan of this comparison, or a new one, after measuring the methods."""
+    begin: float,
+) -> PlanFile:
+    """The stored plan of this comparison, or a new one, after measuring the methods.
+
+    Args:
+        folder: of the comparison.
+        settings: what the user asked for.
+        problem: what is trained.
+        workers: processes.
+        overwrite: whether to replace the plan of another comparison.
+        begin: of the budget, on the clock of ``time.monotonic``.
+    """
     file = folder / "plan.json"
     stored = _read_plan(file, settings, overwrite)
-    if stored is None:
-        costs = measure(problem, [m.name for m in methods], min(5.0, _MEASURED_SHARE * seconds))
-        usable = [m for m in methods if not costs.methods[m.name].failure]
-        if not any(m.is_baseline for m in usable):
-            reasons = {f"{name}: {cost.failure}" for name, cost in costs.methods.items()}
-            raise ValueError(
-                f"no method without depth can be trained. {'; '.join(sorted(reasons))}"
-            )
-        steps = settings["steps"] or affordable_steps(
-            costs,
-            [m.name for m in usable],
-            seconds,
-            trials=settings["trials"],
-            tuning_seeds=settings["tuning_seeds"],
-            seeds=settings["seeds"],
-            workers=workers,
-        )
-        if problem.steps is not None:
-            steps = min(steps, problem.steps // 2)  # the longest runs are twice as long
-        plan, identity = write_plan(folder, settings, costs, methods, steps)
-        return plan, costs, identity
-    costs = Costs(
-        {name: Cost(**stored["costs"]["methods"][name]) for name in settings["methods"]},
-        stored["costs"]["start_loss"],
-        stored["costs"]["judging"],
-    )
-    plan, identity = _plan_of(settings, costs, methods, stored["horizon"])
-    return plan, costs, identity
+    if stored is not None:
+        return stored
+    seconds = settings["budget"]
+    costs = measure(problem, settings["methods"], min(5.0, _MEASURED_SHARE * (seconds or math.inf)))
+    if not any(
+        parse_method(m).is_baseline for m, cost in costs.methods.items() if not cost.failure
+    ):
+        reasons = {f"{name}: {cost.failure}" for name, cost in costs.methods.items()}
+        raise ValueError(f"no method without depth can be trained. {'; '.join(sorted(reasons))}")
+    full = _plan(settings, costs, settings["steps"] or sys.maxsize)
+    plan = full
+    if seconds is not None:
+        plan = affordable(full, costs, seconds - (time.monotonic() - begin), workers)
+    steps = min(full.horizon, plan.horizon)
+    if problem.steps is not None:
+        steps = min(steps, problem.steps // 2)  # the longest runs are twice as long
+    made = PlanFile(file, settings, costs, steps)
+    made.change(replace(plan, horizon=steps), cuts(replace(full, horizon=plan.horizon), plan))
+    return made
 
 
-def write_plan(
-    folder: Path, settings: dict[str, Any], costs: Costs, methods: Sequence[Method], horizon: int
-) -> tuple[Plan, str]:
-    """Store a plan, in place of an older one; returns it with its identity."""
-    stored = {"settings": settings, "horizon": horizon, "costs": dataclasses.asdict(costs)}
-    write_whole(folder / "plan.json", json.dumps(stored, indent=2, sort_keys=True).encode())
-    return _plan_of(settings, costs, methods, horizon)
+def machine() -> str:
+    """This machine, and the version of torch, in a line."""
+    names = [platform.processor() or platform.machine()]
+    if (info := Path("/proc/cpuinfo")).exists():
+        lines = info.read_text(errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if "model name" in line] or names
+    return f"{os.cpu_count()} cores of {names[0]}, torch {torch.__version__}"
 
 
-def _plan_of(
-    settings: dict[str, Any], costs: Costs, methods: Sequence[Method], horizon: int
-) -> tuple[Plan, str]:
-    """The plan, and the identity of everything that determines its curves."""
-    usable = [m for m in methods if not costs.methods[m.name].failure]
-    plan = Plan(
+def _plan(settings: dict[str, Any], costs: Costs, horizon: int) -> Plan:
+    usable = [parse_method(n) for n in settings["methods"] if not costs.methods[n].failure]
+    return Plan(
         {method.name: method.start for method in usable},
         tuple(method.name for method in usable if method.is_baseline),
         horizon,
@@ -113,20 +179,30 @@ def _plan_of(
         settings["seeds"],
         costs.start_loss,
     )
-    text = json.dumps([settings, horizon], sort_keys=True)
-    return plan, hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def stored_budget(folder: Path) -> float | None:
+    """The budget of the comparison in a folder, if there is one and it has one."""
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))["settings"]["budget"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> PlanFile | None:
     if not file.exists():
         return None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        same = stored["settings"] == settings
+        if stored["settings"] == settings:
+            costs = stored["costs"]
+            methods = {name: Cost(**costs["methods"][name]) for name in settings["methods"]}
+            stored["costs"] = Costs(**{**costs, "methods": methods})
+            if "rungs" in stored["cut"]:
+                stored["cut"]["rungs"] = tuple(stored["cut"]["rungs"])
+            return PlanFile(file, **stored)
     except (ValueError, KeyError, TypeError):
-        stored, same = {}, False
-    if same:
-        return stored
+        pass
     if not overwrite:
         raise ValueError(
             f"{file.parent} holds another comparison; choose another directory (or --name), or "

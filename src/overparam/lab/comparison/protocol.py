@@ -8,15 +8,16 @@ curves made up for a test.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from overparam.lab.comparison.ladder import horizons, steps_to
+from overparam.lab.comparison.ladder import RUNGS, horizons, steps_to
 from overparam.lab.comparison.search import FIRST, Tuned, is_edge, next_rung, rate, tuned
 from overparam.lab.comparison.statistics import SpeedUp, speed_up
 
 _TUNING_SEEDS = 1_000_000  # the first seed of tuning; those of confirmation start at 0
+_LEAST_SEEDS = 2  # for an interval
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Plan:
         tuning_seeds: seeds of each trial of tuning.
         seeds: seeds of confirmation.
         start_loss: judged loss before training, which counts for a run that failed.
+        rungs: of the ladder of confirmation, as multiples of the horizon.
+        extended: whether there are more learning rates while a best one is at the edge.
     """
 
     starts: Mapping[str, float]
@@ -77,11 +80,13 @@ class Plan:
     tuning_seeds: int = 2
     seeds: int = 5
     start_loss: float = math.inf
+    rungs: tuple[float, ...] = RUNGS
+    extended: bool = True
 
     @property
     def ladder(self) -> tuple[int, ...]:
         """The horizons of confirmation."""
-        return horizons(self.horizon)
+        return horizons(self.horizon, self.rungs)
 
     def steps_of(self, method: str) -> int:
         """Steps that all trials of a method take, without the A/A control."""
@@ -93,6 +98,7 @@ class Findings:
     """What the protocol found.
 
     Attributes:
+        plan: as it was carried out.
         tuning: by method.
         baseline: the best method without depth; empty if every one failed.
         target: the loss to reach: the baseline's at the end of tuning.
@@ -102,6 +108,7 @@ class Findings:
         outcomes: of all trials.
     """
 
+    plan: Plan
     tuning: Mapping[str, Tuned]
     baseline: str
     target: float
@@ -111,29 +118,56 @@ class Findings:
     outcomes: Mapping[Trial, Outcome]
 
 
-Rounds = Generator[list[Trial], list[Outcome], Findings]
+class OutOfTimeError(ValueError):
+    """The time ended before anything could be said; what was trained is kept."""
+
+
+Rounds = Generator[list[Trial], list[Outcome | None], Findings]
+Revise = Callable[[Plan, int], Plan]
 CONTROL = "A/A"
 
 
-def protocol(plan: Plan) -> Rounds:
-    """Yield rounds of trials, be sent their outcomes, return the findings."""
+def protocol(plan: Plan, revise: Revise = lambda plan, tried: plan) -> Rounds:
+    """Yield rounds of trials, be sent their outcomes, return the findings.
+
+    Args:
+        plan: what is fixed.
+        revise: asked before every round for the plan of what is left, given the plan and how many
+            learning rates every method has tried: a smaller one where time is short.
+
+    Raises:
+        OutOfTimeError: an outcome is None, for want of time, and what is left says nothing. The
+            confirmation can do with its first seeds.
+    """
     outcomes: dict[Trial, Outcome] = {}
-    tuning = yield from _tune(plan, outcomes)
+    plan, tuning = yield from _tune(plan, revise, outcomes)
     usable = [name for name in plan.baselines if not tuning[name].failed]
     if not usable:
-        return Findings(tuning, "", math.nan, {}, {}, None, outcomes)
+        return Findings(plan, tuning, "", math.nan, {}, {}, None, outcomes)
     baseline = min(usable, key=lambda name: min(tuning[name].losses.values()))
-    trials = {
-        name: [
-            Trial(name.removesuffix(CONTROL), found.lr, horizon, seed, int(name.endswith(CONTROL)))
-            for seed in range(plan.seeds)
-            for horizon in plan.ladder
-        ]
+    confirmed = {
+        name: found
         for name, found in {**tuning, baseline + CONTROL: tuning[baseline]}.items()
         if not found.failed
     }
-    yield from _ask([trial for group in trials.values() for trial in group], outcomes)
-    losses = {name: _rows(plan, group, outcomes) for name, group in trials.items()}
+
+    def trials(name: str, seed: int) -> list[Trial]:
+        method, stream = name.removesuffix(CONTROL), int(name.endswith(CONTROL))
+        lr = confirmed[name].lr
+        return [Trial(method, lr, horizon, seed, stream) for horizon in plan.ladder]
+
+    by_seed = [
+        [trial for name in confirmed for trial in trials(name, seed)] for seed in range(plan.seeds)
+    ]
+    yield from _ask([trial for group in by_seed for trial in group], outcomes)
+    whole = [all(trial in outcomes for trial in group) for group in by_seed]
+    plan = replace(plan, seeds=[*whole, False].index(False))
+    if plan.seeds < _LEAST_SEEDS:
+        raise OutOfTimeError(f"the time ended when {plan.seeds} seeds were confirmed")
+    losses = {
+        name: [_losses(plan, trials(name, seed), outcomes) for seed in range(plan.seeds)]
+        for name in confirmed
+    }
     target = min(tuning[baseline].losses.values())
     speeds = {
         name: compare_ladders(plan.ladder, losses[baseline], rows, target)
@@ -141,7 +175,7 @@ def protocol(plan: Plan) -> Rounds:
         if name != baseline
     }
     control = speeds.pop(baseline + CONTROL)
-    return Findings(tuning, baseline, target, losses, speeds, control, outcomes)
+    return Findings(plan, tuning, baseline, target, losses, speeds, control, outcomes)
 
 
 def compare_ladders(
@@ -168,7 +202,9 @@ def compare_ladders(
     return speed_up(logs, censored)
 
 
-def _tune(plan: Plan, outcomes: dict[Trial, Outcome]) -> Generator[list, list, dict[str, Tuned]]:
+def _tune(
+    plan: Plan, revise: Revise, outcomes: dict[Trial, Outcome]
+) -> Generator[list[Trial], list[Outcome | None], tuple[Plan, dict[str, Tuned]]]:
     seeds = range(_TUNING_SEEDS, _TUNING_SEEDS + plan.tuning_seeds)
     found: dict[str, dict[int, float]] = {name: {} for name in plan.starts}
 
@@ -176,35 +212,34 @@ def _tune(plan: Plan, outcomes: dict[Trial, Outcome]) -> Generator[list, list, d
         lr = rate(plan.starts[name], rung)
         return [Trial(name, lr, plan.horizon, seed) for seed in seeds]
 
-    def searching() -> bool:
-        """Whether all have trials left; or some best rate is at the edge, and not for ever."""
+    while True:
         tried = min(map(len, found.values()))
-        edge = any(is_edge(losses) for losses in found.values())
-        return tried < plan.trials or (edge and tried < 2 * plan.trials)
-
-    while searching():
+        plan = revise(plan, tried)
+        edge = plan.extended and any(is_edge(losses) for losses in found.values())
+        if tried >= plan.trials and not (edge and tried < 2 * plan.trials):
+            return plan, {name: tuned(plan.starts[name], losses) for name, losses in found.items()}
         todo = {
             name: (next_rung(losses),) if losses else FIRST[: plan.trials]
             for name, losses in found.items()
         }
         asked = [(name, rung) for name, rungs in todo.items() for rung in rungs]
-        yield from _ask([trial for each in asked for trial in trials(*each)], outcomes)
+        wanted = [trial for each in asked for trial in trials(*each)]
+        yield from _ask(wanted, outcomes)
+        if not all(trial in outcomes for trial in wanted):
+            raise OutOfTimeError("the time ended in tuning")
         for name, rung in asked:
             found[name][rung] = fmean(outcomes[trial].loss for trial in trials(name, rung))
-    return {name: tuned(plan.starts[name], losses) for name, losses in found.items()}
 
 
 def _ask(
     trials: list[Trial], outcomes: dict[Trial, Outcome]
-) -> Generator[list[Trial], list[Outcome], None]:
+) -> Generator[list[Trial], list[Outcome | None], None]:
     answers = yield trials
-    outcomes.update(zip(trials, answers, strict=True))
+    outcomes.update(
+        (trial, answer) for trial, answer in zip(trials, answers, strict=True) if answer is not None
+    )
 
 
-def _rows(
-    plan: Plan, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]
-) -> list[list[float]]:
+def _losses(plan: Plan, trials: Sequence[Trial], outcomes: Mapping[Trial, Outcome]) -> list[float]:
     losses = [outcomes[trial].loss for trial in trials]
-    finite = [loss if math.isfinite(loss) else plan.start_loss for loss in losses]
-    width = len(plan.ladder)
-    return [finite[i : i + width] for i in range(0, len(finite), width)]
+    return [loss if math.isfinite(loss) else plan.start_loss for loss in losses]

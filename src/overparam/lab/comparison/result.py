@@ -11,6 +11,7 @@ from statistics import median
 
 from overparam.lab.comparison.costs import Costs
 from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.plans import PlanFile
 from overparam.lab.comparison.protocol import Findings, Plan
 from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp
 from overparam.lab.verdicts import Verdict
@@ -23,16 +24,24 @@ class Result:
     Attributes:
         title: of the problem.
         judged_by: what runs are judged by.
-        plan: what was fixed before the first trial.
-        costs: of each method.
+        stored: the plan, the costs of each method, and what was changed on the way.
         findings: of the protocol.
     """
 
     title: str
     judged_by: str
-    plan: Plan
-    costs: Costs
+    stored: PlanFile
     findings: Findings
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it was carried out."""
+        return self.findings.plan
+
+    @property
+    def costs(self) -> Costs:
+        """The costs of each method."""
+        return self.stored.costs
 
     @cached_property
     def ranked(self) -> list[str]:
@@ -211,6 +220,12 @@ def _bound(found: SpeedUp) -> int:
 
 def _warnings(result: Result) -> Iterable[str]:
     findings, plan = result.findings, result.plan
+    yield from result.stored.notes
+    if len(result.stored.machines) > 1:
+        yield (
+            "Trained on several machines, which may round differently; seconds are those of the "
+            f"first: {'; '.join(result.stored.machines)}."
+        )
     control = findings.control
     if control is not None and control.decision in ("faster", "slower"):
         yield (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes a second to import
 
 LEVEL = 0.95
 THRESHOLD = 1.05  # speed-ups nearer to 1 than this are of no use to anybody
@@ -62,8 +62,8 @@ def expanded_tail(count: int, level: float = LEVEL) -> float:
         >>> round(expanded_tail(5), 5), round(expanded_tail(1000), 3)
         (0.00095, 0.025)
     """
-    quantile = stats.t.ppf((1 + level) / 2, count - 1)
-    return float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
+    quantile = special.stdtrit(count - 1, (1 + level) / 2)
+    return float(special.ndtr(-math.sqrt(count / (count - 1)) * quantile))
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -72,7 +72,6 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
     No resample reaches beyond the values themselves: five values of the same sign, which chance
     alone gives in 6 % of repetitions, would exclude zero at any level. So the interval is at
     least as wide as Student's. The resamples are the same at each call, and so is the interval.
-
 
     Args:
         values: one difference for each seed.
@@ -87,7 +86,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
     picks = np.random.default_rng(0).integers(len(sample), size=(_RESAMPLES, len(sample)))
     tail = expanded_tail(len(sample), level)
     low, high = np.quantile(sample[picks].mean(axis=1), (tail, 1 - tail))
-    quantile = stats.t.ppf((1 + level) / 2, len(sample) - 1)
+    quantile = special.stdtrit(len(sample) - 1, (1 + level) / 2)
     half = quantile * sample.std(ddof=1) / math.sqrt(len(sample))
     return min(float(low), sample.mean() - half), max(float(high), sample.mean() + half)
 
@@ -103,7 +102,7 @@ def smallest_effect(values: Sequence[float], power: float = POWER) -> float:
     count = len(values)
     if count < 2:
         return math.inf
-    quantiles = stats.t.ppf((1 + LEVEL) / 2, count - 1) + stats.t.ppf(power, count - 1)
+    quantiles = special.stdtrit(count - 1, (1 + LEVEL) / 2) + special.stdtrit(count - 1, power)
     return float(quantiles * np.std(values, ddof=1) / math.sqrt(count))
 
 
@@ -111,7 +110,7 @@ def seeds_needed(values: Sequence[float], effect: float, most: int = 1000) -> in
     """How many seeds would show a difference of this size with a chance of 80 %."""
     deviation = float(np.std(values, ddof=1))
     for count in range(LEAST_SEEDS, most):
-        quantiles = stats.t.ppf((1 + LEVEL) / 2, count - 1) + stats.t.ppf(POWER, count - 1)
+        quantiles = special.stdtrit(count - 1, (1 + LEVEL) / 2) + special.stdtrit(count - 1, POWER)
         if quantiles * deviation / math.sqrt(count) <= effect:
             return count
     return most

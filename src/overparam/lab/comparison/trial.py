@@ -305,6 +305,12 @@ class TrialJob:
 _loaded = functools.lru_cache(maxsize=4)(load_problem)
 
 
+def ready(problem: Problem | str) -> None:
+    """Import and load what a worker needs for its first trial."""
+    if isinstance(problem, str):
+        _loaded(problem)
+
+
 def write_outcome(path: Path, trial: Trial, outcome: Outcome) -> None:
     """Store an outcome; the same outcome gives the same bytes."""
     content = {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)}

@@ -1,0 +1,223 @@
+"""The cells of the atlas as a table, the sentences that follow from it, and the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from overparam.lab.charts.study import styled
+from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.names import parse_call
+from overparam.lab.comparison.protocol import compare_ladders
+from overparam.lab.comparison.result import Result
+from overparam.lab.comparison.statistics import SpeedUp
+from overparam.lab.problems.pieces import NORMS
+from overparam.lab.verdicts import verdict_of
+
+BEST, OWN = "over the best method without depth", "over the same optimizer without depth"
+_DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
+_DEPTH = ("factors", "rule", "model")
+_SCHEMA = {
+    "problem": pl.String, "method": pl.String, "optimizer": pl.String, "kind": pl.String,
+    "over": pl.String, "than": pl.String, "decision": pl.String, "median": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "in_seconds": pl.Float64, "smallest": pl.Float64,
+    "censored": pl.Int64, "values": pl.List(pl.Float64), "lr": pl.Float64, "edge": pl.Boolean,
+    "steps": pl.Int64, "loss": pl.Float64, "loss_than": pl.Float64, "notes": pl.String,
+    "machines": pl.String,
+}  # fmt: skip
+
+
+def atlas_table(results: Mapping[str, Result]) -> pl.DataFrame:
+    """Two rows for each method with depth: against the best method without, and against its own.
+
+    The first is what the protocol decides. The second is read off the same runs, at the loss that
+    the optimizer without depth reached in tuning; it says what depth does to that optimizer, good
+    or not.
+    """
+    rows = [row for name, result in results.items() for row in _rows(name, result)]
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
+    findings, rows = result.findings, []
+    for name in sorted(result.deep):
+        method, tuned = parse_method(name), findings.tuning[name]
+        own = next((plain for plain in findings.losses if _is_plain_of(plain, name)), None)
+        compared = [(BEST, findings.baseline, findings.speed_ups[name])]
+        if own is not None:
+            target = min(findings.tuning[own].losses.values())
+            losses = (findings.losses[own], findings.losses[name])
+            compared.append((OWN, own, compare_ladders(result.plan.ladder, *losses, target)))
+        for over, than, found in compared:
+            seconds = [result.costs.methods[each].seconds for each in (than, name)]
+            rows.append({
+                "problem": problem, "method": name, "optimizer": own or method.base,
+                "kind": method.kind, "over": over, "than": than, **_numbers(found),
+                "in_seconds": found.median * seconds[0] / seconds[1],
+                "lr": tuned.lr, "edge": tuned.edge, "steps": result.plan.horizon,
+                "loss": result.final_loss(name), "loss_than": result.final_loss(than),
+                "notes": "\n".join(result.stored.notes),
+                "machines": "\n".join(result.stored.machines),
+            })  # fmt: skip
+    return rows
+
+
+def _is_plain_of(plain: str, name: str) -> bool:
+    """Whether a method is the optimizer of another one, without its depth."""
+    if plain.endswith("A/A"):
+        return False
+    own, method = parse_method(plain), parse_method(name)
+    same = own.base == method.base and set(own.options) <= set(method.options)
+    return (
+        same
+        and own.is_baseline
+        and ("momentum" in dict(own.options)) == ("momentum" in dict(method.options))
+    )
+
+
+def _numbers(found: SpeedUp) -> dict[str, Any]:
+    return {
+        "decision": found.decision, "median": found.median, "low": found.low, "high": found.high,
+        "smallest": found.smallest, "censored": found.censored, "values": list(found.values),
+    }  # fmt: skip
+
+
+def sentences(table: pl.DataFrame) -> list[str]:
+    """The answer to "where does depth help?": for all cells, then for parts of them."""
+    depth = pl.col("kind").is_in(_DEPTH)
+    best, own = (table.filter(pl.col("over") == over) for over in (BEST, OWN))
+    lines = [counted("Depth", best.filter(depth), BEST)]
+    for optimizer in own["optimizer"].unique(maintain_order=True):
+        part = own.filter(depth, pl.col("optimizer") == optimizer)
+        if len(part):
+            lines.append(counted(f"Depth with {optimizer}", part, "over the same without"))
+    if line := _by_norm(own):
+        lines.append(line)
+    radial = own.filter(pl.col("kind") == "radial")
+    if len(radial):
+        lines.append(counted("The radial step alone", radial, OWN))
+    faster = best.filter(pl.col("decision") == "faster")
+    kept = faster.filter(pl.col("in_seconds") > 1)
+    lines.append(
+        f"Of the {len(faster)} cases that are faster in steps than the best method without depth, "
+        f"{len(kept)} are so in seconds too."
+    )
+    return lines
+
+
+def counted(what: str, cells: pl.DataFrame, over: str) -> str:
+    """One sentence with its numbers and its verdict."""
+    decisions = cells["decision"].to_list()
+    count = decisions.count
+    verdict = verdict_of(_DECIDED[decision] for decision in decisions)
+    middle = f", median speed-up {cells['median'].median():.2f}" if decisions else ""
+    return (
+        f"{what} is faster in {count('faster')} of {len(decisions)} cases, slower in "
+        f"{count('slower')}, not faster in {count('not faster')}, undecided in "
+        f"{count('too early')} ({over}{middle}): {verdict}."
+    )
+
+
+def _by_norm(own: pl.DataFrame) -> str:
+    """What normalization does to the gain of the perceptrons on MNIST-1D."""
+    parts = []
+    for norm in NORMS:
+        here = pl.col("problem").str.starts_with("mnist1d-mlp") & pl.col("problem").str.contains(
+            f'norm="{norm}"', literal=True
+        )
+        cells = own.filter(here, pl.col("kind").is_in(_DEPTH))
+        if len(cells):
+            shown = ", ".join(
+                f"{row['method']} {row['median']:.2f}"
+                for row in cells.group_by("method", maintain_order=True)
+                .agg(pl.col("median").median())
+                .iter_rows(named=True)
+            )
+            parts.append(f"{norm}: {shown}")
+    if len(parts) < 2:
+        return ""
+    return f"By normalization, perceptrons on MNIST-1D ({OWN}): {'; '.join(parts)}."
+
+
+def picture(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """A row for each problem, a dot for each method, and one panel for each comparison.
+
+    It is narrow enough for a telephone.
+    """
+    problems = table["problem"].unique(maintain_order=True).to_list()
+    panels = [_panel(table.filter(pl.col("over") == over), over, problems) for over in (BEST, OWN)]
+    chart = alt.vconcat(*panels, spacing=22)
+    return styled(chart, "Speed-up of each method with depth on each problem.")
+
+
+def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.LayerChart:
+    rows = cells.select(
+        pl.col("problem").replace_strict({name: short_name(name) for name in problems}),
+        *("method", "optimizer", "kind", "than", "decision"),
+        *(pl.col(name).clip(0.5, 2).round_sig_figs(4) for name in ("median", "low", "high")),
+        pl.col("decision").ne("too early").alias("decided"),
+    )
+    order = [short_name(name) for name in problems]
+    scale = alt.Scale(type="log", domain=[0.48, 2.08], nice=False)
+    x = alt.X("median:Q", title=f"Speed-up {over}", scale=scale, axis=_AXIS)
+    y = alt.Y("problem:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, grid=True))
+    colour = alt.Color(
+        "kind:N",
+        scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())),
+        legend=alt.Legend(title=None, orient="top", columns=4),
+    )
+    shape = alt.Shape("optimizer:N", legend=alt.Legend(title=None, orient="top", columns=2))
+    tooltip = ["problem:N", "method:N", "than:N", "median:Q", "low:Q", "high:Q", "decision:N"]
+    strong = alt.condition("datum.decided", alt.value(1.0), alt.value(0.35))
+    dots = (
+        alt.Chart(rows)
+        .mark_point(size=55, filled=True)
+        .encode(x=x, y=y, color=colour, shape=shape, opacity=strong, tooltip=tooltip)
+    )
+    one = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color="#5c5c5c")
+    line = one.encode(x=alt.X("one:Q", scale=scale))
+    return alt.LayerChart(layer=[line, dots], width=190, height=alt.Step(24))
+
+
+_COLOURS = {"factors": "#0072b2", "rule": "#d55e00", "model": "#009e73", "radial": "#8a8a8a"}
+_AXIS = alt.Axis(values=[0.5, 0.7, 1, 1.4, 2], format="~g", titleLimit=330, titleAnchor="end")
+CAPTION = (
+    "Speed-up in steps at equal loss, median over fresh seeds; right of the line is faster. Pale: "
+    "too early to say. At 0.5 and 2 it may be a bound: no run was longer or shorter. Above, the "
+    "comparison that the protocol decides; below, the same runs against their own optimizer."
+)
+
+
+def short_name(problem: str) -> str:
+    """The name of a problem on an axis.
+
+    Example:
+        >>> short_name('mnist1d-mlp(norm="batch", depth=3)'), short_name("cnn")
+        ('mnist1d-mlp batch 3', 'cnn')
+    """
+    word, options = parse_call(problem, "problem")
+    return " ".join([word, *(str(value) for value in options.values())])
+
+
+def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
+    """Rows for a table on a page: every cell, whichever way it went."""
+    return [
+        (
+            row["problem"], row["method"], row["than"],
+            f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            f"{row['in_seconds']:.2f}", f"{row['loss']:.4g}", f"{row['loss_than']:.4g}",
+            row["decision"] + (", lr at the edge" if row["edge"] else ""),
+        )
+        for row in table.iter_rows(named=True)
+        if math.isfinite(row["median"])
+    ]  # fmt: skip
+
+
+HEADER = (
+    *("problem", "method", "than", "speed-up in steps", "in seconds", "loss", "loss of that"),
+    "verdict",
+)

@@ -1,0 +1,95 @@
+"""The table of the atlas, against the runs that it is made of."""
+
+import io
+import math
+
+import polars as pl
+import pytest
+from rich.console import Console
+from support.comparison_cases import small_problem
+
+from overparam.lab.comparison import compare
+from overparam.lab.comparison.atlas_table import (
+    BEST,
+    OWN,
+    atlas_table,
+    counted,
+    picture,
+    problem_lines,
+    sentences,
+)
+from overparam.lab.comparison.ladder import steps_to
+
+METHODS = ["sgd", "momentum", "sgd+rule:2", "momentum+factors:2", "sgd+radial:2"]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return compare(
+        small_problem(),
+        methods=METHODS,
+        controls=False,
+        steps=12,
+        trials=4,
+        tuning_seeds=1,
+        console=Console(file=io.StringIO()),
+    )
+
+
+@pytest.fixture(scope="module")
+def table(result):
+    names = [f'mnist1d-mlp(norm="{norm}")' for norm in ("none", "batch")]
+    return atlas_table(dict.fromkeys(names, result))
+
+
+def test_each_method_is_compared_with_the_best_and_with_its_own(table, result):
+    one = table.filter(pl.col("problem") == 'mnist1d-mlp(norm="none")')
+    assert len(one) == 6
+    own = one.filter(pl.col("over") == OWN)
+    assert dict(own.select("method", "than").iter_rows()) == {
+        "sgd+rule:2": "sgd", "momentum+factors:2": "momentum", "sgd+radial:2": "sgd",
+    }  # fmt: skip
+    for row in one.filter(pl.col("over") == BEST).iter_rows(named=True):
+        assert row["than"] == result.findings.baseline
+        assert row["median"] == result.findings.speed_ups[row["method"]].median
+
+
+def test_the_speed_up_over_its_own_optimizer_is_read_off_the_same_runs(table, result):
+    row = table.row(by_predicate=(pl.col("method") == "sgd+rule:2") & (pl.col("over") == OWN)
+                    & pl.col("problem").str.contains("none"), named=True)  # fmt: skip
+    findings = result.findings
+    target = min(findings.tuning["sgd"].losses.values())
+    for seed, value in enumerate(row["values"]):
+        steps = [
+            steps_to(target, result.plan.ladder, findings.losses[name][seed])[0]
+            for name in ("sgd", "sgd+rule:2")
+        ]
+        assert value == pytest.approx(steps[0] / steps[1])
+    assert row["loss"] == result.final_loss("sgd+rule:2")
+    seconds = [result.costs.methods[name].seconds for name in ("sgd", "sgd+rule:2")]
+    assert row["in_seconds"] == pytest.approx(row["median"] * seconds[0] / seconds[1])
+
+
+def test_the_sentences_carry_their_numbers(table):
+    lines = sentences(table)
+    assert lines[0].startswith("Depth is faster in ")
+    assert " of 4 cases" in lines[0]
+    assert any(line.startswith("By normalization") and "batch: " in line for line in lines)
+    assert any(line.startswith("The radial step alone is faster in") for line in lines)
+    cells = pl.DataFrame({"decision": ["faster", "slower", "slower", "too early"],
+                          "median": [1.2, 0.5, 0.6, 1.0]})  # fmt: skip
+    assert counted("Depth", cells, "over it") == (
+        "Depth is faster in 1 of 4 cases, slower in 2, not faster in 0, undecided in 1 (over it, "
+        "median speed-up 0.80): mostly no."
+    )
+
+
+def test_the_picture_has_every_cell(table):
+    drawn = picture(table).to_dict()
+    points = [row for rows in drawn["datasets"].values() for row in rows if "method" in row]
+    assert len(points) == len(table)
+    assert {point["problem"] for point in points} == {"mnist1d-mlp none", "mnist1d-mlp batch"}
+    assert (
+        len(problem_lines(table))
+        == table["median"].map_elements(math.isfinite, return_dtype=pl.Boolean).sum()
+    )
