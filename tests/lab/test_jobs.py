@@ -143,6 +143,21 @@ def group_is_gone(group):
     return False
 
 
+def test_results_that_disappear_are_an_error_and_the_same_command_trains_them_again(
+    slow_expected, tmp_path
+):
+    """Somebody moves the folder while the command runs."""
+    path, jobs = tmp_path / "run", len(cut_into_jobs(SLOW))
+
+    def move(cost):
+        if cost > 0 and (path / "jobs" / "0000.parquet").exists():
+            path.rename(tmp_path / f"gone-{cost}")
+
+    with pytest.raises(RuntimeError, match=f"of {jobs} jobs have disappeared: was their folder"):
+        run_study(SLOW, StudyDirectory(path), 0, move)
+    assert complete(SLOW, path) == slow_expected
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
 def test_ctrl_c_leaves_a_report_and_the_rest_can_be_done_later(slow_expected, tmp_path):
     path = tmp_path / "run"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -156,6 +158,8 @@ def checkpoints_of_divided_work() -> None:
                 save(model, optimizer, path, form)
             train(model, optimizer, 1)
             assert_equal(model, alone)
+            with pytest.raises(NotImplementedError, match=r"use state_dict\(\)"):
+                copy.deepcopy(optimizer)
 
 
 def checkpoint_of_factors_in_the_model() -> None:

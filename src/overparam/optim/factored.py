@@ -335,8 +335,7 @@ class Factored(Transform):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's own, with the factors of weights that have not moved yet."""
-        self._sign()
-        self._owned.agree_on_names()
+        self.store.sign(self.param_groups)
         packed, start = super().state_dict(), self.store.start
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in start:
@@ -356,11 +355,9 @@ class Factored(Transform):
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         return name.startswith("factor") or super()._keeps_dtype(p, name, value)
 
-    def _sign(self) -> None:
-        self.store.sign(p for group in self.param_groups for p in group["params"])
-
     def __getstate__(self) -> dict[str, Any]:
-        self._sign()
+        self._owned.check_copy()
+        self.store.sign(self.param_groups)
         return {**super().__getstate__(), "_start": self.store.start}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

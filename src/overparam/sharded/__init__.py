@@ -205,11 +205,17 @@ class Ownership:
         owned = self._owned(self._optimizer.param_groups)
         return nullcontext() if owned is None else owned.at_work()
 
-    def agree_on_names(self) -> None:
-        """Let the state of all processes have the names that it has at the owners."""
-        owned = self._owned(self._optimizer.param_groups)
-        if owned is not None:
-            owned.agree_on_names(owned.owners.shards(self._optimizer.param_groups))
+    def check_copy(self) -> None:
+        """Raise where a copy of this process would lack what others keep of plain tensors.
+
+        Raises:
+            NotImplementedError: the work is divided.
+        """
+        if self.among is not None:
+            raise NotImplementedError(
+                "with divide_among each process keeps the factors of some weights, and a copy or a "
+                "pickle would hold those alone: use state_dict(), which is complete."
+            )
 
     def shared(self, packed: dict[str, Any]) -> dict[str, Any]:
         """A state_dict in which all processes hold parts of what one of them owns."""
@@ -218,7 +224,9 @@ class Ownership:
             return packed
         from overparam.sharded import states
 
-        return states.shared(owned.owners, self._optimizer.param_groups, packed)
+        groups = self._optimizer.param_groups
+        owned.agree_on_names(owned.owners.shards(groups))
+        return states.shared(owned.owners, groups, packed)
 
     def received(
         self, saved: Sequence[dict[str, Any]], states: dict[Any, dict[str, Any]]
