@@ -8,7 +8,7 @@ export OVERPARAM_DATA ?= $(wildcard ../shared/data)
 
 # Quick tests without the lab, for the oldest torch that is allowed.
 OLDEST := tests/rule tests/factors tests/layers tests/optim tests/reparam tests/theory \
-	tests/test_simple.py tests/test_imbalance.py tests/test_checks.py
+	tests/sharded tests/test_simple.py tests/test_imbalance.py tests/test_checks.py
 
 .PHONY: demo test test-oldest lint format docs package bench clean
 

@@ -1,12 +1,21 @@
 """The jobs of a study on a real dask cluster of processes, and in parts without any engine."""
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
 
 import pytest
-from support.study_cases import DATA, SLOW, complete, identity_of
+from support.study_cases import (
+    DATA,
+    SLOW,
+    arguments_of,
+    complete,
+    identity_of,
+    start_command,
+    wait_for,
+)
 
 from overparam.lab.cli import main
 from overparam.lab.cluster import Part, claimed, workers_of
@@ -90,6 +99,29 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(cluster, expected, tmp_
     assert complete(SLOW, tmp_path) == expected
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_command_that_is_stopped_goes_on_to_the_same_bytes(cluster, expected, tmp_path, how):
+    """The command itself, with its workers elsewhere: ctrl-C, or killed."""
+    path, where = tmp_path / "run", ("--scheduler", cluster.scheduler_address)
+    process = start_command(path, SLOW, *where)
+    wait_for(lambda: list(path.glob("jobs/*.parquet")) or process.poll() is not None)
+    os.killpg(process.pid, how)
+    out, errors = process.communicate(timeout=60)
+    assert "Traceback" not in out + errors
+    assert not StudyDirectory(path).read_manifest()["finished"]
+    if how == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert "Interrupted. Finished work is kept" in out
+        assert not (path / "running").exists()
+    else:
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert main(arguments_of(path, SLOW, *where)) == 0
+    files = [*sorted(path.glob("jobs/*.parquet")), path / "curves.parquet"]
+    assert [file.read_bytes() for file in files] == expected
+    assert StudyDirectory(path).read_manifest()["finished"]
+
+
 def test_a_scheduler_that_is_gone_is_an_error_that_says_what_to_do(expected, tmp_path):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=60
@@ -155,7 +187,7 @@ def test_only_parts_may_work_beside_another(tmp_path):
 
 
 def test_parts_of_a_command_write_one_report(command, tmp_path):
-    """Each part trains its own; the last to end writes the report, with the bytes of one run."""
+    """Each part trains its own; the last to end writes the report of one run, but for its time."""
     settings = ["--data", "diabetes", "--iterations", "100", "--methods", "gd", "rule:2"]
     settings += ["--seeds", "0", "--runs-per-job", "4", "--output", str(tmp_path)]
     status, out, _ = command("run", "--name", "parts", "--part", "1/2", *settings)
@@ -168,6 +200,10 @@ def test_parts_of_a_command_write_one_report(command, tmp_path):
     assert command("run", "--name", "whole", *settings)[0] == 0
     curves = [(tmp_path / name / "curves.parquet").read_bytes() for name in ("parts", "whole")]
     assert curves[0] == curves[1]
+    reports = [(tmp_path / name / "report.html").read_text("utf-8") for name in ("parts", "whole")]
+    times = [re.findall(r"\d+ s on \d+ cores", report) for report in reports]
+    assert [len(each) for each in times] == [1, 1]
+    assert reports[0].replace(times[0][0], times[1][0]) == reports[1]
     assert StudyDirectory(tmp_path / "parts").read_manifest()["finished"]
 
 

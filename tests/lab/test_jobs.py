@@ -11,7 +11,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from support.study_cases import DATA, SLOW, STUDY, checkpoint_of, complete, identity_of, run_study
+from support.study_cases import (
+    DATA,
+    SLOW,
+    STUDY,
+    checkpoint_of,
+    complete,
+    identity_of,
+    run_study,
+    start_command,
+    wait_for,
+)
 
 from overparam._files import write_whole
 from overparam.lab import executor as pool
@@ -125,29 +135,6 @@ def test_a_finished_study_trains_nothing(tmp_path, monkeypatch):
     assert steps == [len(cut_into_jobs(STUDY)) * STUDY.iterations] * 2
 
 
-def start_command(path, study):
-    """A real `overparam run` in its own process group, as in a terminal."""
-    rates = [str(study.lowest_rate), "--highest-rate", str(study.highest_rate)]
-    command = [
-        sys.executable, "-m", "overparam", "run", "--output", str(path.parent),
-        "--name", path.name, "--workers", "2", "--data", study.data,
-        "--methods", *study.methods, "--iterations", str(study.iterations), "--points",
-        str(study.points), "--seeds", *map(str, study.seeds), "--runs-per-job",
-        str(study.runs_per_job), "--rates-per-decade", str(study.rates_per_decade),
-        "--lowest-rate", *rates,
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def wait_for(exists, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not exists():
-        assert time.monotonic() < end, "the command did not get that far"
-        time.sleep(0.01)
-
-
 def group_is_gone(group):
     try:
         os.killpg(group, 0)
@@ -156,10 +143,25 @@ def group_is_gone(group):
     return False
 
 
+def test_results_that_disappear_are_an_error_and_the_same_command_trains_them_again(
+    slow_expected, tmp_path
+):
+    """Somebody moves the folder while the command runs."""
+    path, jobs = tmp_path / "run", len(cut_into_jobs(SLOW))
+
+    def move(cost):
+        if cost > 0 and (path / "jobs" / "0000.parquet").exists():
+            path.rename(tmp_path / f"gone-{cost}")
+
+    with pytest.raises(RuntimeError, match=f"of {jobs} jobs have disappeared: was their folder"):
+        run_study(SLOW, StudyDirectory(path), 0, move)
+    assert complete(SLOW, path) == slow_expected
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to a process group")
 def test_ctrl_c_leaves_a_report_and_the_rest_can_be_done_later(slow_expected, tmp_path):
     path = tmp_path / "run"
-    process = start_command(path, SLOW)
+    process = start_command(path, SLOW, "--workers", "2")
     # The workers are still importing: an interrupt that reached them would leave nothing to report.
     wait_for((path / "run.json").exists)
     time.sleep(0.5)
@@ -182,7 +184,7 @@ def test_a_killed_run_is_completed_to_the_same_bytes(slow_expected, tmp_path):
     path = tmp_path / "run"
     choice = random.Random(1)
     for kill in ("parent", "group"):
-        process = start_command(path, SLOW)
+        process = start_command(path, SLOW, "--workers", "2")
         trained = path / "jobs" / "0000.parquet"
         wait_for(trained.exists if kill == "parent" else (path / "run.json").exists)
         time.sleep(choice.uniform(0, 0.3))

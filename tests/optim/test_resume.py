@@ -29,8 +29,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-# Without a process group torch's checkpoints say that there is one process.
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable")
+pytestmark = [
+    # Without a process group torch's checkpoints say that there is one process.
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable"),
+    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated"),  # torch 2.9 in its own
+]
 
 Save = Callable[[Path, nn.Module, Optimizer], None]
 
@@ -129,3 +132,14 @@ def test_resume_before_the_first_step(wrapper: str, framework: str, tmp_path: Pa
     for each in ((model, optimizer), resumed):
         advance(*each, range(STEPS))
     assert_same(contents(*resumed), contents(model, optimizer))
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_has_never_stepped_is_loaded(wrapper: str, inner: str) -> None:
+    model, first = started(wrapper, inner)
+    other, second = started(wrapper, inner, seed=1)
+    other.load_state_dict(model.state_dict())
+    second.load_state_dict(first.state_dict())
+    advance(other, second, range(STEPS))
+    assert_same(contents(other, second), in_one_piece(wrapper, inner))

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overparam.sharded import plan
 from overparam.sharded.exchange import Leaf, span
 from overparam.sharded.plan import entries_of_end_to_end, entries_of_factored, owners
 
-costs = st.lists(st.integers(1, 20).map(float), min_size=1, max_size=6)
+costs_of_one = st.integers(1, 20).map(float)
+costs = st.lists(costs_of_one, min_size=1, max_size=6)
 
 
 @given(costs, st.integers(1, 3))
@@ -30,6 +32,18 @@ def test_work_that_is_there_counts() -> None:
     load = [5.0, 0.0]
     assert owners([1.0, 2.0], load) == [1, 1]
     assert load == [5.0, 3.0]
+
+
+@given(st.lists(st.tuples(costs_of_one, st.integers(1, 9)), min_size=1, max_size=8))
+def test_buckets_hold_all_work_and_are_bounded(pieces: list[tuple[float, int]]) -> None:
+    costs, sizes = zip(*pieces, strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "BUCKET_ENTRIES", 5)
+        found = plan.buckets(costs, sizes, 2)
+    assert sorted(itertools.chain(*found)) == list(range(len(pieces)))
+    assert all(len(part) == 1 or sum(sizes[i] for i in part) <= 10 for part in found)
+    ordered = [costs[i] for i in itertools.chain(*found)]
+    assert ordered == sorted(ordered, reverse=True)
 
 
 @given(st.integers(0, 12), st.integers(1, 5))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from support import sharded_checkpoints, sharded_faults, sharded_steps
+from support import sharded_accelerate, sharded_checkpoints, sharded_faults, sharded_steps
 from support.sharded_cases import Case, run_all
 
 IMPORTS = [
@@ -47,7 +47,7 @@ def test_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(sharded_checkpoints.FOLDER, str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sharded_checkpoints.write_all(1)
-    cases = (*sharded_steps.CASES, *sharded_faults.CASES)
+    cases = (*sharded_steps.CASES, *sharded_faults.CASES, *sharded_accelerate.CASES)
     run_on(2, tmp_path / "two", (sharded_checkpoints.checkpoints_on_two, *cases))
     run_on(4, tmp_path / "four", (sharded_checkpoints.checkpoints_on_four, *sharded_steps.FEWER))
     sharded_checkpoints.read_all(2)

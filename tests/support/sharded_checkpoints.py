@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -89,13 +91,39 @@ def write_all(
 
 def assert_same_keys(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """All processes have state of the same names, as checkpoints need it; of known kinds."""
-    names = {name: sorted(optimizer.state.get(p, {})) for name, p in model.named_parameters()}
+    packed = optimizer.state_dict()["state"]
+    names = {str(index): sorted(state) for index, state in packed.items()}
+    names |= {name: sorted(optimizer.state.get(p, {})) for name, p in model.named_parameters()}
     for state in optimizer.state.values():
         assert all(isinstance(value, (torch.Tensor, int, float)) for value in state.values())
     if dist.is_initialized():
         everyone = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, names)
         assert all(each == names for each in everyone)
+
+
+def checkpoints_before_a_step(shard: Shard = by_layer) -> None:
+    """What has never stepped has the same names on all processes, is saved and is loaded.
+
+    With ``get_state_dict`` by others, after the step of zeros that torch takes there.
+    """
+    for make, optimizer_of in MAKES.items():
+        alone, model, other, plain = mixed(), build(shard), build(shard, 1), build(shard)
+        optimizers = [optimizer_of(each) for each in (alone, model, other, plain)]
+        assert_same_keys(model, optimizers[1])
+        optimizers[3].load_state_dict(optimizers[1].state_dict())
+        expected = mixed()
+        train(expected, optimizer_of(expected), 2)
+        train(plain, optimizers[3], 2)
+        assert_equal(plain, expected)
+        get_state_dict(alone, optimizers[0])
+        train(alone, optimizers[0], 2)
+        save(model, optimizers[1], place("fresh", make, "nested"), "nested")
+        assert_same_keys(model, optimizers[1])
+        load(other, optimizers[2], place("fresh", make, "nested"), "nested")
+        for each, optimizer in ((model, optimizers[1]), (other, optimizers[2])):
+            train(each, optimizer, 2)
+            assert_equal(each, alone)
 
 
 def read_all(
@@ -130,6 +158,8 @@ def checkpoints_of_divided_work() -> None:
                 save(model, optimizer, path, form)
             train(model, optimizer, 1)
             assert_equal(model, alone)
+            with pytest.raises(NotImplementedError, match=r"use state_dict\(\)"):
+                copy.deepcopy(optimizer)
 
 
 def checkpoint_of_factors_in_the_model() -> None:
@@ -150,6 +180,7 @@ def checkpoint_of_factors_in_the_model() -> None:
 def checkpoints_on_two() -> None:
     read_all(1)
     write_all(2)
+    checkpoints_before_a_step()
     checkpoints_of_divided_work()
     checkpoint_of_factors_in_the_model()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch.distributed as dist
 from torch import nn
 
 from overparam import EndToEnd, Factored, Radial
-from overparam.sharded import rule
-from overparam.sharded.exchange import measured
+from overparam.factors.store import FactorStore
+from overparam.sharded import plan, rule
+from overparam.sharded.exchange import Exchange, measured
 from support.optim_cases import mixed
 from support.sharded_cases import assert_equal, assert_same_run, pair, train
 from support.sharded_layouts import (
@@ -35,22 +38,54 @@ def directions_on_shards() -> None:
     assert_same_run(by_columns, made(EndToEnd, **tracked))
 
 
-def directions_in_many_buckets() -> None:
+def work_in_many_buckets() -> None:
     """A bucket for each matrix: the next is on its way while one is computed."""
-    calls = []
-    for entries in (1, 2**24):
+    for kind, place, work, way in (
+        (EndToEnd, rule, "directions", "gather"),
+        (Factored, FactorStore, "pull_back", "gather"),
+        (Factored, FactorStore, "write", "scatter"),
+    ):
+        make = made(kind, inner="sgd", momentum=0.9)
         model, alone = mixed(), mixed()
         by_layer(model)
+        optimizer = make(model)
+        train(model, optimizer, 2)
+        with measured() as traffic:
+            train(model, optimizer, 1)
+        assert traffic.calls == 2
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rule, "_BUCKET_ENTRIES", entries)
-            optimizer = EndToEnd(model, lr=0.05, basis="tracked", momentum=0.9)
-            train(model, optimizer, 2)
+            patch.setattr(plan, "BUCKET_ENTRIES", 1)
+            under_way = watched(patch, way, place, work)
             with measured() as traffic:
                 train(model, optimizer, 1)
-            calls.append(traffic.calls)
-        train(alone, EndToEnd(alone, lr=0.05, basis="tracked", momentum=0.9), 3)
+        assert traffic.calls >= 6
+        assert max(under_way) == 1, under_way
+        train(alone, make(alone), 4)
         assert_equal(model, alone)
-    assert calls[0] >= 3 * calls[1] == 6, calls
+
+
+def watched(patch: pytest.MonkeyPatch, way: str, place: Any, work: str) -> list[int]:
+    """How many exchanges are on their way whenever work is done."""
+    under_way, found = [0], []
+    start, function = getattr(Exchange, way), getattr(place, work)
+
+    def starting(*arguments: Any) -> Any:
+        wait = start(*arguments)
+        under_way[0] += 1
+
+        def waiting() -> Any:
+            under_way[0] -= 1
+            return wait()
+
+        return waiting
+
+    def working(*arguments: Any) -> Any:
+        found.append(under_way[0])
+        return function(*arguments)
+
+    patch.setattr(Exchange, way, starting)
+    patch.setattr(place, work, working)
+    return found
 
 
 def directions_of_rows() -> None:
@@ -120,7 +155,7 @@ def work_that_is_divided() -> None:
 
 CASES = (
     directions_on_shards,
-    directions_in_many_buckets,
+    work_in_many_buckets,
     directions_of_rows,
     directions_of_the_family,
     directions_under_a_precision_policy,

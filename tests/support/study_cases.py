@@ -1,5 +1,9 @@
 """Small studies that are interrupted, and what they store in the end."""
 
+import subprocess
+import sys
+import time
+
 from overparam.data import load, standardize
 from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import load_curves, study_jobs
@@ -39,3 +43,29 @@ def complete(study, path):
     assert not list((path / "jobs").glob("*.checkpoint"))
     files = [directory.curves_file(work) for work in cut_into_jobs(study)]
     return [file.read_bytes() for file in (*files, path / "curves.parquet")]
+
+
+def arguments_of(path, study, *where):
+    """Of `overparam`, to run a study."""
+    return [
+        "run", "--output", str(path.parent), "--name", path.name, "--data", study.data,
+        "--methods", *study.methods, "--iterations", str(study.iterations), "--points",
+        str(study.points), "--seeds", *map(str, study.seeds), "--runs-per-job",
+        str(study.runs_per_job), "--rates-per-decade", str(study.rates_per_decade),
+        "--lowest-rate", str(study.lowest_rate), "--highest-rate", str(study.highest_rate), *where,
+    ]  # fmt: skip
+
+
+def start_command(path, study, *where):
+    """A real `overparam run` in its own process group, as in a terminal."""
+    command = [sys.executable, "-m", "overparam", *arguments_of(path, study, *where)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(exists, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not exists():
+        assert time.monotonic() < end, "the command did not get that far"
+        time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -209,9 +209,9 @@ class FactorStore:
         copy = p.detach().clone() if written is None else written
         self._written.remember(p, held["factor1"], copy)
 
-    def sign(self, params: Iterable[Tensor]) -> None:
+    def sign(self, groups: Sequence[dict[str, Any]]) -> None:
         """Put the fingerprints of weights as written beside their factors, to be saved."""
-        for p in params:
+        for p in (p for group in groups for p in group["params"]):
             held = self.held(p)
             written = self._written.written(p, held["factor1"]) if held else None
             if written is not None:

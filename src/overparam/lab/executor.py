@@ -73,7 +73,8 @@ def run_jobs(
         Whether every job is finished; False after an interrupt (ctrl-C) or a stop.
 
     Raises:
-        RuntimeError: a worker was killed from outside, or the scheduler of a cluster is gone.
+        RuntimeError: a worker was killed from outside, the scheduler of a cluster is gone, or
+            results have disappeared.
         Exception: whatever a job raised; the other jobs save their state and stop.
     """
     todo = [job for job in jobs if not job.finished()]
@@ -89,7 +90,10 @@ def run_jobs(
             on_progress(done)
 
         with single_thread():
-            return all(job.train(stop, add) for job in todo)
+            finished = all(job.train(stop, add) for job in todo)
+        if finished:
+            _check_kept(jobs)
+        return finished
     if not todo:
         return True
     with ExitStack() as stack:
@@ -101,7 +105,20 @@ def run_jobs(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         messages = _Messages(folder, todo)
         stack.callback(messages.clear)
-        return _run(executor, todo, messages, lambda cost: on_progress(done + cost), stop)
+        finished = _run(executor, todo, messages, lambda cost: on_progress(done + cost), stop)
+    if finished:
+        _check_kept(jobs)
+    return finished
+
+
+def _check_kept(jobs: Sequence[Job]) -> None:
+    """Raise where the result of a job that has finished is not there any more."""
+    lost = sum(not job.finished() for job in jobs)
+    if lost:
+        raise RuntimeError(
+            f"the results of {lost} of {len(jobs)} jobs have disappeared: was their folder moved "
+            "or deleted while the command ran? Put it back, or run the same command again."
+        )
 
 
 def _run(

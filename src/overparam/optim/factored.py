@@ -149,12 +149,10 @@ class Factored(Transform):
     def _step(self) -> None:
         self._check_groups()
         with self._owned.stepping():
-            weights = [w for w in self.store.weights(self.param_groups) if w[0].grad is not None]
+            weights = self._owned.moving_weights()
             before = self.store.adopt(weights, self._names)
             try:
-                for p, layout, _ in weights:
-                    assert p.grad is not None  # chosen by it
-                    self.store.pull_back(p, layout, p.grad)
+                self._owned.pull_back(weights)
                 moved = self._inner_step()
             except BaseException:
                 for p, held in before:
@@ -282,7 +280,7 @@ class Factored(Transform):
             self.state[p].setdefault("depth", layout.depth)
             if not all(each.is_as_before() for each in moved):
                 changed.append((p, layout))
-        self.store.write(*changed)
+        self._owned.write(changed)
 
     def _prepare(self, group: Group) -> None:
         super()._prepare(group)
@@ -337,7 +335,7 @@ class Factored(Transform):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's own, with the factors of weights that have not moved yet."""
-        self._sign()
+        self.store.sign(self.param_groups)
         packed, start = super().state_dict(), self.store.start
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if p in start:
@@ -353,16 +351,13 @@ class Factored(Transform):
         super()._take_over(loaded)
         with torch.no_grad(), self._owned.at_work():
             self.store.settle_loaded(self.param_groups)
-        self._owned.agree_on_names()
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         return name.startswith("factor") or super()._keeps_dtype(p, name, value)
 
-    def _sign(self) -> None:
-        self.store.sign(p for group in self.param_groups for p in group["params"])
-
     def __getstate__(self) -> dict[str, Any]:
-        self._sign()
+        self._owned.check_copy()
+        self.store.sign(self.param_groups)
         return {**super().__getstate__(), "_start": self.store.start}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

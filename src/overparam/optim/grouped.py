@@ -181,8 +181,9 @@ class Grouped(Optimizer):
                         device = value.device if stays else p.device
                         self.state[p][name] = value.detach().to(device, copy=True)
         with self._linked() as (optimizers, _):
-            for each in optimizers:
-                each.__setstate__({"state": each.state, "param_groups": each.param_groups})
+            for each in optimizers:  # Adagrad reads the first state, which must not be empty
+                states = {key: state for key, state in each.state.items() if state}
+                each.__setstate__({"state": states, "param_groups": each.param_groups})
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""

@@ -21,6 +21,8 @@ from overparam.sharded.vectors import Vectors
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+    from overparam.factors.layout import MatrixLayout
+    from overparam.factors.store import Weight
     from overparam.optim.direction import Item, Write
     from overparam.optim.factored import Factored
     from overparam.sharded.owned import Owned
@@ -153,7 +155,7 @@ class Ownership:
 
     def owns(self, p: Tensor) -> bool:
         """Whether this process has the factors of a weight."""
-        return self._known is None or self._known.owns(p)
+        return self._known is None or self._known.owners.owns(p)
 
     def admitting(self, group: dict[str, Any]) -> AbstractContextManager[None]:
         """A new group with whole weights in the place of shards, where this process owns them."""
@@ -171,6 +173,29 @@ class Ownership:
         owned = self._owned(self._optimizer.param_groups)
         return nullcontext() if owned is None else owned.stepping()
 
+    def moving_weights(self) -> list[Weight]:
+        """The weights of this process that a step moves."""
+        if self._known is not None:
+            return self._known.moving_weights()
+        weights = self._optimizer.store.weights(self._optimizer.param_groups)
+        return [weight for weight in weights if weight[0].grad is not None]
+
+    def pull_back(self, weights: Sequence[Weight]) -> None:
+        """Give factors the gradients that follow from those of their weights."""
+        if self._known is not None:
+            self._known.pull_back(weights)
+            return
+        for p, layout, _ in weights:
+            assert p.grad is not None  # chosen by it
+            self._optimizer.store.pull_back(p, layout, p.grad)
+
+    def write(self, changed: Sequence[tuple[Tensor, MatrixLayout]]) -> None:
+        """Write the products of factors to weights, on all processes."""
+        if self._known is not None:
+            self._known.write(changed)
+        else:
+            self._optimizer.store.write(*changed)
+
     def inner_step(self) -> AbstractContextManager[None]:
         """The inner step on factors: an error at one owner becomes one of all processes."""
         return nullcontext() if self._known is None else self._known.inner_step()
@@ -180,11 +205,17 @@ class Ownership:
         owned = self._owned(self._optimizer.param_groups)
         return nullcontext() if owned is None else owned.at_work()
 
-    def agree_on_names(self) -> None:
-        """Let the state of all processes have the names that it has at the owners."""
-        owned = self._owned(self._optimizer.param_groups)
-        if owned is not None:
-            owned.agree_on_names(owned.shards(self._optimizer.param_groups))
+    def check_copy(self) -> None:
+        """Raise where a copy of this process would lack what others keep of plain tensors.
+
+        Raises:
+            NotImplementedError: the work is divided.
+        """
+        if self.among is not None:
+            raise NotImplementedError(
+                "with divide_among each process keeps the factors of some weights, and a copy or a "
+                "pickle would hold those alone: use state_dict(), which is complete."
+            )
 
     def shared(self, packed: dict[str, Any]) -> dict[str, Any]:
         """A state_dict in which all processes hold parts of what one of them owns."""
@@ -193,7 +224,9 @@ class Ownership:
             return packed
         from overparam.sharded import states
 
-        return states.shared(owned, self._optimizer.param_groups, packed)
+        groups = self._optimizer.param_groups
+        owned.agree_on_names(owned.owners.shards(groups))
+        return states.shared(owned.owners, groups, packed)
 
     def received(
         self, saved: Sequence[dict[str, Any]], states: dict[Any, dict[str, Any]]
@@ -204,4 +237,4 @@ class Ownership:
             return states
         from overparam.sharded.states import received
 
-        return received(owned, self._optimizer.param_groups, saved, states)
+        return received(owned.owners, self._optimizer.param_groups, saved, states)

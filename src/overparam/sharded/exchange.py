@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_Started = TypeVar("_Started")
 
 
 @dataclass
@@ -49,6 +51,27 @@ def span(size: int, parts: int, part: int) -> tuple[int, int]:
     """
     chunk = -(-size // parts)
     return min(part * chunk, size), min((part + 1) * chunk, size)
+
+
+def overlapped(starts: Iterable[Callable[[], _Started]]) -> Iterator[_Started]:
+    """Call each function before what the one ahead of it gave is used.
+
+    So a bucket is on its way while the one ahead of it is computed.
+
+    Example:
+        >>> for number in overlapped([lambda: print("start") or 1, lambda: print("start") or 2]):
+        ...     print(number)
+        start
+        start
+        1
+        2
+    """
+    ahead: list[_Started] = []
+    for start in starts:
+        ahead.append(start())
+        if len(ahead) > 1:
+            yield ahead.pop(0)
+    yield from ahead
 
 
 class Leaf(NamedTuple):

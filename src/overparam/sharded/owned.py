@@ -8,6 +8,7 @@ work; then the products go back to the shards.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from overparam._fingerprint import fingerprint
-from overparam.factors.store import is_factored
-from overparam.layers.entries import names_of, readings
+from overparam.factors.store import Weight
 from overparam.layers.groups import parameter_names
 from overparam.sharded import is_dtensor, local
 from overparam.sharded.agreement import (
@@ -27,19 +27,12 @@ from overparam.sharded.agreement import (
     raise_together,
     raise_together_on_cpu,
 )
-from overparam.sharded.exchange import Exchange, Leaf
-from overparam.sharded.layout import (
-    Layout,
-    check_layout,
-    gathered,
-    gradient_like,
-    layout_of,
-    sliced,
-)
-from overparam.sharded.plan import owners
+from overparam.sharded.layout import gradient_like
+from overparam.sharded.owners import Owners, Shards
 from overparam.sharded.states import agree_on_names
 
 if TYPE_CHECKING:
+    from overparam.factors.layout import MatrixLayout
     from overparam.optim.factored import Factored
 
 _BESIDE = ("params", "views", "param_names")
@@ -49,69 +42,30 @@ class Owned:
     """The shards of one optimizer, and the whole copies of those that this process owns."""
 
     def __init__(self, optimizer: Factored, among: dist.ProcessGroup | None) -> None:
-        self._optimizer, self.among = optimizer, among
-        self._owner: dict[Tensor, int | None] = {}
-        self._load: dict[Any, list[float]] = {}
+        self._optimizer, self.owners = optimizer, Owners(among)
         self._whole: dict[Tensor, nn.Parameter] = {}
         self._named: set[Tensor] = set()
         self._moving: dict[Tensor, str] = {}
+        self._met: Exception | None = None
         self._written: dict[Tensor, tuple[int, int, Tensor]] = {}
-
-    # Plan
-
-    def shards(self, groups: Sequence[dict[str, Any]]) -> dict[Tensor, str]:
-        """The factored weights of groups that processes share, with a name for each."""
-        return {
-            p: name
-            for number, group in enumerate(groups)
-            for (p, view, _), name in zip(
-                readings(group), names_of(group, f"group {number}, "), strict=True
-            )
-            if (self.among is not None or is_dtensor(p)) and is_factored(p, view, group)
-        }
-
-    def layout(self, p: Tensor) -> Layout:
-        """Which processes share a weight, and how."""
-        return layout_of(p, self.among)
-
-    def owns(self, p: Tensor) -> bool:
-        """Whether this process keeps the state of a weight."""
-        owner = self._owner.get(p)
-        return owner is None or owner == dist.get_rank(self.layout(p).group)
-
-    def admit(self, shards: Mapping[Tensor, str]) -> None:
-        """Give weights without an owner one; those of involved layouts are owned by all."""
-        fresh: dict[Any, list[Tensor]] = {}
-        for p, name in shards.items():
-            if p not in self._owner:
-                if is_dtensor(p):
-                    check_layout(name, p)
-                layout = self.layout(p)
-                self._owner[p] = None
-                if layout.has_owner:
-                    fresh.setdefault(layout.alike, []).append(p)
-        for key, params in fresh.items():
-            world = dist.get_world_size(self.layout(params[0]).group)
-            load = self._load.setdefault(key, [0.0] * world)
-            costs = [float(p.numel()) for p in params]
-            self._owner.update(zip(params, owners(costs, load), strict=True))
 
     # Whole weights
 
-    def whole(self, shards: Mapping[Tensor, str]) -> dict[Tensor, Tensor]:
+    def whole(self, shards: Shards) -> dict[Tensor, Tensor]:
         """The weights of this process, by shard, as they are now."""
-        self.admit(shards)
-        for p, value in self._gathered(shards, lambda p: p.detach()).items():
-            if p not in self._whole:
-                self._whole[p] = nn.Parameter(value, requires_grad=p.requires_grad)
-            else:
-                self._whole[p].copy_(value)
+        self.owners.admit(shards)
+        for arrived in self.owners.gathered(shards, lambda p: p.detach()):
+            for p, value in arrived.items():
+                if p not in self._whole:
+                    self._whole[p] = nn.Parameter(value, requires_grad=p.requires_grad)
+                else:
+                    self._whole[p].copy_(value)
         return {p: self._whole[p] for p in shards if p in self._whole}
 
     @contextmanager
     def admitting(self, group: dict[str, Any]) -> Iterator[None]:
         """A new group with whole weights in the place of shards, where this process owns them."""
-        shards = {p: n for p, n in self.shards([group]).items() if not p.is_meta}
+        shards = {p: n for p, n in self.owners.shards([group]).items() if not p.is_meta}
         self.whole(shards)
         before = {name: group[name] for name in _BESIDE if name in group}
         rows = [
@@ -128,101 +82,108 @@ class Owned:
 
     def begin(self, groups: Sequence[dict[str, Any]]) -> None:
         """Send the first products of whole weights in new groups to their shards."""
-        shards = {p: n for p, n in self.shards(groups).items() if not p.is_meta}
+        shards = {p: n for p, n in self.owners.shards(groups).items() if not p.is_meta}
         self.send_back(shards)
         for p in shards:
             if p in self._whole:
                 self._optimizer.store.rename(self._whole[p], p)
 
-    def send_back(self, shards: Mapping[Tensor, str]) -> None:
-        """Write the whole weights to the shards."""
-        for params in self.alike(shards):
-            layout = self.layout(params[0])
-            leaves = [self._leaf(p, p) for p in params]
-            mine = {i: self._whole[p].detach() for i, p in enumerate(params) if p in self._whole}
-            if layout.has_owner:
-                parts = Exchange(layout.group, leaves).scatter(mine, params[0].device)()
-            else:
-                parts = [local(sliced(mine[i], p)) for i, p in enumerate(params)]
-            for p, part in zip(params, parts, strict=True):
-                local(p.detach()).copy_(part)
+    def send_back(
+        self,
+        shards: Shards,
+        make: Callable[[Sequence[nn.Parameter]], None] = lambda weights: None,
+    ) -> None:
+        """Write the whole weights to the shards.
+
+        Args:
+            shards: to write to.
+            make: makes the whole weights of a bucket, while the one before is on its way.
+        """
+
+        def made(params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+            wholes = {p: self._whole[p] for p in params if p in self._whole}
+            make(list(wholes.values()))
+            return {p: whole.detach() for p, whole in wholes.items()}
+
+        self.owners.scatter(shards, made)
         for p in shards:
             part = local(p.detach())
             self._written[p] = (part._version, part.data_ptr(), fingerprint(part))
-
-    def _gathered(
-        self, shards: Mapping[Tensor, str], read: Callable[[Tensor], Tensor]
-    ) -> dict[Tensor, Tensor]:
-        """Something of the shards, whole at their owners."""
-        found: dict[Tensor, Tensor] = {}
-        for params in self.alike(shards):
-            layout, values = self.layout(params[0]), [read(p) for p in params]
-            if layout.has_owner:
-                leaves = [self._leaf(p, v) for p, v in zip(params, values, strict=True)]
-                arrived = Exchange(layout.group, leaves).gather([local(v) for v in values])()
-                found.update((params[i], value) for i, value in arrived.items())
-            else:
-                found.update((p, gathered(v)) for p, v in zip(params, values, strict=True))
-        return found
-
-    def alike(self, shards: Mapping[Tensor, str]) -> list[list[Tensor]]:
-        """The shards, by the processes that share them."""
-        together: dict[Any, list[Tensor]] = {}
-        for p in shards:
-            layout = self.layout(p)
-            together.setdefault(layout.alike, []).append(p)
-        return list(together.values())
-
-    def _leaf(self, p: Tensor, value: Tensor) -> Leaf:
-        return Leaf(tuple(p.shape), self.layout(p).dim, self._owner[p] or 0, value.dtype)
 
     # A step
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
         """The optimizer with whole weights and gradients of this process, for a step."""
-        shards = self.shards(self._optimizer.param_groups)
+        shards = self.owners.shards(self._optimizer.param_groups)
         if not shards:
             yield
             return
-        self.admit(shards)
-        check_presence(shards, self.among)
+        self.owners.admit(shards)
+        check_presence(shards, self.owners.among)
         moving = {p: name for p, name in shards.items() if p.grad is not None}
         changed = self._changed(moving)
         self.whole(changed)
-        gradients = self._gathered(moving, lambda p: gradient_like(p, _gradient(p)))
-        for p, gradient in gradients.items():
-            self._whole[p].grad = gradient
         with self._exchanged(shards):
             try:
-                self._moving = moving
+                self._moving, self._met = moving, None
                 if changed:
                     with self.together(changed):
-                        self._adopt()
+                        # Before this, no process knows whether they can be factored.
+                        store, groups = self._optimizer.store, self._optimizer.param_groups
+                        store.adopt(self.moving_weights(), lambda: parameter_names(groups))
                 yield
             finally:
-                self._moving = {}
-                for p in gradients:
-                    self._whole[p].grad = None
-        self.send_back(moving)
+                self._moving, self._met = {}, None
         for group in self._optimizer.param_groups:
             for p in group["params"]:
-                if p in moving and self.owns(p):
-                    self._optimizer.state[p].setdefault("depth", group["depth"])
+                if p in moving:
+                    state = self._optimizer.state[p]
+                    if self.owners.owns(p):
+                        state.setdefault("depth", group["depth"])
+                    else:
+                        state.pop("written", None)  # as at the owner
         self.agree_on_names({p: n for p, n in moving.items() if p not in self._named})
 
-    def _adopt(self) -> None:
-        """Factor again what others changed; before that, no process knows whether it can be."""
-        groups, store = self._optimizer.param_groups, self._optimizer.store
-        weights = [weight for weight in store.weights(groups) if weight[0].grad is not None]
-        store.adopt(weights, lambda: parameter_names(groups))
+    def moving_weights(self) -> list[Weight]:
+        """The weights of this process that the step moves."""
+        mine = {self._whole[p] for p in self._moving if p in self._whole}
+        weights = self._optimizer.store.weights(self._optimizer.param_groups)
+        return [weight for weight in weights if weight[0] in mine or weight[0].grad is not None]
 
-    def agree_on_names(self, shards: Mapping[Tensor, str]) -> None:
+    def pull_back(self, weights: Sequence[Weight]) -> None:
+        """Give factors their gradients: a bucket is on its way while the one ahead is at work.
+
+        An error waits until all buckets have come, and for :meth:`inner_step`.
+        """
+        store, layouts = self._optimizer.store, {p: layout for p, layout, _ in weights}
+        alone = {p: p.grad for p in layouts if p.grad is not None}
+        arriving = self.owners.gathered(self._moving, lambda p: gradient_like(p, _gradient(p)))
+        whole = ({self._whole[p]: each for p, each in part.items()} for part in arriving)
+        for gradients in itertools.chain([alone], whole):
+            try:
+                if self._met is None:
+                    for p, gradient in gradients.items():
+                        store.pull_back(p, layouts[p], gradient)
+            except Exception as error:
+                self._met = error
+
+    def write(self, changed: Sequence[tuple[Tensor, MatrixLayout]]) -> None:
+        """Write products: a bucket of them is on its way to its shards while the next is made."""
+        store, layouts = self._optimizer.store, dict(changed)
+        own = {self._whole[p] for p in self._moving if p in self._whole}
+        store.write(*[each for each in changed if each[0] not in own])
+        self.send_back(
+            self._moving,
+            lambda wholes: store.write(*[(p, layouts[p]) for p in wholes if p in layouts]),
+        )
+
+    def agree_on_names(self, shards: Shards) -> None:
         """Let the state of all processes have the names that it has at the owner."""
-        agree_on_names(self, self._optimizer.state, shards)
+        agree_on_names(self.owners, self._optimizer.state, shards)
         self._named.update(shards)
 
-    def _changed(self, shards: Mapping[Tensor, str]) -> dict[Tensor, str]:
+    def _changed(self, shards: Shards) -> dict[Tensor, str]:
         """The weights that are not what was sent back last, on any process."""
         flags: dict[Tensor, Tensor] = {}
         changed: dict[Tensor, str] = {}
@@ -238,19 +199,19 @@ class Owned:
                 flags[p] = torch.tensor([float(differs)], dtype=torch.float64)
             elif differs:
                 changed[p] = name
-        found = largest(flags, self.among)
+        found = largest(flags, self.owners.among)
         return changed | {p: shards[p] for p, flag in found.items() if bool(flag)}
 
     @contextmanager
-    def together(self, shards: Mapping[Tensor, str]) -> Iterator[None]:
+    def together(self, shards: Shards) -> Iterator[None]:
         """An error of one process becomes one of all that share these weights."""
         error = None
         try:
             yield
         except Exception as met:
             error = met
-        for params in self.alike(shards):
-            for group in self.layout(params[0]).groups:
+        for params in self.owners.alike(shards):
+            for group in self.owners.layout(params[0]).groups:
                 raise_together(group, error)
         if error is not None:
             raise error
@@ -263,8 +224,9 @@ class Owned:
             yield
         except Exception as met:
             error = met
-        for params in self.alike(self._moving):
-            for group in self.layout(params[0]).groups:
+        error = self._met or error
+        for params in self.owners.alike(self._moving):
+            for group in self.owners.layout(params[0]).groups:
                 raise_together_on_cpu(params, group, error)
         if error is not None:
             raise error
@@ -272,7 +234,7 @@ class Owned:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """The optimizer with whole weights as they are now, which are sent back in the end."""
-        shards = self.shards(self._optimizer.param_groups)
+        shards = self.owners.shards(self._optimizer.param_groups)
         if not shards:
             yield
             return
@@ -280,9 +242,10 @@ class Owned:
         with self.together(shards), self._exchanged(shards):
             yield
         self.send_back(shards)
+        self.agree_on_names(shards)
 
     @contextmanager
-    def _exchanged(self, shards: Mapping[Tensor, str]) -> Iterator[None]:
+    def _exchanged(self, shards: Shards) -> Iterator[None]:
         """Whole weights in the place of shards, in groups and in state."""
         groups = self._optimizer.param_groups
         kept = [{name: group[name] for name in _BESIDE if name in group} for group in groups]
@@ -299,7 +262,7 @@ class Owned:
             self._rename({whole: p for p, whole in self._whole.items() if p in shards})
 
     def _swap(
-        self, group: dict[str, Any], before: Mapping[str, Any], shards: Mapping[Tensor, str]
+        self, group: dict[str, Any], before: Mapping[str, Any], shards: Shards
     ) -> list[dict[str, Any]]:
         """Put whole weights into a group; what stays a DTensor goes to a group of its own.
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from overparam.optim.direction import Route
 
+BUCKET_ENTRIES = 2**24
+"""Of one bucket for each rank: enough to use the network, little beside a model."""
+
 
 def owners(costs: Sequence[float], load: list[float]) -> list[int]:
     """An owner for each piece of work: the costliest first, each to the least loaded rank.
@@ -25,6 +28,28 @@ def owners(costs: Sequence[float], load: list[float]) -> list[int]:
     for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
         found[piece] = owner = min(range(len(load)), key=lambda rank: (load[rank], rank))
         load[owner] += costs[piece]
+    return found
+
+
+def buckets(costs: Sequence[float], sizes: Sequence[int], world: int) -> list[list[int]]:
+    """Cut work in parts of bounded size, the costliest pieces first: all owners have some.
+
+    Args:
+        costs: of the pieces.
+        sizes: entries of the pieces.
+        world: number of ranks.
+
+    Returns:
+        The numbers of the pieces in each part.
+    """
+    found: list[list[int]] = []
+    size = 0
+    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+        size += sizes[piece]
+        if not found or size > BUCKET_ENTRIES * world:
+            found.append([])
+            size = sizes[piece]
+        found[-1].append(piece)
     return found
 
 

@@ -20,7 +20,7 @@ from overparam.rule.fast import update_of_rows
 from overparam.rule.options import fast_options
 from overparam.sharded import is_dtensor, local
 from overparam.sharded.agreement import largest, raise_together_on_cpu
-from overparam.sharded.exchange import Exchange, Leaf
+from overparam.sharded.exchange import Exchange, Leaf, overlapped
 from overparam.sharded.layout import (
     Layout,
     cut_like,
@@ -29,13 +29,11 @@ from overparam.sharded.layout import (
     layout_of,
     sliced,
 )
-from overparam.sharded.plan import cost_of, owners
+from overparam.sharded.plan import buckets, cost_of, owners
 
 Group = torch.distributed.ProcessGroup
 Found = tuple[dict[Tensor, Tensor], Write | None]
 
-# Entries of one bucket for each rank: enough to use the network, little beside a model.
-_BUCKET_ENTRIES = 2**24
 # What the owner keeps of a basis besides it: whole on every rank, a number per matrix.
 _SMALL = ("basis_error", "basis_failures")
 
@@ -127,34 +125,21 @@ def _on_every_rank(item: Item) -> Iterator[Found]:
 def _by_owners(items: Sequence[Item], group: Group) -> Iterator[Found]:
     """The directions of matrices that the same processes share."""
     world = torch.distributed.get_world_size(group)
-    owner = owners([cost_of(item.route) for item in items], [0.0] * world)
-    buckets = list(_buckets(list(zip(items, owner, strict=True)), _BUCKET_ENTRIES * world))
-    arriving = [_Bucket(group, buckets[0])]
+    costs = [cost_of(item.route) for item in items]
+    work = list(zip(items, owners(costs, [0.0] * world), strict=True))
+    parts = [
+        [work[number] for number in part]
+        for part in buckets(costs, [item.p.numel() for item in items], world)
+    ]
     leaving: list[Callable[[], Iterator[Found]]] = []
     error: Exception | None = None
-    for number in range(len(buckets)):
-        if number + 1 < len(buckets):
-            arriving.append(_Bucket(group, buckets[number + 1]))
-        wait, met = arriving[number].computed()
+    for bucket in overlapped(partial(_Bucket, group, part) for part in parts):
+        wait, met = bucket.computed()
         leaving.append(wait)
         error = error or met
     raise_together_on_cpu([item.p for item in items], group, error)
     for wait in leaving:
         yield from wait()
-
-
-def _buckets(
-    work: Sequence[tuple[Item, int]], entries: int
-) -> Iterator[Sequence[tuple[Item, int]]]:
-    """Cut the work in parts of bounded size, costly matrices first: all owners have some."""
-    ordered = sorted(work, key=lambda each: -cost_of(each[0].route))
-    start = size = 0
-    for place, (item, _) in enumerate(ordered):
-        size += item.p.numel()
-        if size > entries and place > start:
-            yield ordered[start:place]
-            start, size = place, item.p.numel()
-    yield ordered[start:]
 
 
 class _Bucket:

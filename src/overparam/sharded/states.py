@@ -5,8 +5,8 @@ So ``torch.distributed.checkpoint`` saves it once, and loads it on any number of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,17 +14,14 @@ from torch import Tensor
 
 from overparam.sharded.exchange import Exchange, Leaf
 from overparam.sharded.layout import cut_among, cut_like, gathered
-
-if TYPE_CHECKING:
-    from overparam.sharded.owned import Owned
+from overparam.sharded.owners import Owners, Shards
 
 State = dict[str, Any]
-Shards = Mapping[Tensor, str]
 
 
 @torch.no_grad()
 def shared(
-    owned: Owned, groups: Sequence[dict[str, Any]], packed: dict[str, Any]
+    owners: Owners, groups: Sequence[dict[str, Any]], packed: dict[str, Any]
 ) -> dict[str, Any]:
     """A state_dict of this process, with parts of what one of them owns. All processes call it.
 
@@ -32,18 +29,18 @@ def shared(
     everywhere.
 
     Args:
-        owned: knows the owners.
+        owners: of the weights.
         groups: of the optimizer.
         packed: as torch packs it.
     """
     params = [p for group in groups for p in group["params"]]
     places = {p: place for place, p in enumerate(params)}
     states = dict(packed["state"])
-    for together in owned.alike(owned.shards(groups)):
-        layout = owned.layout(together[0])
+    for together in owners.alike(owners.shards(groups)):
+        layout = owners.layout(together[0])
         if not layout.has_owner:
             continue  # every process has all of it
-        mine = {places[p]: states.get(places[p], {}) for p in together if owned.owns(p)}
+        mine = {places[p]: states.get(places[p], {}) for p in together if owners.owns(p)}
         table = _table(layout.group, mine)
         leaves, keys = [], []
         for place in (places[p] for p in together):
@@ -69,15 +66,15 @@ def shared(
     return {**packed, "state": {**ordered, **states}}
 
 
-def agree_on_names(owned: Owned, state: MutableMapping[Tensor, State], shards: Shards) -> None:
+def agree_on_names(owners: Owners, state: MutableMapping[Tensor, State], shards: Shards) -> None:
     """Give this process entries of the names that owners have: checkpoints go by the names.
 
     All processes call it. The entries have the shapes of the owners' tensors and no memory.
     """
-    for together in owned.alike(shards):
-        layout = owned.layout(together[0])
+    for together in owners.alike(shards):
+        layout = owners.layout(together[0])
         if layout.has_owner:
-            mine = {i: state.get(p, {}) for i, p in enumerate(together) if owned.owns(p)}
+            mine = {i: state.get(p, {}) for i, p in enumerate(together) if owners.owns(p)}
             for place, (_, contents) in _table(layout.group, mine).items():
                 if place not in mine and contents:
                     state[together[place]] = {
@@ -113,7 +110,7 @@ def _described(value: Any) -> tuple[tuple[int, ...], Any]:
 
 @torch.no_grad()
 def received(
-    owned: Owned,
+    owners: Owners,
     groups: Sequence[dict[str, Any]],
     saved: Sequence[dict[str, Any]],
     states: dict[Any, State],
@@ -121,13 +118,13 @@ def received(
     """Saved states with whole tensors at their owners. All processes call it.
 
     Args:
-        owned: knows the owners.
+        owners: of the weights.
         groups: of the optimizer.
         saved: the groups of the checkpoint.
         states: of the checkpoint, with DTensors or whole tensors.
     """
-    shards = owned.shards(groups)
-    owned.admit(shards)
+    shards = owners.shards(groups)
+    owners.admit(shards)
     for group, given in zip(groups, saved, strict=True):
         for p, index in zip(group["params"], given["params"], strict=False):
             if p not in shards or index not in states:
@@ -136,5 +133,5 @@ def received(
             for name in sorted(states[index]):  # in one order on all processes
                 value = states[index][name]
                 whole[name] = gathered(value) if isinstance(value, Tensor) else value
-            states[index] = whole if owned.owns(p) else {}
+            states[index] = whole if owners.owns(p) else {}
     return states
