@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import polars as pl
 from rich.console import Console
 
 from overparam.data import DataError
-from overparam.lab.charts.study import styled
+from overparam.lab.charts.theme import INK, SOFT, speed_colour, styled
 from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.names import folder_name
@@ -136,8 +135,9 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
     first, *others = atlas.sentences
     write_page(
         path,
-        title=first,
-        lead="Where does depth help? Each row compares methods on one problem, by the protocol of "
+        title="Where does depth help?",
+        answer=first,
+        lead="Each row compares methods on one problem, by the protocol of "
         "overparam compare: tuned alike, judged at the end of the schedule at equal loss, "
         "confirmed on fresh paired seeds. Every cell is shown, whichever way it went.",
         sections=[
@@ -159,27 +159,24 @@ _CAPTION = (
 
 def _map(atlas: Atlas) -> alt.TopLevelMixin:
     rows = [
-        (name, method, math.log2(found.median), f"{found.median:.2f}", found.decision)
+        (name, method, found.median, f"{found.median:.2f}", found.decision)
         for name, result in atlas.results.items()
         for method, found in result.findings.speed_ups.items()
         if not parse_method(method).is_baseline
     ]
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
-    names = ("problem", "method", "log", "text", "decision")
+    names = ("problem", "method", "speed_up", "text", "decision")
     table = pl.DataFrame(dict(zip(names, columns, strict=True)))
     base = alt.Chart(table).encode(
         x=alt.X("method:N", title=None, axis=alt.Axis(labelAngle=-30)),
         y=alt.Y("problem:N", title=None, sort=list(atlas.results), axis=alt.Axis(labelLimit=260)),
         tooltip=["problem:N", "method:N", "text:N", "decision:N"],
     )
-    scale = alt.Scale(domain=[-1, 0, 1], range=["#d55e00", "#f4f4f4", "#0072b2"])
-    tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color("log:Q", scale=scale, legend=None)
-    )
-    grey = alt.condition("datum.decision == 'too early'", alt.value("#8a8a8a"), alt.value("black"))
+    tiles = base.mark_rect(stroke="transparent").encode(color=speed_colour("speed_up"))
+    grey = alt.condition("datum.decision == 'too early'", alt.value(SOFT), alt.value(INK))
     text = base.mark_text(fontSize=12).encode(text="text:N", color=grey)
     chart = alt.layer(tiles, text).properties(width=330, height=30 * max(1, len(atlas.results)))
-    return styled(chart, "Speed-up of each method with depth on each problem.")
+    return styled(chart, "Speed-up of each method with depth on each problem.", room=230)
 
 
 def _sentence(what: str, decisions: Sequence[str]) -> str:
