@@ -1,7 +1,7 @@
 """Figures of the site: Altair charts as inline SVG, drawn for light and dark, wide and narrow.
 
-Colours, dashes and ticks are those of the lab's pages. The SVG holds the colours of light pages; ``theme.css``,
-which ``conf.py`` writes from the theme, maps each to its dark partner.
+Colours, dashes and ticks are those of the lab's pages. The SVG holds the colours of light pages;
+``theme.css``, which ``conf.py`` writes from the theme, maps each to its dark partner.
 """
 
 from __future__ import annotations
