@@ -51,6 +51,12 @@ def say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
+def say_sentence(console: Console, text: str) -> None:
+    """Print a text in lines of at most 80 columns."""
+    for line in textwrap.wrap(text, _COLUMNS):
+        say(console, line)
+
+
 def say_verdict(console: Console, verdict: str, sentence: str, details: Iterable[str] = ()) -> None:
     """Print a verdict with its sentence beside it, and more sentences below, in 80 columns.
 

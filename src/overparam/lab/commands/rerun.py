@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from overparam.lab.paper.second_order import load_or_compute_baseline
 from overparam.lab.prepare import PreparedStudy
 from overparam.lab.problems.mnist_cnn.jobs import CnnJob
 from overparam.lab.study import Work
-from overparam.lab.terminal import say, say_verdict
+from overparam.lab.terminal import say, say_sentence, say_verdict
 
 Baselines = tuple[dict[str, pl.DataFrame], dict[str, Mapping[str, float]]]
 
@@ -100,7 +99,7 @@ class Rerun:
         """Write the page and print the verdicts of all experiments."""
         reports, missing = self._write_page(self._stored())
         say(console, "")
-        say(console, "\n".join(textwrap.wrap(answer(reports, missing), 80)))
+        say_sentence(console, answer(reports, missing))
         for report in reports.values():
             say(console, f"\n{report.title}")
             for claim in report.claims:

@@ -20,7 +20,7 @@ from overparam.lab.executor import single_thread
 from overparam.lab.prepare import check_output
 from overparam.lab.report.claims import ClaimRow, claims_html
 from overparam.lab.report.page import Section, html_list, html_table, slug, write_page
-from overparam.lab.terminal import open_console, say, say_verdict
+from overparam.lab.terminal import open_console, say, say_sentence, say_verdict
 from overparam.lab.theory import (
     acceleration,
     balance,
@@ -80,7 +80,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
     check_output(output)
     features, targets, data, remark = regression_data()
     if remark:
-        say(console, remark)
+        say_sentence(console, remark)
     with single_thread():
         results = [
             module.check(features, targets, data) if module is circulation else module.check()
@@ -91,7 +91,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         styled(module.chart(result.rows), result.claim)
         for module, result in zip(CHECKS, results, strict=True)
     ]
-    say(console, sentence)
+    say_sentence(console, sentence)
     for result in results:
         say(console, f"\n{result.name.capitalize()}")
         found = [*map(_measured, result.evidence), f"Source: {result.source}."]
