@@ -20,6 +20,16 @@ profile.mkdir(parents=True, exist_ok=True)
 os.environ["IPYTHONDIR"] = str(profile.parent)
 
 import overparam  # noqa: E402
+from overparam.lab.charts.theme import dark_rules  # noqa: E402
+
+# Drawings hold the colours of light pages; these are their partners on dark ones.
+theme = DOCS / "_build" / "theme"
+theme.mkdir(parents=True, exist_ok=True)
+dark, drawn = 'body[data-theme="dark"]', "figure.drawn"
+(theme / "theme.css").write_text(
+    f"{dark_rules(f'{dark} {drawn}')}\n@media (prefers-color-scheme: dark) {{\n"
+    f"{dark_rules(f'body:not([data-theme=light]) {drawn}')}\n}}\n"
+)
 
 project = "overparam"
 author = "overparam contributors"
@@ -76,8 +86,8 @@ napoleon_preprocess_types = False
 # Look
 html_theme = "furo"
 html_title = "overparam"
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_static_path = ["_static", "_build/theme"]
+html_css_files = ["site.css", "theme.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False

@@ -1,6 +1,7 @@
 """Figures of the site: Altair charts as inline SVG, drawn for light and dark, wide and narrow.
 
-The colours in the SVG are those of light pages; ``_static/site.css`` maps each to its dark partner.
+Colours, dashes and ticks are those of the lab's pages. The SVG holds the colours of light pages;
+``theme.css``, which ``conf.py`` writes from the theme, maps each to its dark partner.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ import altair as alt
 import vl_convert
 from IPython.display import HTML
 
-from overparam.lab.theory.theme import COLOURS, log_ticks
+from overparam.lab.charts.theme import (
+    AMBER,
+    BLACK,
+    BLUE,
+    DASHES,
+    GREEN,
+    GRID,
+    INK,
+    LOG_LABEL,
+    ORANGE,
+    PALETTE,
+    PINK,
+    SKY,
+    SOFT,
+    log_ticks,
+)
+
+__all__ = ["AMBER", "BLACK", "BLUE", "GREEN", "ORANGE", "PINK", "SKY", "figure", "lines", "themed"]
 
 Row = Mapping[str, Any]
 
-INK, SOFT, GRID = "#1f2933", "#52606d", "#e1e6eb"
-BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK = COLOURS
-DASHES = ([1, 0], [7, 3], [2, 3], [8, 3, 2, 3], [12, 4], [4, 2], [1, 4])
 WIDTH, HEIGHT = 330, 230
 LABEL = 13  # size of text, and the least distance of labels
-_LOG_LABEL = (
-    "datum.value >= 0.001 && datum.value < 10000 ? format(datum.value, '~g')"
-    " : replace(format(datum.value, '.0e'), '+', '')"
-)
 _numbers = itertools.count(1)
 
 
@@ -84,7 +95,7 @@ def lines(
     names = list(dict.fromkeys(row["_by"] for row in table))
     x_axis = _axis(alt.X, x, x_title, table, "x" in log, x_domain)
     y_axis = _axis(alt.Y, y, "", table, "y" in log, y_domain)
-    colour = alt.Color("_by:N", legend=None, sort=names).scale(domain=names, range=COLOURS)
+    colour = alt.Color("_by:N", legend=None, sort=names).scale(domain=names, range=list(PALETTE))
     dash = alt.StrokeDash("_by:N", legend=None).scale(domain=names, range=list(DASHES))
     line = alt.Chart(alt.Data(values=table)).mark_line(
         strokeWidth=2.2, clip=True, point=alt.OverlayMarkDef(size=34) if points else False
@@ -118,7 +129,7 @@ def _axis(
     scale: dict[str, Any] = {"nice": False, "domain": [low, high]}
     if not log:
         return kind(f"{name}:Q", title=title).scale(**scale, zero=False)
-    ticks = alt.Axis(values=log_ticks(low, high), labelExpr=_LOG_LABEL)
+    ticks = alt.Axis(values=log_ticks(low, high), labelExpr=LOG_LABEL)
     return kind(f"{name}:Q", title=title, axis=ticks).scale(**scale, type="log")
 
 

@@ -1,12 +1,12 @@
 import math
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("IPython", reason="IPython is not installed; install the extra 'docs'")
-CSS = (Path(__file__).parents[2] / "docs" / "_static" / "site.css").read_text(encoding="utf-8")
+
+from overparam.lab.charts.theme import DARK
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,9 @@ def rows():
     ]
 
 
-def test_every_colour_has_a_partner_on_dark_pages(figures):
-    for colour in (figures.INK, figures.SOFT, figures.GRID, *figures.COLOURS):
-        assert f'[fill="{colour}"]' in CSS
-        assert f'[stroke="{colour}"]' in CSS
-    partners = re.findall(r"var\((--f-\w+)\)", CSS)
-    for name in partners:
-        assert CSS.count(f"{name}:") == 3  # light, dark by choice, dark by system
+def test_colours_are_those_of_the_pages_of_the_lab(figures):
+    for colour in (figures.INK, figures.SOFT, figures.GRID, *figures.PALETTE):
+        assert colour in DARK
 
 
 def test_names_of_lines_do_not_lie_on_each_other(figures, rows):

@@ -11,7 +11,7 @@ from overparam.lab.summary import final_losses, tuned
 
 
 def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> list[str]:
-    """What a study shows, in plain sentences.
+    """What a study shows, in plain sentences; the first one is the answer.
 
     The tuned methods are compared by their median final loss: every depth with gradient descent,
     the plain-weight optimizers with the best depth, the rule with explicit factors of the same
@@ -37,15 +37,17 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
         for name, method in methods.items()
         if method.depth_kind == "plain" and method.optimizer != "gd"
     ]
-    sentences = [
-        f"After {iterations:,} iterations, with each method at its best learning rate; the optimal "
-        f"loss is {optimum:.4g}."
-    ]
+    sentences = []
     if depths and "gd" in table:
         sentences.append(_depths_against_gd(depths, table["gd"]))
     if depths and plain:
         best = f"the best depth, {_labelled_value(depths[0])}"
         sentences.append(f"On the plain weight: {_compared(_sides(plain, depths[0]), best)}")
+    sentences.insert(
+        1,
+        f"After {iterations:,} iterations, with each method at its best learning rate; the optimal "
+        f"loss is {optimum:.4g}.",
+    )
     for name, method in methods.items():
         rule = Method("gd", "rule", method.depth).name
         if method.depth_kind == "factors" and method.optimizer == "gd" and rule in table:

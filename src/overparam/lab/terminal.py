@@ -10,14 +10,25 @@ import codecs
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from overparam.lab.verdicts import Verdict
 
 _LOG_WIDTH = 120
+_COLUMNS, _VERDICT = 80, 14
+_VERDICT_COLOURS: Mapping[str, str] = {
+    Verdict.YES: "green",
+    Verdict.MOSTLY: "green",
+    Verdict.MOSTLY_NO: "red",
+    Verdict.NO: "red",
+}
 _PLAIN = "overparam-plain"
 _SUBSTITUTES = {
     **dict.fromkeys("─━═╴╶╸╺", "-"),
@@ -38,6 +49,31 @@ def open_console(stderr: bool = False) -> Console:
 def say(console: Console, text: str) -> None:
     """Print a text whose lines the terminal may wrap but that holds no line breaks of ours."""
     console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def say_sentence(console: Console, text: str) -> None:
+    """Print a text in lines of at most 80 columns."""
+    for line in textwrap.wrap(text, _COLUMNS):
+        say(console, line)
+
+
+def say_verdict(console: Console, verdict: str, sentence: str, details: Iterable[str] = ()) -> None:
+    """Print a verdict with its sentence beside it, and more sentences below, in 80 columns.
+
+    Args:
+        console: where to print.
+        verdict: one or two words.
+        sentence: what it is about.
+        details: sentences behind it; each begins a line.
+    """
+    margin = " " * _VERDICT
+    lines = textwrap.wrap(sentence, _COLUMNS - _VERDICT)
+    for detail in details:
+        lines += textwrap.wrap(detail, _COLUMNS - _VERDICT, subsequent_indent="  ")
+    head = Text(f"{verdict:<{_VERDICT}}", _VERDICT_COLOURS.get(verdict, "yellow"))
+    console.print(head.append(lines[0] if lines else "", "default"), soft_wrap=True)
+    for line in lines[1:]:
+        say(console, margin + line)
 
 
 def show_table(console: Console, table: Table) -> None:

@@ -349,17 +349,21 @@ def test_page_in_a_browser(browser, folder):
         "document.querySelectorAll('.chart').length"
     )
     assert charts.count() == len(list((folder / "figures").glob("*.svg"))) >= 12
-    rows = page.locator("table.claims tbody tr")
+    rows = page.locator("details.claim")
     claims = json.loads((folder / "verdicts.json").read_text())["claims"]
     assert rows.count() == len(claims)
     for row, claim in zip(rows.all(), claims, strict=True):
-        assert row.locator("td").nth(0).inner_text() == claim["statement"]
-        assert row.locator("td").nth(3).inner_text() == claim["verdict"]
+        assert row.locator(".sentence").inner_text() == claim["statement"]
+        assert row.locator(".verdict").inner_text().split(maxsplit=1)[1] == claim["verdict"]
+        assert not row.locator(".evidence").is_visible()
+        row.locator("summary").press("Enter")
+        assert row.locator(".evidence li").count() == len(claim["evidence"])
+        assert row.locator(".evidence").is_visible()
         target = row.locator("a").get_attribute("href")
         assert page.locator(f"h2{target}").count() == 1
     # A heading of level 2 for the overview and for each experiment; figures have level 3.
-    assert page.locator("h2").count() == 1 + len(EXPERIMENTS)
-    assert page.locator("h3").count() >= len(claims) + charts.count()
+    assert page.locator("h2").count() == 1 + len(EXPERIMENTS) == page.locator("nav li").count()
+    assert page.locator("h3").count() >= charts.count()
     tiles = page.locator(".mark-rect path")
     assert tiles.count() >= 2 * 3 * 3 * 7
     page.set_viewport_size({"width": 1300, "height": 1000})

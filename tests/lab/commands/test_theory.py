@@ -1,4 +1,6 @@
+import contextlib
 import importlib
+import io
 import pkgutil
 import re
 from xml.etree import ElementTree
@@ -26,22 +28,29 @@ CHECKS = (
 def ran(tmp_path_factory):
     """The whole command on the embedded data: its folder and what it printed."""
     output = tmp_path_factory.mktemp("theory")
-    with pytest.MonkeyPatch.context() as patch:
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.delenv("OVERPARAM_DATA", raising=False)
         patch.setenv("OVERPARAM_CACHE", str(output / "no cache"))
         assert main(["theory", "--output", str(output)]) == 0
+    (output / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
     return output
+
+
+@pytest.fixture(scope="module")
+def printed(ran):
+    return (ran / "printed.txt").read_text(encoding="utf-8")
 
 
 def test_every_check_has_a_verdict_and_a_figure(ran):
     html = (ran / "theory.html").read_text(encoding="utf-8")
     verdicts = dict(
-        re.findall(r"<h2>([A-Z][a-z ]+): (holds|holds in part|does not hold)</h2>", html)
+        re.findall(r"<h2[^>]*>([A-Z][a-z ]+): (yes|mostly|mixed|mostly no|no)</h2>", html)
     )
     assert [name.lower() for name in verdicts] == list(CHECKS)
     # Depth is slower at p = 4 and nearly equal targets; bounded rates can favour it at p = 2.
-    assert verdicts.pop("Acceleration") == "holds in part"
-    assert set(verdicts.values()) == {"holds"}
+    assert verdicts.pop("Acceleration") == "mostly"
+    assert set(verdicts.values()) == {"yes"}
     for name in CHECKS:
         svg = ran / f"theory_{name.replace(' ', '_')}.svg"
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")
@@ -66,10 +75,19 @@ def test_page_in_a_browser(browser, ran):
 
 def test_a_failing_check_is_shown_as_failing():
     wrong = TheoryCheck("balance", "A wrong claim.", "nowhere", (Evidence("it", 2, 0, 1),))
-    assert wrong.verdict == "does not hold"
-    section = theory_command._section(wrong, None)
-    assert section.heading == "Balance: does not hold"
-    assert "<td>no</td>" in section.body_html
+    assert wrong.verdict == "no"
+    assert theory_command._section(wrong, None).heading == "Balance: no"
+    assert ">no</td>" in theory_command._row(wrong).evidence_html
+    assert theory_command.answer([wrong]) == (
+        "0 of 1 claims hold in every number measured (balance no)."
+    )
+
+
+def test_what_is_printed_fits_80_columns(printed):
+    assert "7 of 8 claims hold in every number measured (acceleration mostly)." in printed
+    assert [
+        line for line in printed.splitlines() if len(line) > 80 and "Report: " not in line
+    ] == []
 
 
 def test_the_command_runs_every_check_and_each_has_a_chart():

@@ -48,7 +48,7 @@ def test_one_page_with_the_answer_first_and_nothing_fatal(tmp_path, small):
     assert first.startswith("Depth is faster in ")
     write_atlas(made, tmp_path / "atlas.html")
     page = (tmp_path / "atlas.html").read_text(encoding="utf-8")
-    assert f"<h1>{first}</h1>" in page
+    assert f'<p class="answer">{first}</p>' in page
     assert "away: not run. no such file" in page
     assert (tmp_path / "two-norm-x" / "report.html").exists()
 

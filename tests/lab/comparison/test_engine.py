@@ -60,9 +60,10 @@ def test_the_front_door():
     assert overparam.lab.compare is compare
 
 
-def test_the_page_has_the_answer_as_its_title_and_the_protocol(result, tmp_path):
+def test_the_page_answers_in_its_first_line_and_has_the_protocol(result, tmp_path):
     page = result.save(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"<h1>{result.sentence}</h1>" in page
+    assert "does depth make training faster?</h1>" in page
+    assert f'<p class="answer">{result.sentence}</p>' in page
     for word in ("Bouthillier", "A/A", "Hesterberg", "AlgoPerf", "modded-nanogpt"):
         assert word in page
     assert page.count("vegaEmbed(") >= 1

@@ -42,12 +42,9 @@ def test_no_claim_holds_with_evidence_that_does_not_agree(answers):
     assert (claim(*answers).verdict == Verdict.YES) == agree
 
 
-def test_few_sentences_are_listed_and_many_are_counted():
-    assert claim(True, False).evidence_in_short == "Number 0. Number 1."
-    many = claim(True, True, False, None).evidence_in_short
-    assert many == (
-        "2 of 4 comparisons agree, 1 disagree, 1 undecided: mostly. They are listed below."
-    )
+def test_the_number_of_a_claim_counts_its_cases():
+    assert claim(True, False).number == "1 of 2 for, 1 against"
+    assert claim(True, True, False, None).number == "2 of 4 for, 1 against, 1 open"
 
 
 def test_the_sentence_counts_cases_where_the_evidence_sums_them_up():
@@ -55,7 +52,7 @@ def test_the_sentence_counts_cases_where_the_evidence_sums_them_up():
     made = Claim("A", "B", claim(True, False, None).evidence, "", (9, 25, 29), words)
     assert made.verdict == Verdict.MOSTLY_NO
     assert made.sentence == "Faster in 9 of 63 cells, slower in 25, 29 undecided: mostly no."
-    assert made.evidence_in_short.startswith(made.sentence)
+    assert made.number == "9 of 63 for, 25 against, 29 open"
 
 
 def test_order_needs_ranges_that_do_not_overlap():

@@ -12,6 +12,10 @@ from overparam.lab.commands import run as run_command
 from overparam.lab.methods import parse_method
 from overparam.lab.summary import iterations_to, targets, tuned
 
+# Elements that are wider than their place and would be scrolled.
+SIDEWAYS = """[...document.querySelectorAll("main *")].filter((element) =>
+    !element.closest("svg") && element.getBoundingClientRect().right > innerWidth + 1
+).map((element) => element.outerHTML.slice(0, 80))"""
 METHODS = ("gd", "rule:2", "factors:2", "adam", "momentum")
 
 
@@ -36,7 +40,7 @@ def html(folder):
 
 def cells_after(html, heading):
     """The table below a heading, as rows of text."""
-    table = html.split(f"<h2>{heading}</h2>")[1].split("</table>")[0]
+    table = re.split(f"<h2[^>]*>{heading}</h2>", html)[1].split("</table>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
 
@@ -101,14 +105,15 @@ def test_page_in_a_browser(browser, folder):
     page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 2")
     for chart in page.query_selector_all(".chart"):
         assert len(chart.query_selector_all("svg.marks .mark-line path")) >= len(METHODS)
-        legend = chart.query_selector("svg.marks .role-legend")
-        assert legend is not None
-        assert "Gradient descent" in legend.inner_html()
+        assert "Gradient descent" in chart.inner_html()
     faint = ".chart >> nth=0 >> css=svg.marks .mark-line.role-mark path[opacity='0.12']"
     assert page.locator(faint).count() == 0
-    page.locator(".chart >> nth=0 >> css=.role-legend-label text").first.click()
+    # The names of lines stand at their ends; clicking a line singles it out.
+    names = page.locator(".chart >> nth=0 >> css=.mark-text.role-mark text")
+    assert sorted(names.all_text_contents()) == sorted(parse_method(m).label for m in METHODS)
+    page.locator(".chart >> nth=0 >> css=.mark-line.role-mark path").first.dispatch_event("click")
     page.wait_for_function(
-        "document.querySelector('.chart').querySelectorAll(\"path[opacity='0.12']\").length"
+        "document.querySelectorAll(\"#chart-2 .mark-line path[opacity='0.12']\").length"
     )
     assert page.locator(faint).count() == len(METHODS) - 1
     page.emulate_media(media="print")
@@ -124,9 +129,66 @@ def test_page_in_a_browser(browser, folder):
     assert problems == []
 
 
-def test_page_fits_a_telephone(browser, folder):
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+def test_page_fits_a_telephone_and_shows_a_legend_there(browser, folder):
+    page = opened(browser, folder, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    # Nothing inside is scrolled sideways or too small to be read either.
+    assert page.evaluate(SIDEWAYS) == []
+    sizes = page.evaluate(
+        """[...document.querySelectorAll(".chart svg.marks")].map((svg) =>
+            svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
+    )
+    assert min(sizes) > 0.9
+    legend = page.locator(".chart >> nth=0 >> css=.role-legend-label text").all_text_contents()
+    assert {parse_method(name).label for name in METHODS} <= set(legend)
+    assert page.locator(".chart >> nth=0 >> css=.mark-text.role-mark text").count() == 0
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.wait_for_function("document.querySelectorAll('#chart-2 .mark-text.role-mark text').length")
+    page.close()
+
+
+def test_page_is_dark_where_the_reader_wants_it(browser, folder):
+    colours = {}
+    for mode in ("light", "dark"):
+        page = opened(browser, folder, color_scheme=mode)
+        colours[mode] = page.evaluate(
+            """[getComputedStyle(document.body).backgroundColor,
+                getComputedStyle(document.querySelector(".chart .mark-line path")).stroke]"""
+        )
+        page.close()
+    assert colours["light"][0] == "rgb(255, 255, 255)"
+    assert max(map(int, re.findall(r"\d+", colours["dark"][0]))) < 48
+    assert colours["light"][1] != colours["dark"][1]
+
+
+def test_the_numbers_behind_a_chart_are_those_of_the_curves(browser, folder):
+    page = opened(browser, folder)
+    numbers = page.locator("details.numbers").first
+    assert not numbers.locator("table").is_visible()
+    numbers.locator("summary").press("Enter")
+    header = numbers.locator("th").all_inner_texts()
+    last = numbers.locator("tbody tr").last.locator("td").all_inner_texts()
+    page.close()
+    curves = pl.read_parquet(folder / "curves.parquet")
+    optimum = json.loads((folder / "run.json").read_text())["optimum"]["loss"]
+    best = {parse_method(row["method"]).label: row["median"] for row in tuned(curves).to_dicts()}
+    assert header[0] == "Iteration"
+    assert last[0] == "200"
+    for label, cell in zip(header[1:], last[1:], strict=True):
+        assert float(cell.replace(",", "")) == pytest.approx(best[label] - optimum, rel=1e-3)
+
+
+def test_the_first_line_answers_the_question_of_the_title(html):
+    title = re.search(r"<h1>(.*?)</h1>", html)[1]
+    assert title.startswith("Does depth accelerate training?")
+    answer = re.search(r'<p class="answer">(.*?)</p>', html)[1]
+    assert "gradient descent here" in answer
+    for target in re.findall(r'<a href="#([^"]+)">', html):
+        assert f'id="{target}"' in html
+
+
+def opened(browser, folder, width=1400, **options):
+    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
     page.goto((folder / "report.html").as_uri())
     page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 2")
-    assert page.evaluate("document.documentElement.scrollWidth <= 390")
-    page.close()
+    return page

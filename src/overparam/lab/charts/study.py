@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Mapping
 
 import altair as alt
 import polars as pl
 
-from overparam.lab.methods import label_of, parse_method
+from overparam.lab.charts.theme import (
+    Look,
+    end_labels,
+    label_heights,
+    labels_fit,
+    line_encodings,
+    log_axis,
+    look_of,
+    looks_apart,
+    shapes,
+    styled,
+)
+from overparam.lab.methods import OPTIMIZERS, label_of, parse_method
 from overparam.lab.summary import rate_curve, tuned, tuned_curves
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish too. Depth is blue, and darker
-# the deeper.
-_OPTIMIZER_COLOURS = {
-    "gd": "#000000",
-    "momentum": "#e69f00",
-    "nesterov": "#b8860b",
-    "adagrad": "#009e73",
-    "adadelta": "#cc79a7",
-    "adam": "#d55e00",
-    "normalized": "#999999",
-    "loss_scaled": "#7a3e9d",
-}
-# For lines that differ in something other than their method.
-PALETTE = ("#000000", "#e69f00", "#56b4e9", "#0072b2", "#08306b", "#009e73", "#cc79a7", "#d55e00")
-_DEPTH_COLOURS = ("#56b4e9", "#0072b2", "#08306b")
-_BEST_FIRST = "Method, best first"
-_WIDTH, _HEIGHT = 660, 420
+_WIDTH, _HEIGHT = 600, 400
 
 
 def loss_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     """Distance from the optimum against iterations, one line per method at its best lr."""
-    order = tuned(curves)["method"].to_list()
     return distance_chart(
         _above_optimum(_named(tuned_curves(curves)), optimum),
-        _colour(order),
-        _dash(order),
+        _looks(tuned(curves)["method"].to_list()),
         "Loss above the optimum against iterations, each method at its best learning rate.",
     )
 
 
 def distance_chart(
-    table: pl.DataFrame, colour: alt.Color, dash: alt.StrokeDash, description: str
+    table: pl.DataFrame, looks: Mapping[str, Look], description: str
 ) -> alt.TopLevelMixin:
     """Lines of distances against iterations, with a band over seeds if there are several.
 
     Args:
-        table: columns ``label, rate, step, median, low, high``; steps and distances that a
+        table: columns ``label, method, rate, step, median, low, high``; steps and distances that a
             logarithmic axis cannot show are left out.
-        colour: colours of the labels.
-        dash: dashes of the labels.
+        looks: of the lines, by label.
         description: one sentence for readers who cannot see the chart.
     """
     # Zeros, and the infinite losses of a run that overflowed before it diverged.
@@ -57,16 +51,25 @@ def distance_chart(
     distance = table.filter(shown)
     several_seeds = (distance["high"] > distance["low"]).any()
     highlight = _highlight()
+    steps = _range(distance, "step")
+    direct = labels_fit(len(looks), _HEIGHT)
+    lines = line_encodings(looks, None if direct else alt.Legend(title="Method, best first"))
     base = alt.Chart(rounded(distance)).encode(
         x=alt.X(
-            "step:Q", title="Iteration", scale=alt.Scale(type="log", nice=False), axis=log_axis()
+            "step:Q",
+            title="Iteration",
+            scale=alt.Scale(type="log", nice=False, domain=steps),
+            axis=log_axis(*steps),
         ),
-        color=colour,
+        color=lines["color"],
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
     )
-    lines = base.mark_line(strokeWidth=2).encode(
-        y=log_y("median:Q", "Loss above the optimum"),
-        strokeDash=dash,
+    y = log_y("median:Q", "Loss above the optimum", distance, "low", "high")
+    marked = base.mark_line(clip=True).add_params(highlight)
+    drawn = marked.encode(
+        y=y,
+        strokeDash=lines["strokeDash"],
+        strokeWidth=lines["strokeWidth"],
         tooltip=[
             alt.Tooltip("label:N", title="Method"),
             alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
@@ -75,105 +78,78 @@ def distance_chart(
         ],
     )
     bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(y="low:Q", y2="high:Q")
-    layers = [bands, lines] if several_seeds else [lines]
+    layers = [bands, drawn] if several_seeds else [drawn]
+    optimizers = _optimizers(distance)
+    if len(optimizers) > 1:
+        marks = alt.Chart(rounded(_spread(distance, steps))).mark_point(filled=True, size=48)
+        layers.append(
+            marks.encode(
+                x="step:Q",
+                y="median:Q",
+                color=lines["color"],
+                opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
+                shape=shapes(optimizers),
+            )
+        )
+    if direct and len(distance):
+        last = distance.sort("step").group_by("label", maintain_order=True).last()
+        ends = dict(last.select("label", "median").iter_rows())
+        heights = label_heights(ends, _padded(distance, "low", "high"), _HEIGHT, log=True)
+        layers.append(end_labels(heights, "step", steps[1], "median", looks))
     chart = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT)
-    return styled(chart.add_params(highlight), description)
-
-
-def labelled_colour(labels: list[str], title: str, colours: Sequence[str] = PALETTE) -> alt.Color:
-    """Colours for the lines with these labels, in this order."""
-    scale = alt.Scale(domain=labels, range=[colours[i % len(colours)] for i in range(len(labels))])
-    return alt.Color("label:N", scale=scale, legend=alt.Legend(title=title))
-
-
-def labelled_dash(
-    labels: list[str], title: str, dashed: Collection[str] = (), dotted: Collection[str] = ()
-) -> alt.StrokeDash:
-    """Dashed and dotted lines for the labels named, solid lines for the others."""
-    dashes = [
-        [5, 3] if label in dashed else [2, 2] if label in dotted else [1, 0] for label in labels
-    ]
-    scale = alt.Scale(domain=labels, range=dashes)
-    return alt.StrokeDash("label:N", scale=scale, legend=alt.Legend(title=title))
+    return styled(chart, description, direct)
 
 
 def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     """Final loss against the lr, and below it the lrs at which runs failed."""
     order = tuned(curves)["method"].to_list()
-    labels = [label_of(name) for name in order]
+    looks = _looks(order)
     sensitivity = _named(rate_curve(curves)).drop("low", "high")
     # If most seeds diverged, the median is infinite and cannot be shown.
     worked = sensitivity.filter(pl.col("median").is_finite() & (pl.col("failed") < pl.col("seeds")))
+    worked = _above_optimum(worked, optimum)
     failed = sensitivity.filter(pl.col("failed") > 0).drop("median")
-    highlight = _highlight()
-    tried = sensitivity["rate"].sort().to_list()
-    rates = alt.Scale(type="log", nice=False, domain=[tried[0], tried[-1]])
+    highlight = _highlight(bind="legend")
+    rates = _range(sensitivity, "rate")
+    scale = alt.Scale(type="log", nice=False, domain=rates)
     opacity = alt.condition(highlight, alt.value(1.0), alt.value(0.12))
+    legend = alt.Legend(title="Method, best first", symbolType="stroke")
+    drawn = line_encodings(looks, legend)
     tooltip = [
         alt.Tooltip("label:N", title="Method"),
         alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
         alt.Tooltip("failed:Q", title="Seeds that failed"),
         alt.Tooltip("seeds:Q", title="Seeds"),
     ]
-    lines = (
-        alt.Chart(rounded(_above_optimum(worked, optimum)))
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
-        .encode(
-            x=alt.X("rate:Q", title=None, scale=rates, axis=log_axis()),
-            y=log_y("median:Q", "Final loss above the optimum"),
-            color=_colour(order),
-            strokeDash=_dash(order),
-            opacity=opacity,
-            tooltip=[*tooltip, alt.Tooltip("median:Q", title="Above the optimum", format=".4g")],
-        )
-        .properties(width=_WIDTH, height=_HEIGHT)
-        .add_params(highlight)
+    optimizers = _optimizers(sensitivity)
+    marked = alt.Chart(rounded(_with_optimizer(worked))).mark_line(
+        point=alt.OverlayMarkDef(size=42, filled=True)
     )
+    lines = marked.encode(
+        x=alt.X("rate:Q", title=None, scale=scale, axis=log_axis(*rates)),
+        y=log_y("median:Q", "Final loss above the optimum", worked, "median"),
+        opacity=opacity,
+        tooltip=[*tooltip, alt.Tooltip("median:Q", title="Above the optimum", format=".4g")],
+        **drawn,
+    )
+    if len(optimizers) > 1:
+        lines = lines.encode(shape=shapes(optimizers))
+    panel = alt.layer(lines).properties(width=_WIDTH, height=_HEIGHT)
     hidden = alt.Axis(labels=False, ticks=False, domain=False, grid=True)
     crosses = (
         alt.Chart(rounded(failed))
         .mark_point(shape="cross", angle=45, size=40, filled=True)
         .encode(
-            x=alt.X("rate:Q", title="Learning rate", scale=rates, axis=log_axis()),
-            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=labels), axis=hidden),
-            color=_colour(order),
+            x=alt.X("rate:Q", title="Learning rate", scale=scale, axis=log_axis(*rates)),
+            y=alt.Y("label:N", title="Failed", scale=alt.Scale(domain=list(looks)), axis=hidden),
+            color=drawn["color"],
             opacity=opacity,
             tooltip=tooltip,
         )
         .properties(width=_WIDTH, height=13 * len(order))
     )
     description = "Final loss above the optimum and failures, against the learning rate."
-    return styled(alt.vconcat(lines, crosses, spacing=12), description)
-
-
-def styled(
-    chart: alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart, description: str
-) -> alt.TopLevelMixin:
-    """The chart in the style of all charts, readable from the back of a room."""
-    return (
-        chart.properties(description=description)
-        .configure(font="system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
-        .configure_axis(
-            labelFontSize=12,
-            titleFontSize=13,
-            titleFontWeight=500,
-            titlePadding=10,
-            gridColor="#ececec",
-            domainColor="#8a8a8a",
-            tickColor="#8a8a8a",
-        )
-        .configure_legend(
-            labelFontSize=12.5,
-            titleFontSize=12.5,
-            titleFontWeight=500,
-            symbolType="stroke",
-            symbolSize=260,
-            symbolStrokeWidth=3,
-            rowPadding=4,
-            labelLimit=260,
-        )
-        .configure_view(stroke=None)
-    )
+    return styled(alt.vconcat(panel.add_params(highlight), crosses, spacing=12), description)
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
@@ -196,35 +172,65 @@ def rounded(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(floats).round_sig_figs(5))
 
 
-def _highlight() -> alt.Parameter:
+def _highlight(bind: str | None = None) -> alt.Parameter:
+    """Clicking a line, or a name in the legend, singles out a method."""
+    if bind is None:
+        return alt.selection_point(fields=["label"])
     return alt.selection_point(fields=["label"], bind="legend")
 
 
-def log_y(field: str, title: str) -> alt.Y:
-    """A logarithmic y axis."""
-    scale = alt.Scale(type="log", nice=False, padding=8)
-    return alt.Y(field, title=title, scale=scale, axis=log_axis())
+def log_y(field: str, title: str, table: pl.DataFrame, *columns: str) -> alt.Y:
+    """A logarithmic y axis with even ticks.
+
+    Args:
+        field: the column, with its type.
+        title: of the axis.
+        table: what is shown.
+        *columns: whose values the axis spans.
+    """
+    domain = _padded(table, *columns)
+    scale = alt.Scale(type="log", nice=False, domain=domain)
+    return alt.Y(field, title=title, scale=scale, axis=log_axis(*domain))
 
 
-def log_axis() -> alt.Axis:
-    """A logarithmic axis whose labels have no trailing zeros."""
-    return alt.Axis(format="~g", labelOverlap=True, labelSeparation=8)
+def _padded(table: pl.DataFrame, *columns: str) -> tuple[float, float]:
+    """The range of some columns on a logarithmic axis, with some air."""
+    low, high = _range(table, *columns)
+    air = (high / low) ** 0.03
+    return low / air, high * air
 
 
-def _colour(order: list[str]) -> alt.Color:
-    labels = [label_of(name) for name in order]
-    return labelled_colour(labels, _BEST_FIRST, [_method_colour(name) for name in order])
+def _range(table: pl.DataFrame, *columns: str) -> tuple[float, float]:
+    """The smallest and the largest positive number of some columns, apart from each other."""
+    found = pl.concat([table[name].cast(pl.Float64).rename("x") for name in columns])
+    found = found.filter(found.is_finite() & (found > 0))
+    if not len(found):
+        return 1.0, 10.0
+    low, high = float(found.min()), float(found.max())  # pyright: ignore[reportArgumentType]
+    return (low, high) if low < high else (low / 2, high * 2)
 
 
-def _dash(order: list[str]) -> alt.StrokeDash:
-    methods = [parse_method(name) for name in order]
-    dashed = {method.label for method in methods if method.depth_kind == "factors"}
-    dotted = {method.label for method in methods if method.depth_kind == "rule_normalized"}
-    return labelled_dash([method.label for method in methods], _BEST_FIRST, dashed, dotted)
+def _optimizers(table: pl.DataFrame) -> dict[str, str]:
+    """The name of each optimizer in the column ``method``, by its label."""
+    names = (parse_method(name).optimizer for name in dict.fromkeys(table["method"]))
+    return {OPTIMIZERS[name].label: name for name in names}
 
 
-def _method_colour(name: str) -> str:
-    method = parse_method(name)
-    if method.optimizer != "gd" or method.depth_kind == "plain":
-        return _OPTIMIZER_COLOURS[method.optimizer]
-    return _DEPTH_COLOURS[min(2, max(0, round(method.depth) - 2))]
+def _with_optimizer(table: pl.DataFrame) -> pl.DataFrame:
+    labels = {n: OPTIMIZERS[parse_method(n).optimizer].label for n in table["method"].unique()}
+    return table.with_columns(pl.col("method").replace_strict(labels).alias("optimizer"))
+
+
+def _spread(table: pl.DataFrame, steps: tuple[float, float]) -> pl.DataFrame:
+    """A few points of each line, evenly spread on the axis and shifted from line to line."""
+    count, parts = len(table["label"].unique()), []
+    for i, (_, line) in enumerate(table.group_by("label", maintain_order=True)):
+        shares = [(k + (i + 0.5) / count) / 5 for k in range(5)]
+        wanted = [steps[0] * (steps[1] / steps[0]) ** share for share in shares]
+        nearest = [(line["step"].log() - math.log(step)).abs().arg_min() for step in wanted]
+        parts.append(line[sorted({k for k in nearest if k is not None})])
+    return _with_optimizer(pl.concat(parts))
+
+
+def _looks(order: list[str]) -> dict[str, Look]:
+    return looks_apart({label_of(name): look_of(name) for name in order})

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from overparam.lab.jobs import StudyJob, load_curves, study_jobs
 from overparam.lab.paper.claims import chance_of_order
@@ -19,22 +17,14 @@ from overparam.lab.paper.controls import KINDS
 from overparam.lab.paper.experiments import EXPERIMENTS, StoredResults
 from overparam.lab.paper.late_phase import predicted_speedup
 from overparam.lab.paper.network import load_result
-from overparam.lab.paper.page import Missing, write_reproduction
+from overparam.lab.paper.page import Missing, answer, write_reproduction
 from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.scale import Scale
 from overparam.lab.paper.second_order import load_or_compute_baseline
 from overparam.lab.prepare import PreparedStudy
 from overparam.lab.problems.mnist_cnn.jobs import CnnJob
 from overparam.lab.study import Work
-from overparam.lab.terminal import say, show_table
-from overparam.lab.verdicts import Verdict
-
-_COLOURS = {
-    Verdict.YES: "green",
-    Verdict.MOSTLY: "green",
-    Verdict.MOSTLY_NO: "red",
-    Verdict.NO: "red",
-}
+from overparam.lab.terminal import say, say_sentence, say_verdict
 
 Baselines = tuple[dict[str, pl.DataFrame], dict[str, Mapping[str, float]]]
 
@@ -102,7 +92,7 @@ class Rerun:
             if name not in self.shown:
                 say(console, f"Finished: {report.title}")
                 for claim in report.claims:
-                    say(console, f"  {claim.verdict}: {claim.statement}")
+                    say_verdict(console, claim.verdict, claim.statement)
         if not self.shown:
             say(console, f"Report so far: {self.folder / 'report.html'}")
         self.shown |= finished
@@ -110,7 +100,16 @@ class Rerun:
     def show_all(self, console: Console) -> None:
         """Write the page and print the verdicts of all experiments."""
         reports, missing = self._write_page(self._stored())
-        show_table(console, _verdict_table(reports, missing))
+        say(console, "")
+        say_sentence(console, answer(reports, missing))
+        for report in reports.values():
+            say(console, f"\n{report.title}")
+            for claim in report.claims:
+                say_verdict(console, claim.verdict, claim.statement, [f"{claim.number}."])
+        for experiment in missing.values():
+            say(console, f"\n{experiment.title}")
+            say_verdict(console, "not finished", "This command completes it:")
+            say(console, f"    {experiment.command}")  # whole, so that it can be copied
         say(console, f"\nReport: {self.folder / 'report.html'}")
 
     def _write_page(
@@ -160,16 +159,3 @@ def lead(scale: Scale, title: str) -> str:
         "the best learning rate of the method that is behind is at the edge of the grid. A tuned "
         "distance below a millionth of the first one counts as 0."
     )
-
-
-def _verdict_table(
-    reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing]
-) -> Table:
-    table = Table("Claim", "Verdict", title="The paper's claims, rerun", show_lines=True)
-    for report in reports.values():
-        for claim in report.claims:
-            verdict = Text(claim.verdict, _COLOURS.get(claim.verdict, "yellow"))
-            table.add_row(Text(claim.statement), verdict)
-    for experiment in missing.values():
-        table.add_row(Text(experiment.title), Text("not finished", "yellow"))
-    return table

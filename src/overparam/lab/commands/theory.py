@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -9,16 +11,16 @@ from pathlib import Path
 import altair as alt
 import vl_convert
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from overparam._files import write_whole
 from overparam.data import DataUnavailable, load, standardize
+from overparam.lab.charts.theme import styled
 from overparam.lab.executor import single_thread
 from overparam.lab.prepare import check_output
-from overparam.lab.report.page import Section, html_list, html_table, write_page
-from overparam.lab.terminal import open_console, say, show_table
+from overparam.lab.report.claims import ClaimRow, claims_html
+from overparam.lab.report.page import Section, html_list, html_table, slug, write_page
+from overparam.lab.terminal import open_console, say, say_sentence, say_verdict
 from overparam.lab.theory import (
     acceleration,
     balance,
@@ -29,8 +31,8 @@ from overparam.lab.theory import (
     singular_values,
     unbalanced,
 )
-from overparam.lab.theory.check import FAILS, HOLDS, IN_PART, Evidence, TheoryCheck
-from overparam.lab.theory.theme import themed
+from overparam.lab.theory.check import Evidence, TheoryCheck
+from overparam.lab.verdicts import Verdict
 
 CHECKS = (
     memory,
@@ -61,9 +63,6 @@ class TheoryCommand:
     """Folder for theory.html and the charts."""
 
 
-_COLOUR = {HOLDS: "green", IN_PART: "yellow", FAILS: "red"}
-
-
 def run_theory(output: Path, console: Console | None = None) -> int:
     """Run every check, print a table of verdicts, write ``theory.html`` and an SVG of each chart.
 
@@ -81,30 +80,38 @@ def run_theory(output: Path, console: Console | None = None) -> int:
     check_output(output)
     features, targets, data, remark = regression_data()
     if remark:
-        say(console, remark)
+        say_sentence(console, remark)
     with single_thread():
         results = [
             module.check(features, targets, data) if module is circulation else module.check()
             for module in CHECKS
         ]
-    pairs = zip(CHECKS, results, strict=True)
-    charts = [themed(module.chart(result.rows)) for module, result in pairs]
-    show_table(console, _verdict_table(results))
+    sentence = answer(results)
+    charts = [
+        styled(module.chart(result.rows), result.claim)
+        for module, result in zip(CHECKS, results, strict=True)
+    ]
+    say_sentence(console, sentence)
+    for result in results:
+        say(console, f"\n{result.name.capitalize()}")
+        found = [*map(_measured, result.evidence), f"Source: {result.source}."]
+        say_verdict(console, result.verdict, result.claim, found)
     for result, chart in zip(results, charts, strict=True):
         svg = vl_convert.vegalite_to_svg(chart.to_json())
         name = result.name.replace(" ", "_")
         write_whole(output / f"theory_{name}.svg", svg.encode("utf-8"))
-    agreeing = sum(result.verdict == HOLDS for result in results)
+    claims = Section("Claims and verdicts", claims_html(list(map(_row, results)), "Source"))
     write_page(
         output / "theory.html",
-        title="The theory, checked",
+        title="Does the paper's theory hold in numbers?",
+        answer=sentence,
         lead=(
-            f"{agreeing} of {len(results)} claims hold in every number measured. Each verdict "
-            f"compares numbers with stated bounds. {remark}"
+            "Each claim is checked by numbers that are computed here and compared with bounds that "
+            f"were fixed before. {remark}"
         ),
-        sections=list(map(_section, results, charts)),
+        sections=[claims, *map(_section, results, charts)],
     )
-    say(console, f"Report: {output / 'theory.html'}")
+    say(console, f"\nReport: {output / 'theory.html'}")
     return 0
 
 
@@ -127,34 +134,50 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
     return data.features, data.targets.flatten(), f"the {data.name} data", remark
 
 
-def _verdict_table(results: list[TheoryCheck]) -> Table:
-    table = Table(title="The theory, checked", show_lines=True)
-    for heading in ("Check", "Verdict", "Measured"):
-        table.add_column(heading)
-    for result in results:
-        numbers = "\n".join(
-            f"{'' if m.agrees else 'NOT '}within {_bounds(m)}: {m.value:.4g}, {m.what}"
-            for m in result.evidence
-        )
-        table.add_row(result.name, Text(result.verdict, _COLOUR[result.verdict]), Text(numbers))
-    return table
+def answer(results: Sequence[TheoryCheck]) -> str:
+    """How many claims hold in every number, in one sentence, and which do not."""
+    agreeing = [result for result in results if result.verdict == Verdict.YES]
+    others = [f"{r.name} {r.verdict}" for r in results if r.verdict != Verdict.YES]
+    rest = f" ({', '.join(others)})" if others else ""
+    return f"{len(agreeing)} of {len(results)} claims hold in every number measured{rest}."
 
 
-def _section(result: TheoryCheck, chart: alt.TopLevelMixin | None) -> Section:
+def _row(result: TheoryCheck) -> ClaimRow:
+    agreeing = sum(number.agrees for number in result.evidence)
+    return ClaimRow(
+        result.verdict,
+        result.claim,
+        f"{agreeing} of {len(result.evidence)} numbers agree",
+        result.source,
+        _numbers(result),
+        slug(result.name),
+    )
+
+
+def _numbers(result: TheoryCheck) -> str:
     rows = [
         (m.what, f"{m.value:.4g}", _bounds(m), "yes" if m.agrees else "no") for m in result.evidence
     ]
-    body = (
-        f"<p>{escape(result.claim)}</p><p>Source: {escape(result.source)}.</p>"
-        + html_table(("Measured", "Value", "Bounds", "Agrees"), rows)
-        + html_list(result.notes)
-    )
+    return html_table(("Measured", "Value", "Needed", "Agrees"), rows)
+
+
+def _section(result: TheoryCheck, chart: alt.TopLevelMixin | None) -> Section:
     return Section(
         heading=f"{result.name.capitalize()}: {result.verdict}",
-        body_html=body,
+        body_html=f"<p>{escape(result.claim)}</p>" + html_list(result.notes),
         chart=chart,
+        anchor=slug(result.name),
     )
+
+
+def _measured(evidence: Evidence) -> str:
+    verb = "agrees" if evidence.agrees else "DISAGREES"
+    return f"{evidence.value:.4g} {verb} (needed: {_bounds(evidence)}): {evidence.what}."
 
 
 def _bounds(evidence: Evidence) -> str:
-    return f"[{evidence.low:g}, {evidence.high:g}]"
+    if evidence.high == math.inf:
+        return f"at least {evidence.low:g}"
+    if evidence.low == 0:
+        return f"at most {evidence.high:g}"
+    return f"{evidence.low:g} to {evidence.high:g}"

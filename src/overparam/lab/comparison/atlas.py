@@ -215,11 +215,11 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
             *sections,
             Section("Every cell", html_table(HEADER, problem_lines(atlas.table))),
         ]
-    write_page(path, title=first, lead=_LEAD, sections=sections)
+    write_page(path, title="Where does depth help?", answer=first, lead=_LEAD, sections=sections)
 
 
 _LEAD = (
-    "Where does depth help? Each row compares methods on one problem, by the protocol of overparam "
+    "Each row compares methods on one problem, by the protocol of overparam "
     "compare: tuned alike, judged at the end of the schedule at equal loss, confirmed on fresh "
     "paired seeds. Every cell is shown, whichever way it went."
 )

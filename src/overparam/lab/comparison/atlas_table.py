@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import styled
+from overparam.lab.charts.theme import BLUE, GREEN, GREY, ORANGE, SOFT, styled
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.names import parse_call
 from overparam.lab.comparison.protocol import compare_ladders
@@ -178,12 +178,12 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
         .mark_point(size=55, filled=True)
         .encode(x=x, y=y, color=colour, shape=shape, opacity=strong, tooltip=tooltip)
     )
-    one = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color="#5c5c5c")
+    one = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=SOFT)
     line = one.encode(x=alt.X("one:Q", scale=scale))
     return alt.LayerChart(layer=[line, dots], width=190, height=alt.Step(24))
 
 
-_COLOURS = {"factors": "#0072b2", "rule": "#d55e00", "model": "#009e73", "radial": "#8a8a8a"}
+_COLOURS = {"factors": BLUE, "rule": ORANGE, "model": GREEN, "radial": GREY}
 _AXIS = alt.Axis(values=[0.5, 0.7, 1, 1.4, 2], format="~g", titleLimit=330, titleAnchor="end")
 CAPTION = (
     "Speed-up in steps at equal loss, median over fresh seeds; right of the line is faster. Pale: "

@@ -10,18 +10,29 @@ from statistics import fmean, median
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import log_axis, rounded, styled
+from overparam.lab.charts.study import rounded
+from overparam.lab.charts.theme import (
+    BLUE,
+    GRID,
+    INK,
+    SOFT,
+    end_labels,
+    label_heights,
+    labels_fit,
+    line_encodings,
+    log_axis,
+    look_of,
+    looks_apart,
+    shapes,
+    styled,
+)
+from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.protocol import CONTROL
 from overparam.lab.comparison.result import Result, percent
 from overparam.lab.comparison.statistics import expected_best, seeds_needed
 from overparam.lab.report.page import Section, html_list, html_table, write_page
 
 _WIDTH, _HEIGHT = 600, 340
-# Okabe and Ito's palette, which colour-blind readers can distinguish too.
-_COLOURS = (
-    "#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999",
-    "#7a3e9d", "#b8860b",
-)  # fmt: skip
 
 _PROTOCOL = (
     "Equal budgets. Every method gets the same number of learning rates, and the same number of "
@@ -74,8 +85,9 @@ def write_result(result: Result, path: Path) -> None:
     sections.append(Section("The protocol", html_list(_PROTOCOL)))
     write_page(
         path,
-        title=result.sentence,
-        lead=f"{result.title}: does depth make training faster? {len(result.costs.methods)} "
+        title=f"{result.title}: does depth make training faster?",
+        answer=result.sentence,
+        lead=f"{len(result.costs.methods)} "
         f"methods, {plan.trials} learning rates each, {plan.horizon:,} steps in tuning and "
         f"{plan.ladder[0]:,} to {plan.ladder[-1]:,} in the confirmation, {plan.seeds} fresh seeds, "
         f"judged by the {result.judged_by}. {compared} comparisons, each with its own 95 % "
@@ -94,7 +106,7 @@ _LADDER_CAPTION = (
 )
 _RATE_CAPTION = (
     "Judged loss at every learning rate that was tried, mean over the seeds of tuning. Crosses: "
-    "learning rates at which a run failed."
+    "learning rates at which a run failed or ended above its start."
 )
 _CURVE_CAPTION = "Training loss within the runs of tuning length, median over fresh seeds."
 
@@ -137,12 +149,12 @@ def _speed_chart(result: Result) -> alt.TopLevelMixin:
     axis = alt.Axis(values=[0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2], format="~g")
     y = alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelLimit=220))
     band = alt.Chart(pl.DataFrame({"low": [1 / 1.05], "high": [1.05]})).mark_rect(
-        color="#bbbbbb", opacity=0.35
+        color=GRID, opacity=0.8
     )
     layers = [
         band.encode(x=alt.X("low:Q", scale=x), x2="high:Q"),
         alt.Chart(rounded(bars))
-        .mark_rule(strokeWidth=3, color="#0072b2")
+        .mark_rule(strokeWidth=3, color=BLUE)
         .encode(
             x=alt.X("low:Q", scale=x, axis=axis, title="Speed-up in steps"),
             x2="high:Q",
@@ -150,11 +162,12 @@ def _speed_chart(result: Result) -> alt.TopLevelMixin:
             tooltip=["method:N", "median:Q", "low:Q", "high:Q"],
         ),
         alt.Chart(rounded(dots))
-        .mark_circle(size=46, color="#1a1a1a", opacity=0.75)
+        .mark_circle(size=46, color=INK, opacity=0.75)
         .encode(x=alt.X("value:Q", scale=x), y=y, tooltip=["method:N", "value:Q"]),
     ]
     chart = alt.layer(*layers).properties(width=_WIDTH - 140, height=34 * len(order))
-    return styled(chart, "Speed-up of each method over the best baseline, with 95 % intervals.")
+    about = "Speed-up of each method over the best baseline, with 95 % intervals."
+    return styled(chart, about, room=200)
 
 
 def _ladder_chart(result: Result) -> alt.TopLevelMixin:
@@ -168,13 +181,11 @@ def _ladder_chart(result: Result) -> alt.TopLevelMixin:
     table = _lines(rows, ("method", "steps", "loss"))
     target = alt.Chart(pl.DataFrame({"target": [result.findings.target]}))
     chart = alt.layer(
-        _line(table, "steps", "loss", "Steps of the run", "Judged loss", result),
-        target.mark_rule(strokeDash=[4, 4], color="#5c5c5c").encode(
-            y=alt.Y("target:Q", scale=_scale(table))
-        ),
+        *_line(table, "steps", "Steps of the run", "Judged loss", result),
+        target.mark_rule(strokeDash=[4, 4], color=SOFT).encode(y="target:Q"),
     )
     sized = chart.properties(width=_WIDTH, height=_HEIGHT)
-    return styled(sized, "Judged loss against the length of the run, for each method.")
+    return styled(sized, "Judged loss against the length of the run, for each method.", True)
 
 
 def _rate_chart(result: Result) -> alt.TopLevelMixin:
@@ -183,22 +194,25 @@ def _rate_chart(result: Result) -> alt.TopLevelMixin:
         for name, found in result.findings.tuning.items()
         for lr, loss in found.losses.items()
     ]
+    # Losses above the start would stretch the axis until nothing else can be seen.
+    top = result.plan.start_loss
     worked = _lines(
-        [point for point in points if math.isfinite(point[2])], ("method", "lr", "loss")
+        [point for point in points if math.isfinite(point[2]) and point[2] <= top],
+        ("method", "lr", "loss"),
     )
     failed = pl.DataFrame(
-        [(name, lr) for name, lr, loss in points if not math.isfinite(loss)],
+        [(name, lr) for name, lr, loss in points if not (math.isfinite(loss) and loss <= top)],
         schema={"method": pl.String, "lr": pl.Float64},
         orient="row",
     )
     crosses = (
         alt.Chart(rounded(failed))
         .mark_point(shape="cross", angle=45, size=50, filled=True)
-        .encode(x="lr:Q", y=alt.value(8), color=_colour(result), tooltip=["method:N", "lr:Q"])
+        .encode(x="lr:Q", y=alt.value(8), color="method:N", tooltip=["method:N", "lr:Q"])
     )
-    line = _line(worked, "lr", "loss", "Learning rate", "Judged loss", result)
-    chart = alt.layer(line, crosses).properties(width=_WIDTH, height=_HEIGHT)
-    return styled(chart, "Judged loss against the learning rate, for each method.")
+    lines = _line(worked, "lr", "Learning rate", "Judged loss", result)
+    chart = alt.layer(*lines, crosses).properties(width=_WIDTH, height=_HEIGHT)
+    return styled(chart, "Judged loss against the learning rate, for each method.", True)
 
 
 def _curve_chart(result: Result) -> alt.TopLevelMixin:
@@ -209,9 +223,9 @@ def _curve_chart(result: Result) -> alt.TopLevelMixin:
                 kept.setdefault((trial.method, step), []).append(loss)
     rows = [(name, step, median(losses)) for (name, step), losses in kept.items()]
     table = _lines(rows, ("method", "step", "loss"))
-    line = _line(table, "step", "loss", "Step", "Training loss", result, points=False)
-    chart = alt.layer(line).properties(width=_WIDTH, height=_HEIGHT)
-    return styled(chart, "Training loss within a run, for each method.")
+    lines = _line(table, "step", "Step", "Training loss", result, points=False)
+    chart = alt.layer(*lines).properties(width=_WIDTH, height=_HEIGHT)
+    return styled(chart, "Training loss within a run, for each method.", True)
 
 
 def _lines(rows: list, names: tuple[str, str, str]) -> pl.DataFrame:
@@ -219,32 +233,58 @@ def _lines(rows: list, names: tuple[str, str, str]) -> pl.DataFrame:
     return rounded(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
-def _scale(table: pl.DataFrame) -> alt.Scale:
-    """Logarithmic where every loss is positive."""
-    positive = table.is_empty() or (table["loss"] > 0).all()
-    return alt.Scale(type="log" if positive else "linear", nice=False, zero=False, padding=8)
+def _domain(table: pl.DataFrame, name: str) -> tuple[float, float]:
+    values = table[name].to_list() or [1.0, 10.0]
+    low, high = min(values), max(values)
+    return (low, high) if low < high else (low - abs(low) / 2 - 1e-9, high + abs(high) / 2 + 1e-9)
+
+
+def _up(table: pl.DataFrame, field: str, title: str) -> alt.Y:
+    """The axis of losses: logarithmic where every loss is positive."""
+    low, high = _domain(table, "loss")
+    if low <= 0:
+        return alt.Y(field, title=title).scale(zero=False, nice=False, domain=[low, high])
+    air = (high / low) ** 0.04
+    scale = alt.Scale(type="log", nice=False, domain=[low / air, high * air])
+    return alt.Y(field, title=title, scale=scale, axis=log_axis(low / air, high * air))
 
 
 def _line(
-    table: pl.DataFrame, x: str, y: str, across: str, up: str, result: Result, points: bool = True
-) -> alt.Chart:
-    highlight = alt.selection_point(fields=["method"], bind="legend")
-    wide = alt.Scale(type="log", nice=False)
-    mark = alt.Chart(table).mark_line(strokeWidth=2, point=points)
-    return mark.encode(
-        x=alt.X(f"{x}:Q", title=across, scale=wide, axis=log_axis()),
-        y=alt.Y(f"{y}:Q", title=up, scale=_scale(table), axis=log_axis()),
-        color=_colour(result),
+    table: pl.DataFrame, x: str, across: str, up: str, result: Result, points: bool = True
+) -> list[alt.Chart]:
+    """Layers of lines and perhaps points, named at their ends where the names fit."""
+    looks = looks_apart({name: look_of(name) for name in result.costs.methods})
+    optimizers = {parse_method(name).plain_name: name for name in looks}
+    known = {name: parse_method(name).plain_name for name in looks}
+    table = table.with_columns(pl.col("method").replace_strict(known).alias("optimizer"))
+    direct = labels_fit(len(looks), _HEIGHT)
+    drawn = line_encodings(looks, None if direct else alt.Legend(title=None), "method")
+    ends = _domain(table, x)
+    highlight = alt.selection_point(fields=["method"])
+    scale = alt.Scale(type="log", nice=False, domain=list(ends))
+    base = alt.Chart(table).encode(
+        x=alt.X(f"{x}:Q", title=across, scale=scale, axis=log_axis(*ends)),
+        y=_up(table, "loss:Q", up),
+        color=drawn["color"],
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
-        tooltip=["method:N", f"{x}:Q", f"{y}:Q"],
-    ).add_params(highlight)
-
-
-def _colour(result: Result) -> alt.Color:
-    names = list(result.costs.methods)
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
-    legend = alt.Legend(title=None, orient="top", columns=3, labelLimit=200)
-    return alt.Color("method:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
+        tooltip=["method:N", f"{x}:Q", "loss:Q"],
+    )
+    layers = [
+        base.mark_line(clip=True)
+        .encode(strokeDash=drawn["strokeDash"], strokeWidth=drawn["strokeWidth"])
+        .add_params(highlight)
+    ]
+    if points:
+        marks = base.mark_point(size=48, filled=True)
+        layers.append(marks.encode(shape=shapes(optimizers)) if len(optimizers) > 1 else marks)
+    if direct and len(table):
+        last = table.sort(x).group_by("method", maintain_order=True).last()
+        low, high = _domain(table, "loss")
+        heights = label_heights(
+            dict(last.select("method", "loss").iter_rows()), (low, high), _HEIGHT, low > 0
+        )
+        layers.append(end_labels(heights, x, ends[1], "loss", looks, "method"))
+    return layers
 
 
 def _tuning_table(result: Result) -> str:

@@ -55,7 +55,6 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 distances_against_authors(rows, iterations, _AUTHORS_ITERATIONS),
                 series_chart(
                     lines,
-                    "At the best learning rate",
                     "L4 distance against iterations, Adam by depth.",
                 ),
                 "Line: median over seeds. Band: smallest to largest.",

@@ -9,8 +9,6 @@ from math import comb, isfinite, sqrt
 from overparam.lab.paper.distances import Interval
 from overparam.lab.verdicts import Verdict, verdict_of
 
-_FEW = 3
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -69,11 +67,11 @@ class Claim:
         return f"{text[:1].upper()}{text[1:]}: {self.verdict}."
 
     @property
-    def evidence_in_short(self) -> str:
-        """The sentences of the evidence if they are few, otherwise the verdict."""
-        if len(self.evidence) <= _FEW and self.counts is None:
-            return " ".join(item.text for item in self.evidence)
-        return f"{self.sentence} They are listed below."
+    def number(self) -> str:
+        """How many cases are for it, against it and undecided, in a few words."""
+        agree, against, undecided = self.cases
+        text = f"{agree} of {agree + against + undecided} for, {against} against"
+        return text + (f", {undecided} open" if undecided else "")
 
 
 def order(better: str, first: Interval, worse: str, second: Interval, what: str) -> Evidence:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import styled
+from overparam.lab.charts.theme import INK, speed_colour, styled
 from overparam.lab.methods import OPTIMIZERS, parse_method
 from overparam.lab.paper.claims import Claim, Evidence
 from overparam.lab.paper.distances import Interval, is_near_start, speed_up
@@ -21,7 +21,6 @@ from overparam.lab.study import Study
 from overparam.lab.summary import tuned
 
 _FASTER, _SLOWER, _OPEN = "faster", "slower", "not decided"
-_COLOUR_BOUND = 8.0
 
 
 def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
@@ -147,19 +146,21 @@ def _claim(table: pl.DataFrame, optimizer: str) -> Claim:
 
 
 def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """A tile per cell; data sets side by side, optimizers one below the other."""
+    """A tile per cell; a panel per data set, optimizers one below the other."""
     shown = table.with_columns(
-        pl.col("speed_up").clip(1 / _COLOUR_BOUND, _COLOUR_BOUND).log(2).alias("colour"),
-        pl.format("p = {}", pl.col("power").cast(pl.Int64)).alias("p"),
+        pl.format("{}, p = {}", "optimizer", pl.col("power").cast(pl.Int64)).alias("row"),
         pl.col("speed_up", "low", "high").clip(0, 1e6).round_sig_figs(3),
-    )
-    order = list(dict.fromkeys(table["depth"]))
+    ).sort("power", maintain_order=True)
+    depths = list(dict.fromkeys(table["depth"]))
+    optimizers = list(dict.fromkeys(table["optimizer"]))
+    powers = sorted(set(table["power"]))
+    rows = [f"{name}, p = {power:g}" for name in optimizers for power in powers]
     base = alt.Chart(shown).encode(
-        x=alt.X("depth:N", sort=order, title=None, axis=alt.Axis(labelAngle=-60)),
-        y=alt.Y("p:N", title=None),
+        x=alt.X("depth:N", sort=depths, title=None, axis=alt.Axis(labelAngle=-60)),
+        y=alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(labelLimit=200)),
         tooltip=[
             alt.Tooltip("data:N", title="Data"),
-            alt.Tooltip("optimizer:N", title="Optimizer"),
+            alt.Tooltip("row:N", title="Optimizer"),
             alt.Tooltip("depth:N", title="Depth"),
             alt.Tooltip("speed_up:Q", title="Speed-up"),
             alt.Tooltip("low:Q", title="Lowest seed"),
@@ -168,32 +169,16 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
             alt.Tooltip("edge:N", title="Best lr at the edge"),
         ],
     )
-    ticks = [-3, -2, -1, 0, 1, 2, 3]
-    tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color(
-            "colour:Q",
-            title="Speed-up",
-            scale=alt.Scale(domain=[-3, 0, 3], range=["#d55e00", "#f7f7f7", "#0072b2"]),
-            # Squares, not a gradient: its name in the SVG depends on what was drawn before.
-            legend=alt.Legend(
-                type="symbol",
-                symbolType="square",
-                symbolStrokeWidth=0,
-                values=ticks,
-                labelExpr="pow(2, datum.value) < 1 ? '1/' + pow(2, -datum.value) : "
-                "pow(2, datum.value)",
-            ),
-        )
-    )
-    dots = base.mark_point(color="#1a1a1a", size=14, filled=True).transform_filter(
+    tiles = base.mark_rect(stroke="transparent").encode(color=speed_colour("speed_up"))
+    dots = base.mark_point(color=INK, size=14, filled=True).transform_filter(
         alt.datum.outcome == _OPEN
     )
-    panel = alt.layer(tiles, dots, data=shown).properties(width=150, height=66)
-    chart = panel.facet(
-        column=alt.Column("data:N", title=None, sort=list(dict.fromkeys(table["data"]))),
-        row=alt.Row("optimizer:N", title=None, sort=list(dict.fromkeys(table["optimizer"]))),
-    )
-    return styled(chart, "Speed-up by depth over data sets, powers and optimizers, as tiles.")
+    panel = alt.layer(tiles, dots, data=shown).properties(width=190, height=20 * len(rows))
+    data = list(dict.fromkeys(table["data"]))
+    # Names of rows at each panel, because a narrow page shows the panels below each other.
+    chart = panel.facet(alt.Facet("data:N", title=None, sort=data), columns=2)
+    about = "Speed-up by depth over data sets, powers and optimizers, as tiles."
+    return styled(chart, about, room=170)
 
 
 def _numbers(table: pl.DataFrame) -> str:

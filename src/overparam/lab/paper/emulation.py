@@ -167,9 +167,7 @@ def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
     ]
     chart = series_chart(
         lines,
-        f"lr = {FIXED_RATES[loss]:g}",
         f"{loss.upper()} distance from the optimum against iterations at one learning rate.",
-        dashed=[str(line["label"][0]) for line in lines if "Rule" in line["label"][0]],
     )
     return Section(
         f"{loss.upper()} at lr = {FIXED_RATES[loss]:g}",

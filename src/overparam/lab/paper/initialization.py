@@ -103,7 +103,6 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 + _best_rates(results, identities),
                 series_chart(
                     lines,
-                    "At the best learning rate",
                     "L4 distance against iterations for 1, 4 and 8 layers by initialization.",
                     dashed=[str(line["label"][0]) for line in lines[:3]],
                 ),

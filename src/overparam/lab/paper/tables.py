@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import distance_chart, labelled_colour, labelled_dash, rate_chart
+from overparam.lab.charts.study import distance_chart, rate_chart
+from overparam.lab.charts.theme import DASHES, look_of, looks_apart
 from overparam.lab.methods import label_of
 from overparam.lab.paper.distances import Interval, at_horizon, at_rates, tuned_distances
 from overparam.lab.paper.results import StudyResult
@@ -25,12 +27,13 @@ def joined(*results: StudyResult) -> StudyResult:
 def series(result: StudyResult, method: str, label: str) -> pl.DataFrame:
     """The distances of a method at its best lr, over seeds, as one line of a chart.
 
-    Columns: ``label, rate, step, median, low, high``.
+    Columns: ``label, method, rate, step, median, low, high``.
     """
     one = tuned_curves(result.curves.filter(pl.col("method") == method))
     columns = ("median", "low", "high")
     return one.select(
         pl.lit(label).alias("label"),
+        pl.lit(method).alias("method"),
         "rate",
         "step",
         *((pl.col(name) - result.optimum).alias(name) for name in columns),
@@ -38,23 +41,19 @@ def series(result: StudyResult, method: str, label: str) -> pl.DataFrame:
 
 
 def series_chart(
-    lines: Sequence[pl.DataFrame], title: str, description: str, dashed: Sequence[str] = ()
+    lines: Sequence[pl.DataFrame], description: str, dashed: Sequence[str] = ()
 ) -> alt.TopLevelMixin:
     """A chart of lines made by :func:`series`, in this order.
 
     Args:
         lines: one table for each line.
-        title: title of the legend.
         description: one sentence for readers who cannot see the chart.
-        dashed: labels of dashed lines.
+        dashed: labels of lines with dashes of their own.
     """
-    labels = [str(line["label"][0]) for line in lines]
-    return distance_chart(
-        pl.concat(lines),
-        labelled_colour(labels, title),
-        labelled_dash(labels, title, dashed),
-        description,
-    )
+    looks = {str(line["label"][0]): look_of(str(line["method"][0])) for line in lines}
+    for label in dashed:
+        looks[label] = replace(looks[label], dash=DASHES[5])
+    return distance_chart(pl.concat(lines), looks_apart(looks), description)
 
 
 def lr_section(title: str, result: StudyResult, body_html: str = "") -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,18 +14,20 @@ import jinja2
 import vl_convert
 
 from overparam._files import write_whole
+from overparam.lab.charts.theme import dark_rules
+from overparam.lab.report.chart_table import chart_tables
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with text, and perhaps a chart below it.
+    """A heading with text, and perhaps a chart below it, with its numbers folded behind it.
 
     Attributes:
         heading: plain text.
         body_html: HTML, already escaped.
         chart: an Altair chart.
         caption: plain text below the chart.
-        anchor: target name for links on the page to this section.
+        anchor: target name for links on the page to this section; by default from the heading.
         level: level of the heading: 2, or 3 for a subsection.
     """
 
@@ -36,32 +39,70 @@ class Section:
     level: int = 2
 
 
-def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]) -> None:
+def write_page(
+    path: Path, *, title: str, answer: str, lead: str, sections: Sequence[Section]
+) -> None:
     """Write a page that opens in a browser without a network.
 
     Args:
         path: the file to write; an old one is replaced as a whole.
-        title: heading of the page, plain text.
-        lead: the paragraph below the heading, plain text.
+        title: the question that the page answers, plain text.
+        answer: the verdict in one sentence, plain text.
+        lead: how it was found, plain text.
         sections: the content.
     """
     loader = jinja2.PackageLoader("overparam.lab.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    charts = [
-        # "</" would end the script element that holds the specification.
-        (number, json.dumps(section.chart.to_dict(), allow_nan=False).replace("</", "<\\/"))
-        for number, section in enumerate(sections, start=1)
-        if section.chart is not None
-    ]
+    shown = [_shown(section, number) for number, section in enumerate(sections, start=1)]
     # Without a snippet: vega, vega-lite and vega-embed as globals. The stub wrongly requires one.
+    charts = any(section["chart"] for section in shown)
     bundle = vl_convert.javascript_bundle() if charts else ""  # pyright: ignore[reportCallIssue]
     html = environment.get_template("page.html").render(
-        title=title, lead=lead, sections=sections, charts=charts, bundle=bundle
+        title=title,
+        answer=answer,
+        lead=lead,
+        sections=shown,
+        bundle=bundle,
+        dark=dark_rules(".chart"),
     )
     # A path may hold bytes that are no text; a page with them shown as numbers is still a page.
     write_whole(path, html.encode("utf-8", errors="backslashreplace"))
+
+
+def _shown(section: Section, number: int) -> dict[str, object]:
+    """What the template shows of a section."""
+    shown: dict[str, object] = {
+        "heading": section.heading,
+        "body": section.body_html,
+        "level": section.level,
+        "anchor": section.anchor or f"{slug(section.heading)}-{number}",
+        "caption": section.caption,
+        "chart": "",
+    }
+    if section.chart is None:
+        return shown
+    spec = section.chart.to_dict()
+    tables = "".join(
+        (f"<h4>{escape(table.title)}</h4>" if table.title else "")
+        + html_table(table.header, table.rows)
+        for table in chart_tables(spec)
+    )
+    # "</" would end the script element that holds the specification.
+    chart = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
+    description = spec.get("description", section.heading)
+    return shown | {"chart": chart, "numbers": tables, "description": description}
+
+
+def slug(heading: str) -> str:
+    """A name for links and files, from a heading.
+
+    Example:
+        >>> slug("L4 at lr = 0.0001")
+        'l4-at-lr-0-0001'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def html_list(items: Sequence[str]) -> str:
@@ -74,7 +115,7 @@ def html_table(
     rows: Sequence[Sequence[str]],
     classes: Mapping[tuple[int, int], str] | None = None,
 ) -> str:
-    """An HTML table of plain cells.
+    """An HTML table of plain cells; a narrow page shows each row as a list of named cells.
 
     Args:
         header: column names.
@@ -86,9 +127,9 @@ def html_table(
     body = []
     for i, row in enumerate(rows):
         cells = []
-        for j, cell in enumerate(row):
+        for j, (name, cell) in enumerate(zip(header, row, strict=True)):
             mark = f" class='{classes[i, j]}'" if (i, j) in classes else ""
-            cells.append(f"<td{mark}>{escape(cell)}</td>")
+            cells.append(f"<td data-of='{escape(name)}'{mark}>{escape(cell)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f"<div class='scroll'><table><thead><tr>{head}</tr></thead>"

@@ -66,18 +66,16 @@ def write_report(directory: StudyDirectory) -> Results:
     for name, chart in charts.items():
         svg = vl_convert.vegalite_to_svg(chart.to_dict())
         write_whole(directory.path / "figures" / f"{name}.svg", svg.encode("utf-8"))
+    found, *others = conclusions(curves, optimum, manifest["finished"])
     sections = [
-        Section(
-            "What it shows",
-            _unfinished(manifest) + html_list(conclusions(curves, optimum, manifest["finished"])),
-        ),
+        Section("What it shows", _unfinished(manifest) + html_list(others)),
         Section(
             "Loss against iteration",
             chart=charts["loss"],
             caption="Each method at its best learning rate: the one with the lowest median final "
             "loss among those at which no seed failed. With several seeds, the line is the median "
             "and the band goes from the smallest to the largest. Both axes are logarithmic. Click "
-            "the legend to single out a method; hover for values.",
+            "a line to single it out; hover for values.",
         ),
         Section("Iterations to each loss", _target_table(curves, optimum)),
         Section(
@@ -96,6 +94,7 @@ def write_report(directory: StudyDirectory) -> Results:
         title="Does depth accelerate training? "
         # Data of the user's own have a name beside the one that identifies them.
         f"The {data.get('name', study.data)} data, p = {study.power:g}",
+        answer=found,
         lead=f"Linear regression with loss mean |error|^{study.power:g} on {data['rows']:,} rows "
         f"of {data['features']} features, full batch, {study.iterations:,} iterations. "
         f"{_count(study.methods, 'method')}, tuned over the same "
@@ -208,12 +207,9 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
         ["Study identity", manifest["identity"]],
     ]
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td style='text-align:left;white-space:normal;"
-        f"overflow-wrap:anywhere'>"
-        f"{escape(value)}</td></tr>"
-        for name, value in rows
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows
     )
-    return f"<div class='scroll'><table>{cells}</table></div>"
+    return f"<table class='facts'>{cells}</table>"
 
 
 def _unfinished(manifest: dict[str, Any]) -> str:

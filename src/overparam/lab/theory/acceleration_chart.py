@@ -6,8 +6,18 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from overparam.lab.charts.theme import (
+    GRID,
+    INK,
+    PALETTE,
+    SOFT,
+    line_encodings,
+    look_of,
+    looks_apart,
+    speed_colour,
+)
 from overparam.lab.theory.check import Row
-from overparam.lab.theory.theme import COLOURS, chosen, lines, log_axis
+from overparam.lab.theory.theme import chosen, lines, log_axis
 from overparam.lab.theory.two_point_runs import MAX_STEPS
 
 
@@ -33,17 +43,11 @@ def _map(rows: Sequence[Row]) -> alt.ConcatChart:
             "x": alt.X("method:N", title=None, sort=order, axis=alt.Axis(labelAngle=-45)),
             "y": alt.Y("ratio:O", title="y1 / y2", sort="descending"),
         }
-        tried = alt.Chart(alt.Data(values=mine)).mark_rect(color="#dddddd").encode(**place)
+        tried = alt.Chart(alt.Data(values=mine)).mark_rect(color=GRID).encode(**place)
         base = alt.Chart(alt.Data(values=arrived)).encode(**place)
-        scale = alt.Scale(type="log", scheme="blueorange", domain=[0.01, 100], clamp=True)
-        legend = alt.Legend(values=[0.01, 0.1, 1, 10, 100], format="~g")
-        tiles = base.mark_rect().encode(
-            color=alt.Color("value:Q", title="Speed-up over GD", scale=scale, legend=legend)
-        )
-        dark = "datum.value > 18 || datum.value < 1 / 18"
-        text = base.mark_text(fontSize=10).encode(
-            text=alt.Text("value:Q", format=".2~r"),
-            color=alt.condition(dark, alt.value("white"), alt.value("black")),
+        tiles = base.mark_rect().encode(color=speed_colour("value", "Speed-up over GD"))
+        text = base.mark_text(fontSize=10, color=INK).encode(
+            text=alt.Text("value:Q", format=".2~r")
         )
         layers = alt.layer(tried, tiles, text)
         parts.append(layers.properties(width=300, height=120, title=f"p = {power:g}"))
@@ -55,7 +59,7 @@ def _map(rows: Sequence[Row]) -> alt.ConcatChart:
 def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
     """The best depth's speed-up over gradient descent, a mark for each start."""
     shown = [{**row, "p": f"p = {row['power']:g}"} for row in rows]
-    even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color="#555555", strokeDash=[4, 4])
+    even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color=SOFT, strokeDash=[4, 4])
     parts = []
     for ratio in sorted({row["ratio"] for row in rows}):
         marks = (
@@ -67,7 +71,7 @@ def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
                 color=alt.Color(
                     "method:N",
                     title="Starts",
-                    scale=alt.Scale(range=[COLOURS[k] for k in (0, 5, 1, 4, 2, 3)]),
+                    scale=alt.Scale(range=list(PALETTE)),
                     legend=alt.Legend(labelLimit=220),
                 ),
             )
@@ -81,7 +85,9 @@ def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
 
 
 def _curves(rows: Sequence[Row]) -> alt.ConcatChart:
-    shown = ["GD", "N = 1.5", "N = 2", "N = 4", "AdaGrad", "Adam"]
+    shown = {"GD": "gd", "N = 1.5": "rule:1.5", "N = 2": "rule:2", "N = 4": "rule:4",
+             "AdaGrad": "adagrad", "Adam": "adam"}  # fmt: skip
+    looks = looks_apart({label: look_of(name) for label, name in shown.items()})
     parts = []
     for power in sorted({row["power"] for row in rows}):
         values = [
@@ -94,12 +100,7 @@ def _curves(rows: Sequence[Row]) -> alt.ConcatChart:
             .encode(
                 x=log_axis(alt.X, "lr", "Learning rate", values, domain=[1e-3, 100]),
                 y=log_axis(alt.Y, "value", "Iterations", values, domain=[1, MAX_STEPS]),
-                color=alt.Color(
-                    "method:N",
-                    title="Method",
-                    sort=shown,
-                    scale=alt.Scale(domain=shown, range=["#000000", *COLOURS[:5]]),
-                ),
+                **line_encodings(looks, alt.Legend(title="Method"), "method"),
             )
             .properties(width=300, height=170)
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from overparam.factors.balance import imbalance, near_zero_initialization
 from overparam.factors.product import factor_product
+from overparam.lab.charts.theme import INK
 from overparam.lab.theory.check import (
     Evidence,
     Point,
@@ -147,10 +148,11 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
         x=log_axis(alt.X, "x", "Learning rate", drifts),
         y=log_axis(alt.Y, "value", "Largest change of a gap", drifts),
         color=colour("depth", "Depth N"),
+        shape=alt.Shape("depth:N", title="Depth N"),
         strokeDash=alt.StrokeDash(
             "panel:N",
             title="Change in",
-            legend=alt.Legend(symbolType="stroke", symbolSize=250, symbolStrokeColor="black"),
+            legend=alt.Legend(symbolStrokeColor=INK),
         ),
     )
     right = lines(decay, "Weight decay 0.5 removes the imbalance, at every depth").encode(

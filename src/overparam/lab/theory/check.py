@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
+from overparam.lab.verdicts import Verdict, verdict_of
 
 Row = dict[str, Any]
 """One point of a chart: its columns by name, plain Python values."""
@@ -61,12 +61,9 @@ class TheoryCheck:
     notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
-        """``holds`` if every number agrees, ``holds in part`` if some do."""
-        agreeing = sum(number.agrees for number in self.evidence)
-        if agreeing == len(self.evidence) > 0:
-            return HOLDS
-        return IN_PART if agreeing else FAILS
+    def verdict(self) -> Verdict:
+        """What all numbers say, see :func:`overparam.lab.verdicts.verdict_of`."""
+        return verdict_of(number.agrees for number in self.evidence)
 
 
 def chart_rows(names: Sequence[str], points: Iterable[Point]) -> list[Row]:

@@ -10,6 +10,7 @@ import altair as alt
 import torch
 from torch import Tensor
 
+from overparam.lab.charts.theme import SOFT
 from overparam.lab.theory.check import (
     Evidence,
     Point,
@@ -19,7 +20,7 @@ from overparam.lab.theory.check import (
     largest,
     smallest,
 )
-from overparam.lab.theory.theme import chosen, colour, lines
+from overparam.lab.theory.theme import apart, chosen, lines
 from overparam.theory.asymmetry import antisymmetric_jacobian
 from overparam.theory.field import Field, end_to_end_field
 from overparam.theory.no_regularizer import (
@@ -181,7 +182,7 @@ def _distance_from_small_circle(field: Field, point: Tensor, part: Tensor) -> fl
 
 def chart(rows: Sequence[Row]) -> alt.ConcatChart:
     """Circulation and asymmetry against depth."""
-    zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="#888888").encode(y="y:Q")
+    zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color=SOFT).encode(y="y:Q")
     depth = alt.X("depth:Q", title="Depth N", scale=alt.Scale(domain=[1, 8]))
     panels = (
         ("circulation", "Constant gradient: zero only at N = 1 and 2", "Integral around the curve"),
@@ -194,6 +195,6 @@ def chart(rows: Sequence[Row]) -> alt.ConcatChart:
             x=depth, y=alt.Y("value:Q", title=label)
         )
         if panel != "circulation":
-            line = line.encode(color=colour("series", "Loss"))
+            line = line.encode(**apart("series", "Loss"))
         parts.append(alt.layer(zero, line))
     return alt.concat(*parts, columns=2, spacing=40)

@@ -12,7 +12,7 @@ from torch import Tensor
 from overparam.factors.balance import balanced_factors, imbalance
 from overparam.factors.product import factor_product
 from overparam.lab.theory.check import Evidence, Point, Row, TheoryCheck, chart_rows, largest
-from overparam.lab.theory.theme import chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_axis
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import emulation_error, rescaled_factors, rotated_factors
 from overparam.theory.losses import GradientOf, fit_to
@@ -178,7 +178,7 @@ def chart(rows: Sequence[Row]) -> alt.ConcatChart:
     )
     parts = [
         lines(data, title, size=16, strokeWidth=1.2, opacity=0.8).encode(
-            x=x, y=y, detail="run:N", color=colour("depth", "Depth N")
+            x=x, y=y, detail="run:N", **apart("depth", "Depth N")
         )
         for data, x, y, title in panels
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import torch
 
+from overparam.lab.charts.theme import BLUE, ORANGE
 from overparam.lab.theory.check import (
     Evidence,
     Point,
@@ -16,7 +17,7 @@ from overparam.lab.theory.check import (
     largest,
     power_law_exponent,
 )
-from overparam.lab.theory.theme import HEIGHT, WIDTH, chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import HEIGHT, WIDTH, apart, chosen, lines, log_axis
 from overparam.theory.memory import memory_weights, weights_from_gradients
 from overparam.theory.power_loss import power_loss_gradient
 from overparam.theory.scalar_run import adaptive_lr, run_with_scalar, shrink_rates
@@ -121,7 +122,7 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     left = lines(errors, "The error of one step is lr², of a whole run lr", size=50).encode(
         x=log_axis(alt.X, "x", "Learning rate", errors),
         y=log_axis(alt.Y, "y", "Error", errors),
-        color=colour("panel", "Error of", legend=alt.Legend(orient="bottom")),
+        **apart("panel", "Error of", legend=alt.Legend(orient="bottom")),
     )
     mu = chosen(rows, panel="mu")
     step = WIDTH / len({row["x"] for row in mu}) + 0.6
@@ -135,9 +136,11 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
             color=alt.Color(
                 "value:Q",
                 title="μ / lr²",
-                scale=alt.Scale(scheme="blueorange", domain=[-bound, bound]),
+                scale=alt.Scale(range=[ORANGE, "#f4f4f4", BLUE], domain=[-bound, 0, bound]),
             ),
         )
         .properties(width=WIDTH, height=HEIGHT)
     )
-    return alt.hconcat(left, right, spacing=40).resolve_scale(color="independent")
+    return alt.hconcat(left, right, spacing=40).resolve_scale(
+        color="independent", strokeDash="independent"
+    )

@@ -9,8 +9,9 @@ from typing import Any
 import altair as alt
 import torch
 
+from overparam.lab.charts.theme import SOFT
 from overparam.lab.theory.check import Evidence, Point, Row, TheoryCheck, chart_rows, largest
-from overparam.lab.theory.theme import WIDTH, chosen, colour, lines
+from overparam.lab.theory.theme import WIDTH, apart, chosen, lines
 from overparam.rule.reference import (
     end_to_end_update,
     preconditioner_spectrum,
@@ -103,7 +104,7 @@ def _stretched_circle() -> list[Point]:
 def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     """The steps for all gradients of length 1, and for one of them, at several depths."""
     wide, close = _plane(-4, 4), _plane(-1, 3)
-    circles = lines(rows).encode(**wide, order="angle:Q", color=colour("depth", "Depth N"))
+    circles = lines(rows).encode(**wide, order="angle:Q", **apart("depth", "Depth N"))
     square = {"width": WIDTH, "height": WIDTH}
     left = alt.layer(_along_w(wide, -4, 4), circles)
     right = alt.layer(_along_w(close, -1, 3), _name_of_w(close), *_arrows(rows, close))
@@ -125,13 +126,13 @@ def _plane(low: float, high: float) -> dict[str, Any]:
 def _along_w(plane: dict[str, Any], low: float, high: float) -> alt.Chart:
     x, y = _DIRECTION
     ends = [{"x": length * x, "y": length * y} for length in (low, high)]
-    line = alt.Chart(alt.Data(values=ends)).mark_line(color="#777777", strokeDash=[4, 4])
+    line = alt.Chart(alt.Data(values=ends)).mark_line(color=SOFT, strokeDash=[4, 4])
     return line.encode(**plane)
 
 
 def _name_of_w(plane: dict[str, Any]) -> alt.Chart:
     x, y = _DIRECTION
-    mark = {"text": "along w", "fontSize": 13, "color": "#555555", "angle": 325, "dy": 14}
+    mark = {"text": "along w", "fontSize": 13, "color": SOFT, "angle": 325, "dy": 14}
     place = alt.Data(values=[{"x": 2.7 * x, "y": 2.7 * y}])
     return alt.Chart(place).mark_text(**mark).encode(**plane)
 
@@ -146,8 +147,8 @@ def _arrows(rows: Sequence[Row], plane: dict[str, Any]) -> list[alt.Chart]:
     return [
         alt.Chart(alt.Data(values=shafts))
         .mark_line(strokeWidth=2.5)
-        .encode(**plane, color=colour("depth", "Depth N")),
+        .encode(**plane, **apart("depth", "Depth N")),
         alt.Chart(alt.Data(values=heads))
         .mark_point(shape="triangle-up", filled=True, size=120, opacity=1)
-        .encode(**plane, angle=alt.Angle("turn:Q", scale=same), color=colour("depth", "Depth N")),
+        .encode(**plane, angle=alt.Angle("turn:Q", scale=same), **apart("depth", "Depth N")),
     ]

@@ -17,7 +17,7 @@ from overparam.lab.theory.check import (
     power_law_exponent,
     smallest,
 )
-from overparam.lab.theory.theme import chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_axis
 from overparam.rule.reference import end_to_end_update
 from overparam.theory.descent import descend_end_to_end
 from overparam.theory.losses import fit_to
@@ -151,6 +151,6 @@ def _spectrum(rows: Sequence[Row], title: str) -> alt.Chart:
     panel = lines(rows, title).encode(
         x=alt.X("time:Q", title="Time, lr * steps", axis=alt.Axis(tickCount=4)),
         y=log_axis(alt.Y, "value", "Singular value", rows, domain=[1e-4, 2], clamp=True),
-        color=colour("rank", "Rank r"),
+        **apart("rank", "Rank r"),
     )
     return panel.properties(width=210, height=150)

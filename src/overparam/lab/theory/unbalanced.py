@@ -18,7 +18,7 @@ from overparam.lab.theory.check import (
     largest,
     power_law_exponent,
 )
-from overparam.lab.theory.theme import chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_axis
 from overparam.rule.reference import end_to_end_update
 from overparam.theory.balance_along_descent import balance_gaps
 from overparam.theory.descent import descend_factors
@@ -126,11 +126,11 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     left = lines(by_lr, "The error falls as lr", size=30).encode(
         x=log_axis(alt.X, "x", "Learning rate", by_lr),
         y=log_axis(alt.Y, "value", "Relative distance from the rule", by_lr),
-        color=colour("run", "Weight, offsets"),
+        **apart("run", "Weight, offsets"),
     )
     right = lines(by_size, "A large imbalance is gradient descent", size=30).encode(
         x=log_axis(alt.X, "x", "Imbalance lam", by_size),
         y=log_axis(alt.Y, "value", "Relative distance from the gradient", by_size),
-        color=colour("run", "Weight, offsets"),
+        **apart("run", "Weight, offsets"),
     )
     return alt.hconcat(left, right, spacing=40)

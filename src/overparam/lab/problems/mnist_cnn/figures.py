@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.study import labelled_colour, log_axis, log_y, rounded, styled
+from overparam.lab.charts.study import log_y, rounded
+from overparam.lab.charts.theme import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Look,
+    line_encodings,
+    log_axis,
+    styled,
+)
 from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, AUTHORS_STEPS, VARIANTS
 from overparam.lab.problems.mnist_cnn.summary import last_over_seeds, over_seeds, with_losses
 
-# Okabe and Ito's palette: dark for the original networks, bright for the products.
-_COLOURS = {
-    "plain": "#000000",
-    "plain_unpenalized": "#999999",
-    "product": "#d55e00",
-    "product_factors": "#0072b2",
-    "product_unpenalized": "#009e73",
+# Black and grey for the original networks; a dash for each, as colours alone do not tell.
+_LOOKS = {
+    "plain": Look(BLACK),
+    "plain_unpenalized": Look(GREY, (7, 3)),
+    "product": Look(ORANGE, shape="diamond"),
+    "product_factors": Look(BLUE, (8, 3, 2, 3), shape="square"),
+    "product_unpenalized": Look(GREEN, (2, 2), shape="triangle-up"),
 }
 _TERMS = {"loss": "Sum: the batch loss", "penalty": "Penalty", "cross_entropy": "Cross-entropy"}
-_TERM_COLOURS = ("#000000", "#d55e00", "#0072b2")
+_TERM_LOOKS = (Look(BLACK), Look(ORANGE, (7, 3)), Look(BLUE, (2, 2)))
 _TRAINED, _ALONE = "trained: batch loss", "penalty alone, without data"
 _VARIANT_TITLE = "Network"
 _STEPS = "Step"
@@ -40,18 +53,18 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     table = _labelled(pl.concat(terms)).filter((pl.col("low") > 0) & ~repeated)
     names = [name for name in VARIANTS if name in table["variant"].unique()]
     order = [VARIANTS[name].label for name in names]
-    scale = alt.Scale(domain=list(_TERMS.values()), range=list(_TERM_COLOURS))
+    looks = dict(zip(_TERMS.values(), _TERM_LOOKS, strict=True))
+    drawn = line_encodings(looks, alt.Legend(title=None, orient="bottom", columns=3), "term")
     base = alt.Chart(rounded(table)).encode(
         x=_step_axis(ticks=4),
-        color=alt.Color(
-            "term:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=3)
-        ),
+        color=drawn["color"],
     )
     bands = base.mark_area(fillOpacity=0.2, strokeWidth=0).encode(
-        y=log_y("low:Q", "Mean over batches"), y2="high:Q"
+        y=log_y("low:Q", "Mean over batches", table, "low", "high"), y2="high:Q"
     )
     lines = base.mark_line(strokeWidth=2).encode(
-        y=log_y("median:Q", "Mean over batches"),
+        y=log_y("median:Q", "Mean over batches", table, "low", "high"),
+        strokeDash=drawn["strokeDash"],
         tooltip=[
             alt.Tooltip("label:N", title=_VARIANT_TITLE),
             alt.Tooltip("term:N", title="Term"),
@@ -88,9 +101,11 @@ def penalty_chart(
     first = _labelled(pl.concat([trained, own]).filter(shown & (pl.col("low") > 0)))
     second = _labelled(paper.filter(pl.col("variant").is_in(list(AUTHORS_LOSS))))
     if _same(own, paper):
-        panel = alt.layer(*_lines(first, names), *_authors(names)).properties(width=660, height=420)
+        panel = alt.layer(*_lines(first, names), *_authors(first, names)).properties(
+            width=660, height=420
+        )
         return styled(panel, _PENALTY_DESCRIPTION)
-    left = alt.layer(*_lines(second, names), *_authors(names)).properties(
+    left = alt.layer(*_lines(second, names), *_authors(second, names)).properties(
         width=230, height=380, title="The paper's network: penalty alone"
     )
     right = alt.layer(*_lines(first, names)).properties(
@@ -117,10 +132,11 @@ def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLe
     )
     names = [name for name in VARIANTS if name in table["variant"].unique()]
     title = quantity.replace("_", " ").capitalize()
-    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variants(names)["color"])
     y = alt.Y("median:Q", title=title, axis=alt.Axis(format=".1~%"), scale=_log())
     lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True)).encode(
         y=y,
+        strokeDash=_variants(names)["strokeDash"],
         tooltip=[
             alt.Tooltip("label:N", title=_VARIANT_TITLE),
             alt.Tooltip("step:Q", title=_STEPS, format=","),
@@ -148,16 +164,20 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     table = _labelled(last_over_seeds(curves)).filter(pl.col("median").is_finite())
     whole = pl.col("high").is_finite()
     table = table.with_columns(pl.when(whole).then(end).alias(end) for end in ("low", "high"))
+    rates = tuple(sorted(set(curves["rate"])))
+    rates = (rates[0], rates[-1])
     panels = []
     for quantity, title in titles.items():
-        base = alt.Chart(rounded(table.filter(pl.col("quantity") == quantity))).encode(
-            x=alt.X("rate:Q", title="Learning rate", scale=_log(), axis=log_axis()),
-            color=_variant_colour(names),
+        mine = table.filter(pl.col("quantity") == quantity)
+        base = alt.Chart(rounded(mine)).encode(
+            x=alt.X("rate:Q", title="Learning rate", scale=_log(), axis=log_axis(*rates)),
+            color=_variants(names)["color"],
         )
         lines = base.mark_line(
             strokeWidth=2, point=alt.OverlayMarkDef(size=40, filled=True)
         ).encode(
-            y=log_y("median:Q", title),
+            y=log_y("median:Q", title, mine, "median", "low", "high"),
+            strokeDash=_variants(names)["strokeDash"],
             tooltip=[
                 alt.Tooltip("label:N", title=_VARIANT_TITLE),
                 alt.Tooltip("rate:Q", title="Learning rate", format=".3g"),
@@ -173,12 +193,12 @@ def rate_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
 
 def _lines(table: pl.DataFrame, names: list[str]) -> tuple[alt.Chart, alt.Chart]:
     """Solid lines for training, dashed lines for the penalty alone, with bands over seeds."""
-    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variant_colour(names))
+    base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variants(names)["color"])
     bands = base.mark_area(fillOpacity=0.15, strokeWidth=0).encode(
-        y=log_y("low:Q", "Loss"), y2="high:Q", detail="kind:N"
+        y=_loss_axis("low:Q", table), y2="high:Q", detail="kind:N"
     )
     lines = base.mark_line(strokeWidth=2).encode(
-        y=log_y("median:Q", "Loss"),
+        y=_loss_axis("median:Q", table),
         strokeDash=alt.StrokeDash(
             "kind:N",
             scale=alt.Scale(domain=[_TRAINED, _ALONE], range=[[1, 0], [5, 4]]),
@@ -194,7 +214,7 @@ def _lines(table: pl.DataFrame, names: list[str]) -> tuple[alt.Chart, alt.Chart]
     return bands, lines
 
 
-def _authors(names: list[str]) -> tuple[alt.Chart, alt.Chart]:
+def _authors(table: pl.DataFrame, names: list[str]) -> tuple[alt.Chart, alt.Chart]:
     rows = [
         {
             "label": VARIANTS[name].label,
@@ -205,7 +225,7 @@ def _authors(names: list[str]) -> tuple[alt.Chart, alt.Chart]:
         for name, value in AUTHORS_LOSS.items()
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=_step_axis(), y=log_y("loss:Q", "Loss"), color=_variant_colour(names)
+        x=_step_axis(), y=_loss_axis("loss:Q", table), color=_variants(names)["color"]
     )
     points = base.mark_point(shape="diamond", size=140, filled=True, opacity=1).encode(
         tooltip=[alt.Tooltip("label:N", title=_VARIANT_TITLE), alt.Tooltip("text:N", title="Value")]
@@ -233,9 +253,15 @@ def _labelled(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col("variant").replace_strict(labels).alias("label"))
 
 
-def _variant_colour(names: list[str]) -> alt.Color:
-    labels = [VARIANTS[name].label for name in names]
-    return labelled_colour(labels, _VARIANT_TITLE, [_COLOURS[name] for name in names])
+def _variants(names: list[str]) -> dict[str, Any]:
+    looks = {VARIANTS[name].label: _LOOKS[name] for name in names}
+    return line_encodings(looks, alt.Legend(title=_VARIANT_TITLE))
+
+
+def _loss_axis(field: str, table: pl.DataFrame) -> alt.Y:
+    """The axis of losses, which spans the authors' values too."""
+    ends = pl.DataFrame({"low": list(AUTHORS_LOSS.values()), "high": list(AUTHORS_LOSS.values())})
+    return log_y(field, "Loss", pl.concat([table.select("low", "high"), ends]), "low", "high")
 
 
 def _step_axis(ticks: int = 6) -> alt.X:

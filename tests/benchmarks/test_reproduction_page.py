@@ -1,0 +1,79 @@
+"""The page docs/reproduction.md says what its stored results say, and no number is typed twice."""
+
+import re
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Numbers of settings, grids and the paper, which nobody measured here.
+SETTINGS = {"2.13", "2.4e-2", "1.8e-2", "5.6e-5", "7.5e-5", "5.6e-3", "7.5e-3", "3.2e-6", "1.78",
+            "1.5", "2.5e-4"}  # fmt: skip
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reproduction_page
+
+    yield reproduction_page
+    del sys.modules["reproduction_page"]
+
+
+@pytest.fixture
+def stored(module):
+    return pl.read_parquet(module.STORED)
+
+
+@pytest.fixture
+def template(module):
+    return module.TEMPLATE.read_text(encoding="utf-8")
+
+
+def test_the_page_is_that_of_the_stored_results(module, stored, template):
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(stored, template)
+
+
+def test_another_result_gives_another_page(module, stored, template):
+    cell = (pl.col("table") == "adam") & (pl.col("row") == 1) & (pl.col("column") == 2)
+    changed = stored.with_columns(
+        pl.when(cell).then(pl.lit("0.0023 [0.0022, 0.0024]")).otherwise("text").alias("text")
+    )
+    page = module.page(changed, template)
+    assert "| Adam, 1 layer | 1.15e-2 | 0.0023 [0.0022, 0.0024] |" in page
+    assert "by a factor of 1.4 to 5." in page  # and the sentence that divides by it
+
+
+def test_the_template_holds_tables_and_measured_numbers_by_name_only(template):
+    prose = re.sub(r"\{\{.*?\}\}", "", template)
+    lines = [line for line in prose.splitlines() if not line.startswith("    ")]
+    assert not [line for line in lines if line.lstrip().startswith("|")]
+    numbers = re.findall(r"(?<![\w.^-])\d[\d,]*\.\d+(?:e-?\d+)?", "\n".join(lines))
+    assert set(numbers) <= SETTINGS
+
+
+def test_every_table_and_fact_is_shown(module, stored, template):
+    shown = set(re.findall(r'table\("(\w+)"\)', template)) | {"facts"}
+    assert shown == set(stored["table"])
+    facts = stored.filter((pl.col("table") == "facts") & (pl.col("row") > 0))
+    names = facts.filter(pl.col("column") == 0)["text"].to_list()
+    assert set(re.findall(r'fact\("([^"]+)"\)', template)) == set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_every_table_names_its_command_commit_and_machine(stored):
+    columns = ["command", "commit", "date", "machine", "status"]
+    sources = stored.select("table", *columns).unique()
+    assert len(sources) == stored["table"].n_unique()
+    assert (stored.select(pl.col(columns).str.len_chars().min()).row(0)) > (0,) * len(columns)
+
+
+def test_a_number_that_is_not_there_is_an_error(module, stored):
+    results = module.Results(stored)
+    assert results.n("l2", "2 layers", 2, "high") == "0.00351"
+    with pytest.raises(ValueError, match="has no number 'low'"):
+        results.n("l4", "1 layer", 3, "low")
+    with pytest.raises(KeyError, match="0 rows named '9 layers'"):
+        results.n("l4", "9 layers", 1)
