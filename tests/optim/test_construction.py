@@ -94,3 +94,14 @@ def test_parts_of_parameters_are_refused(wrapper: str) -> None:
         with pytest.raises(ValueError, match=words):
             optimizer.add_param_group({"params": list(model.parameters())})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.usefixtures("one_process")
+@every_wrapper
+def test_parameters_that_are_cut_in_parts_later_are_refused(wrapper: str) -> None:
+    model = network()
+    optimizer = WRAPPERS[wrapper](model, lr=0.01)
+    with warnings.catch_warnings(action="ignore"):
+        FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+    with pytest.raises(ValueError, match=r"0\.weight is a flat shard of"):
+        optimizer.step()

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from overparam._compiled import uncompiled
 from overparam._copies import Copies, copy_of, put_back
 from overparam.layers.choice import Choice
-from overparam.layers.entries import complete_views, readings
+from overparam.layers.entries import check_whole, complete_views, readings
 from overparam.layers.groups import Params, with_modules
 from overparam.layers.shapes import view_by_shape
 from overparam.layers.views import MatrixView
@@ -111,6 +111,13 @@ class Transform(Grouped):
                 ]
                 complete_views(group)
             self._views.update(zip(params, group["views"], strict=False))
+
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # as above
+    def _check_parameters(self) -> None:
+        """Raise where a model was wrapped in FSDP1 between construction and the first step."""
+        if not self.state:
+            for group in self.param_groups:
+                check_whole(group)
 
     # State
 
@@ -225,6 +232,7 @@ class Transform(Grouped):
             ValueError: a weight or an option that was changed to what cannot be trained.
         """
         self._align_views()
+        self._check_parameters()
         loss = None
         if closure is not None:
             with torch.enable_grad():
