@@ -89,7 +89,7 @@ def generated(stored: pl.DataFrame, transformer: pl.DataFrame | None) -> str:
         parts.append(f"## {_TITLES[atlas]}")
         if len(table):
             parts += [_list(sentences(table)), _figure(atlas), _how(table)]
-            parts += ["### Every cell", markdown(problem_lines(table))]
+            parts += [f"### Every cell of {_TITLES[atlas].lower()}", markdown(problem_lines(table))]
         missing = [c.problem for c in cells if c.problem not in set(table["problem"])]
         if missing:
             parts += ["Not run to the end, so nothing is known:", _list(f"`{n}`" for n in missing)]
@@ -129,10 +129,16 @@ def _how(table: pl.DataFrame) -> str:
     lines.append(f"Steps of the runs of tuning, and fresh seeds: {', '.join(shown)}.")
     notes = table.filter(pl.col("notes") != "").group_by("problem", maintain_order=True).first()
     lines += [
-        f"`{row['problem']}`: " + " ".join(row["notes"].split("\n"))
+        f"`{row['problem']}`, to keep the budget: {_short(row['notes'])}."
         for row in notes.iter_rows(named=True)
     ]
     return _list(lines)
+
+
+def _short(notes: str) -> str:
+    """What was cut, in one sentence."""
+    lines = notes.split("\n")
+    return "; ".join(line.removeprefix("To keep the budget: ").rstrip(".") for line in lines)
 
 
 def write() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,14 +96,18 @@ def sentences(table: pl.DataFrame) -> list[str]:
             lines.append(counted(f"Depth with {optimizer}", part, "over the same without"))
     if line := _by_norm(own):
         lines.append(line)
-    radial = own.filter(pl.col("kind") == "radial")
-    if len(radial):
-        lines.append(counted("The radial step alone", radial, OWN))
-    faster = best.filter(pl.col("decision") == "faster")
+    amount = pl.col("method").str.extract(r"\+radial:([\d.]+)$").cast(pl.Float64)
+    for what, chosen in (
+        ("The stretch along the weight alone (r > 1)", amount > 1),
+        ("A smaller step along it (r < 1)", amount < 1),
+    ):
+        if len(part := own.filter(chosen)):
+            lines.append(counted(what, part, "over the same optimizer"))
+    faster = best.filter(depth, pl.col("decision") == "faster")
     kept = faster.filter(pl.col("in_seconds") > 1)
     lines.append(
-        f"Of the {len(faster)} cases that are faster in steps than the best method without depth, "
-        f"{len(kept)} are so in seconds too."
+        f"Of the {len(faster)} cases of depth that are faster in steps than the best method "
+        f"without, {len(kept)} are so in seconds too."
     )
     return lines
 
@@ -165,12 +168,13 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     scale = alt.Scale(type="log", domain=[0.48, 2.08], nice=False)
     x = alt.X("median:Q", title=f"Speed-up {over}", scale=scale, axis=_AXIS)
     y = alt.Y("problem:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, grid=True))
+    kinds = [kind for kind in _COLOURS if kind in set(cells["kind"])]
     colour = alt.Color(
         "kind:N",
-        scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())),
-        legend=alt.Legend(title=None, orient="top", columns=4),
+        scale=alt.Scale(domain=kinds, range=[_COLOURS[kind] for kind in kinds]),
+        legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
     )
-    shape = alt.Shape("optimizer:N", legend=alt.Legend(title=None, orient="top", columns=2))
+    shape = alt.Shape("optimizer:N", legend=alt.Legend(title=None, orient="bottom", columns=2))
     tooltip = ["problem:N", "method:N", "than:N", "median:Q", "low:Q", "high:Q", "decision:N"]
     strong = alt.condition("datum.decided", alt.value(1.0), alt.value(0.35))
     dots = (
@@ -180,7 +184,7 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     )
     one = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=SOFT)
     line = one.encode(x=alt.X("one:Q", scale=scale))
-    return alt.LayerChart(layer=[line, dots], width=190, height=alt.Step(24))
+    return alt.LayerChart(layer=[line, dots], width=170, height=alt.Step(24))
 
 
 _COLOURS = {"factors": BLUE, "rule": ORANGE, "model": GREEN, "radial": GREY}
@@ -203,21 +207,21 @@ def short_name(problem: str) -> str:
     return " ".join([word, *(str(value) for value in options.values())])
 
 
+HEADER = ("problem", "method", "loss", "over the best", "in seconds", "over its own optimizer")
+
+
 def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
     """Rows for a table on a page: every cell, whichever way it went."""
-    return [
-        (
-            row["problem"], row["method"], row["than"],
-            f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
-            f"{row['in_seconds']:.2f}", f"{row['loss']:.4g}", f"{row['loss_than']:.4g}",
-            row["decision"] + (", lr at the edge" if row["edge"] else ""),
-        )
-        for row in table.iter_rows(named=True)
-        if math.isfinite(row["median"])
-    ]  # fmt: skip
+    lines = []
+    for cell in table.partition_by("problem", "method", maintain_order=True):
+        found = {row["over"]: row for row in cell.iter_rows(named=True)}
+        best, own = found[BEST], found.get(OWN)
+        numbers = (f"{best['loss']:.4g}", _said(best), f"{best['in_seconds']:.2f}")
+        name = short_name(best["problem"])
+        lines.append((name, best["method"], *numbers, _said(own) if own else ""))
+    return lines
 
 
-HEADER = (
-    *("problem", "method", "than", "speed-up in steps", "in seconds", "loss", "loss of that"),
-    "verdict",
-)
+def _said(row: Mapping[str, Any]) -> str:
+    edge = ", lr at the edge" if row["edge"] else ""
+    return f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['decision']}{edge}"

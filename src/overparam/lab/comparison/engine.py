@@ -160,7 +160,7 @@ def compare(
             if suspend():
                 raise
             raise OutOfTimeError(
-                f"{error}; the machine is too busy for a budget of {budget}. Use a larger one"
+                f"{error}; the machine is too busy for {seconds:.0f} s. Use a larger budget"
                 + ("." if directory is None else ", or run the same command again to go on.")
             ) from None
     return Result(loaded.title, loaded.judged_by, stored, findings)
