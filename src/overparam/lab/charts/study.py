@@ -65,7 +65,7 @@ def distance_chart(
         opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
     )
     y = log_y("median:Q", "Loss above the optimum", distance, "low", "high")
-    marked = base.mark_line(clip=True).add_params(highlight)
+    marked = base.mark_line().add_params(highlight)
     drawn = marked.encode(
         y=y,
         strokeDash=lines["strokeDash"],

@@ -238,7 +238,7 @@ def end_labels(
 def speed_colour(field: str, title: str = "Speed-up") -> alt.Color:
     """The colour of a speed-up in every map: blue is faster, orange slower, pale neither."""
     scale = alt.Scale(type="threshold", domain=list(MAP_BOUNDS), range=list(MAP_COLOURS))
-    legend = alt.Legend(symbolType="square", symbolSize=180, symbolStrokeWidth=0, format="~g")
+    legend = alt.Legend(format="~g", gradientLength=220)
     return alt.Color(f"{field}:Q", title=title, scale=scale, legend=legend)
 
 
@@ -296,8 +296,8 @@ def styled(chart: Any, description: str, direct: bool = False, room: int = 75) -
         .configure_axis(
             **text, titleFontWeight=500, titlePadding=8, gridColor=GRID, domainColor=GRID,
             tickColor=GRID,
-            labelOverlap=True, labelSeparation=6,
         )
+        .configure_axisQuantitative(labelOverlap=True, labelSeparation=6)
         .configure_legend(
             **text, titleFontWeight=500, symbolType="stroke", symbolSize=260, symbolStrokeWidth=2.5,
             rowPadding=4,

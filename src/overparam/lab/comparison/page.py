@@ -270,7 +270,7 @@ def _line(
         tooltip=["method:N", f"{x}:Q", "loss:Q"],
     )
     layers = [
-        base.mark_line(clip=True)
+        base.mark_line()
         .encode(strokeDash=drawn["strokeDash"], strokeWidth=drawn["strokeWidth"])
         .add_params(highlight)
     ]

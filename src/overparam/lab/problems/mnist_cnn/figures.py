@@ -17,6 +17,7 @@ from overparam.lab.charts.theme import (
     Look,
     line_encodings,
     log_axis,
+    log_ticks,
     styled,
 )
 from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, AUTHORS_STEPS, VARIANTS
@@ -133,7 +134,9 @@ def error_chart(curves: pl.DataFrame, quantity: str = "test_error") -> alt.TopLe
     names = [name for name in VARIANTS if name in table["variant"].unique()]
     title = quantity.replace("_", " ").capitalize()
     base = alt.Chart(rounded(table)).encode(x=_step_axis(), color=_variants(names)["color"])
-    y = alt.Y("median:Q", title=title, axis=alt.Axis(format=".1~%"), scale=_log())
+    shares = table["median"].to_list() or [0.01, 1.0]
+    ticks = log_ticks(min(shares), max(shares))
+    y = alt.Y("median:Q", title=title, axis=alt.Axis(format=".2~%", values=ticks), scale=_log())
     lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True)).encode(
         y=y,
         strokeDash=_variants(names)["strokeDash"],
