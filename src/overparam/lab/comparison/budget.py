@@ -65,6 +65,8 @@ def affordable(plan: Plan, costs: Costs, seconds: float, workers: int) -> Plan:
         horizon = int(usable / per_step)
         if horizon >= LEAST_STEPS:
             return replace(smaller, horizon=horizon)
+    if 2 * horizon >= LEAST_STEPS:  # the estimate is careful, and the end of the budget is kept
+        return replace(smaller, horizon=LEAST_STEPS)
     needed = (LEAST_STEPS * per_step + runs * costs.judging) / _SHARE / max(1, workers)
     raise OutOfTimeError(
         f"the budget leaves {max(0.0, seconds):.0f} s for training, {max(0, horizon)} steps for "
