@@ -49,8 +49,14 @@ class Section:
 
     @cached_property
     def svg(self) -> bytes:
-        """The chart as a file of its own."""
-        return vl_convert.vegalite_to_svg(self.specification).encode("utf-8")
+        """The chart as a file of its own; the same chart gives the same bytes."""
+        drawn, names = vl_convert.vegalite_to_svg(self.specification), {}
+        # Vega numbers some elements on from the chart that it drew before.
+        return re.sub(
+            r'(?<=["#])(clip|gradient_)\d+',
+            lambda found: names.setdefault(found[0], f"{found[1]}{len(names)}"),
+            drawn,
+        ).encode("utf-8")
 
 
 def write_page(
