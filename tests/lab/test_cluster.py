@@ -17,6 +17,7 @@ from support.study_cases import (
     wait_for,
 )
 
+from overparam.lab import cluster as cluster_module
 from overparam.lab.cli import main
 from overparam.lab.cluster import Part, claimed, workers_of
 from overparam.lab.executor import run_jobs
@@ -139,7 +140,12 @@ def test_a_scheduler_that_is_gone_is_an_error_that_says_what_to_do(expected, tmp
     assert complete(SLOW, tmp_path) == expected
 
 
-def test_what_is_wrong_with_a_scheduler_is_said():
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(cluster_module, "_ANSWER_SECONDS", 0.5)
+
+
+def test_what_is_wrong_with_a_scheduler_is_said(impatient):
     with (
         pytest.raises(ValueError, match="no dask scheduler answers at 'tcp"),
         workers_of("tcp://127.0.0.1:9", 1),
@@ -216,7 +222,7 @@ def test_parts_of_a_command_write_one_report(command, tmp_path):
         (["--scheduler", "tcp://127.0.0.1:9"], "no dask scheduler answers"),
     ],
 )
-def test_options_that_cannot_be_used(command, options, words, tmp_path):
+def test_options_that_cannot_be_used(command, impatient, options, words, tmp_path):
     status, _, errors = command("run", "--data", "diabetes", "--output", str(tmp_path), *options)
     assert status == 2
     assert words in " ".join(errors.split())

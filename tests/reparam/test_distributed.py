@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from support import forks
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -65,7 +66,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    forks.run(worker, (str(tmp_path),), count=2)
     alone = make_model()
     train_on(alone, *make_batch())
     expected = collapse_state_dict(alone.state_dict())

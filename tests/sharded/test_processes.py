@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from support import sharded_accelerate, sharded_checkpoints, sharded_faults, sharded_steps
+from support import (
+    forks,
+    sharded_accelerate,
+    sharded_checkpoints,
+    sharded_faults,
+    sharded_steps,
+)
 from support.sharded_cases import Case, run_all
 
-IMPORTS = [
-    "torch.distributed.checkpoint.state_dict",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor.parallel",
-]
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
 )
@@ -21,12 +22,7 @@ pytestmark = pytest.mark.skipif(
 def run_on(world: int, folder: Path, cases: tuple[Case, ...]) -> None:
     """Run the cases on so many processes; where one fails, stop all of them."""
     folder.mkdir()
-    # One process imports torch, and the others are its forks.
-    torch.multiprocessing.set_forkserver_preload(IMPORTS)
-    started = torch.multiprocessing.start_processes(
-        run_all, (world, str(folder), cases), world, join=False, start_method="forkserver"
-    )
-    assert started is not None
+    started = forks.start(run_all, (world, str(folder), cases), world)
     try:
         ended = False
         for _ in range(30):  # a process group gives up after a minute

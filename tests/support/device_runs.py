@@ -3,14 +3,13 @@
 Models with factors are tested on a real one alone (``test_cuda.py``): they refuse subclasses of
 tensors, which the tensors of this device are.
 
-``python device_runs.py NAME`` in a process of its own; it raises where something is wrong.
+Each in a process of its own; it raises where something is wrong.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -218,7 +217,9 @@ RUNS = {
     run.__name__: run for run in (the_device_is_strict, sweep, interruption, reproduce, optimizers)
 }
 
-if __name__ == "__main__":
+
+def run(_: int, name: str) -> None:
+    """One of them, in a process of its own."""
     torch.set_num_threads(1)
     set_up()
-    RUNS[sys.argv[1]]()
+    RUNS[name]()

@@ -32,14 +32,14 @@ def rerun(output: Path, **options) -> int:
         return reproduce_at(TINY, command, Console(quiet=True))
 
 
-def in_a_process(output: Path) -> subprocess.Popen:
+def in_a_process(output: Path, only: tuple[str, ...]) -> subprocess.Popen:
     """The same in another process, which can be killed."""
     code = (
         "import sys; sys.path[:0] = [sys.argv[2]]\n"
         "from pathlib import Path; from support.reproduce_cases import rerun\n"
-        "if __name__ == '__main__': rerun(Path(sys.argv[1]), workers=2)"
+        "if __name__ == '__main__': rerun(Path(sys.argv[1]), workers=2, only=tuple(sys.argv[3:]))"
     )
     script = output.with_suffix(".py")
     script.write_text(code)
     folder = str(Path(__file__).parents[1])
-    return subprocess.Popen([sys.executable, str(script), str(output), folder])
+    return subprocess.Popen([sys.executable, str(script), str(output), folder, *only])

@@ -20,6 +20,7 @@ if os.name == "posix":  # Windows has no such locks: there, nothing is claimed
     import fcntl
 
 _Job = TypeVar("_Job", bound=Job)
+_ANSWER_SECONDS = 10  # until a scheduler counts as gone
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
             "--scheduler needs dask.distributed; install overparam[cluster]."
         ) from None
     try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
+        client = Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with: dask scheduler"

@@ -217,10 +217,14 @@ def test_least_squares(small_data, name):
     assert_same_as_one_by_one(study, runs, small_data.features, small_data.targets)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "rule:2.5", "adam+factors:2"])
+SCHEDULES = [(2, "constant"), (50, "constant"), (STEPS, "constant"), (0, "cosine")]
+
+
+# Every method under warm-up and cosine, and some under every schedule.
 @pytest.mark.parametrize(
-    ("warm_up", "schedule"),
-    [(2, "constant"), (50, "constant"), (STEPS, "constant"), (0, "cosine"), (50, "cosine")],
+    ("name", "warm_up", "schedule"),
+    [(name, 50, "cosine") for name in (*OPTIMIZERS, "rule:2.5", "adam+factors:2")]
+    + [(name, *schedule) for name in ("gd", "adam+factors:2") for schedule in SCHEDULES],
 )
 def test_a_schedule_is_that_of_torch(small_data, name, warm_up, schedule):
     study = study_of(name, warm_up=warm_up, schedule=schedule)

@@ -68,6 +68,7 @@ class Rerun:
         test_images: the number of images that the network is tested on.
         completing: the command that completes an experiment, by the experiment's name.
         shown: the experiments whose verdicts have been printed.
+        reports: those of finished experiments, which do not change.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Rerun:
     test_images: int
     completing: Callable[[str], str]
     shown: set[str] = field(default_factory=set)
+    reports: dict[str, ExperimentReport] = field(default_factory=dict)
 
     def show_finished(self, console: Console) -> None:
         """Write the page again, and print the verdicts that are new since the last call."""
@@ -119,7 +121,9 @@ class Rerun:
         missing: dict[str, Missing] = {}
         for name, experiment in EXPERIMENTS.items():
             if experiment.finished(stored, self.studies):
-                reports[name] = experiment.report(stored)
+                if name not in self.reports:
+                    self.reports[name] = experiment.report(stored)
+                reports[name] = self.reports[name]
             else:
                 missing[name] = Missing(experiment.title, self.completing(name))
         write_reproduction(

@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 
 import altair as alt
-import vl_convert
 from rich.console import Console
 from torch import Tensor
 
@@ -96,10 +95,9 @@ def run_theory(output: Path, console: Console | None = None) -> int:
         say(console, f"\n{result.name.capitalize()}")
         found = [*map(_measured, result.evidence), f"Source: {result.source}."]
         say_verdict(console, result.verdict, result.claim, found)
-    for result, chart in zip(results, charts, strict=True):
-        svg = vl_convert.vegalite_to_svg(chart.to_json())
-        name = result.name.replace(" ", "_")
-        write_whole(output / f"theory_{name}.svg", svg.encode("utf-8"))
+    sections = list(map(_section, results, charts))
+    for result, section in zip(results, sections, strict=True):
+        write_whole(output / f"theory_{result.name.replace(' ', '_')}.svg", section.svg)
     claims = Section("Claims and verdicts", claims_html(list(map(_row, results)), "Source"))
     write_page(
         output / "theory.html",
@@ -109,7 +107,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
             "Each claim is checked by numbers that are computed here and compared with bounds that "
             f"were fixed before. {remark}"
         ),
-        sections=[claims, *map(_section, results, charts)],
+        sections=[claims, *sections],
     )
     say(console, f"\nReport: {output / 'theory.html'}")
     return 0

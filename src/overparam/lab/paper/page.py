@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import vl_convert
-
 from overparam._files import write_whole
 from overparam.lab.paper.claims import Claim
 from overparam.lab.paper.results import ExperimentReport
@@ -56,12 +54,10 @@ def write_reproduction(
     sections = [Section("Claims and verdicts", _overview(reports, missing, remarks))]
     for name, report in reports.items():
         sections.append(Section(report.title, anchor=name))
-        sections += [dataclasses.replace(section, level=3) for section in report.sections]
-        for section in report.sections:
+        sections += report.subsections
+        for section in report.subsections:
             if section.chart is not None:
-                svg = vl_convert.vegalite_to_svg(section.chart.to_dict())
-                file = figures / f"{name}-{slug(section.heading)}.svg"
-                write_whole(file, svg.encode("utf-8"))
+                write_whole(figures / f"{name}-{slug(section.heading)}.svg", section.svg)
     write_page(
         folder / "report.html",
         title="Does the paper hold? Implicit acceleration by overparameterization, rerun",

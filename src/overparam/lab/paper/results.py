@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import polars as pl
 
@@ -43,3 +44,8 @@ class ExperimentReport:
     title: str
     claims: tuple[Claim, ...]
     sections: tuple[Section, ...]
+
+    @cached_property
+    def subsections(self) -> tuple[Section, ...]:
+        """The sections below the title; made once, so that their charts are."""
+        return tuple(replace(section, level=3) for section in self.sections)

@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import jinja2
@@ -37,6 +39,24 @@ class Section:
     caption: str = ""
     anchor: str = ""
     level: int = 2
+
+    @cached_property
+    def specification(self) -> dict[str, Any]:
+        """The chart in Vega-Lite. Made once: most of the time of a page goes into it."""
+        if self.chart is None:
+            raise ValueError(f"the section {self.heading!r} has no chart.")
+        return self.chart.to_dict()
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The chart as a file of its own; the same chart gives the same bytes."""
+        drawn, names = vl_convert.vegalite_to_svg(self.specification), {}
+        # Vega numbers some elements on from the chart that it drew before.
+        return re.sub(
+            r'(?<=["#])(clip|gradient_)\d+',
+            lambda found: names.setdefault(found[0], f"{found[1]}{len(names)}"),
+            drawn,
+        ).encode("utf-8")
 
 
 def write_page(
@@ -83,7 +103,7 @@ def _shown(section: Section, number: int) -> dict[str, object]:
     }
     if section.chart is None:
         return shown
-    spec = section.chart.to_dict()
+    spec = section.specification
     tables = "".join(
         (f"<h4>{escape(table.title)}</h4>" if table.title else "")
         + html_table(table.header, table.rows)

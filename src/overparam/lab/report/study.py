@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import polars as pl
-import vl_convert
 
 from overparam._files import write_whole
 from overparam.lab.charts.study import loss_chart, rate_chart
@@ -62,29 +61,29 @@ def write_report(directory: StudyDirectory) -> Results:
         raise ValueError(f"{directory.path} holds no curves yet; let it train for a while.")
     data, optimum = manifest["data"], manifest["optimum"]["loss"]
     write_table(directory.path / "curves.parquet", curves)
-    charts = {"loss": loss_chart(curves, optimum), "rates": rate_chart(curves, optimum)}
-    for name, chart in charts.items():
-        svg = vl_convert.vegalite_to_svg(chart.to_dict())
-        write_whole(directory.path / "figures" / f"{name}.svg", svg.encode("utf-8"))
+    loss = Section(
+        "Loss against iteration",
+        chart=loss_chart(curves, optimum),
+        caption="Each method at its best learning rate: the one with the lowest median final "
+        "loss among those at which no seed failed. With several seeds, the line is the median "
+        "and the band goes from the smallest to the largest. Both axes are logarithmic. Click "
+        "a line to single it out; hover for values.",
+    )
+    rates = Section(
+        "Every learning rate",
+        chart=rate_chart(curves, optimum),
+        caption="Final loss at every learning rate that was tried, median over seeds. A cross "
+        "below marks a learning rate at which some seed diverged or ended above its initial "
+        "loss.",
+    )
+    for name, section in (("loss", loss), ("rates", rates)):
+        write_whole(directory.path / "figures" / f"{name}.svg", section.svg)
     found, *others = conclusions(curves, optimum, manifest["finished"])
     sections = [
         Section("What it shows", _unfinished(manifest) + html_list(others)),
-        Section(
-            "Loss against iteration",
-            chart=charts["loss"],
-            caption="Each method at its best learning rate: the one with the lowest median final "
-            "loss among those at which no seed failed. With several seeds, the line is the median "
-            "and the band goes from the smallest to the largest. Both axes are logarithmic. Click "
-            "a line to single it out; hover for values.",
-        ),
+        loss,
         Section("Iterations to each loss", _target_table(curves, optimum)),
-        Section(
-            "Every learning rate",
-            chart=charts["rates"],
-            caption="Final loss at every learning rate that was tried, median over seeds. A cross "
-            "below marks a learning rate at which some seed diverged or ended above its initial "
-            "loss.",
-        ),
+        rates,
         Section("Every method at its best learning rate", _tuned_table(curves, optimum)),
         Section("How accurate the optimum is", _certificate(manifest["optimum"], study)),
         Section("Settings", _settings(study, manifest)),

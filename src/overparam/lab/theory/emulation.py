@@ -26,12 +26,7 @@ _STRETCHES = (0.2, 0.1, 0.05, 0.025, 0.0125)
 
 
 def check() -> TheoryCheck:
-    """Compare explicit products with the rule over depth, learning rate, width and imbalance.
-
-    Example:
-        >>> check().verdict
-        'holds'
-    """
+    """Compare explicit products with the rule over depth, learning rate, width and imbalance."""
     generator = torch.Generator().manual_seed(1)
     points: list[Point] = []
     in_lr, in_imbalance, stays, spreads = [], [], [], []

@@ -29,12 +29,7 @@ _ByCase = dict[tuple[float, float], float]
 
 
 def check() -> TheoryCheck:
-    """Check the velocity along runs, and complete a matrix of rank 2 at several depths.
-
-    Example:
-        >>> check().verdict
-        'holds'
-    """
+    """Check the velocity along runs, and complete a matrix of rank 2 at several depths."""
     generator = torch.Generator().manual_seed(5)
     start = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     gradient_of = fit_to(torch.randn(3, 4, generator=generator, dtype=torch.float64))
