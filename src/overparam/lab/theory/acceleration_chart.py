@@ -28,7 +28,7 @@ def chart(rows: Sequence[Row]) -> alt.VConcatChart:
         _other_starts(chosen(rows, panel="starts")),
         _curves(chosen(rows, panel="curve")),
         spacing=40,
-    ).resolve_scale(color="independent")
+    ).resolve_scale(color="independent", strokeDash="independent", strokeWidth="independent")
 
 
 def _map(rows: Sequence[Row]) -> alt.ConcatChart:
@@ -72,7 +72,7 @@ def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
                     "method:N",
                     title="Starts",
                     scale=alt.Scale(range=list(PALETTE)),
-                    legend=alt.Legend(labelLimit=220),
+                    legend=alt.Legend(labelLimit=220, symbolType="square", symbolStrokeWidth=0),
                 ),
             )
         )
