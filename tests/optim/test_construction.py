@@ -98,9 +98,14 @@ def test_parts_of_parameters_are_refused(wrapper: str) -> None:
 
 @pytest.mark.usefixtures("one_process")
 @every_wrapper
-def test_parameters_that_are_cut_in_parts_later_are_refused(wrapper: str) -> None:
+@pytest.mark.parametrize("steps", [0, 1])
+def test_parameters_that_are_cut_in_parts_later_are_refused(wrapper: str, steps: int) -> None:
     model = network()
     optimizer = WRAPPERS[wrapper](model, lr=0.01)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    for _ in range(steps):
+        optimizer.step()
     with warnings.catch_warnings(action="ignore"):
         FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
     with pytest.raises(ValueError, match=r"0\.weight is a flat shard of"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from overparam import end_to_end_update
-from overparam.optim import EndToEnd, Factored
+from overparam.optim import EndToEnd, Factored, Radial
 
 
 def moving(m: int, n: int, move: float, steps: int, depth: float) -> tuple[float, float, Tensor]:
@@ -184,6 +184,19 @@ def test_a_compiled_step_is_the_step_and_sees_a_changed_lr(options) -> None:
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
     assert graphs[0] > 0
     assert len(set(graphs[2:])) == 1
+
+
+@pytest.mark.parametrize("kind", [Factored, Radial])
+def test_a_step_of_factors_or_a_stretch_is_left_as_it_is_by_the_compiler(kind) -> None:
+    params, twins = several(), several()
+    compiled, eager = (kind(each, 0.1, "adamw") for each in (params, twins))
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    step = torch.compile(compiled.step, backend=counter)
+    for _ in range(3):
+        step()
+        eager.step()
+    assert all(torch.equal(p, twin) for p, twin in zip(params, twins, strict=True))
 
 
 @pytest.mark.parametrize("capturable", [False, True])

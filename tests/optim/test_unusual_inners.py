@@ -1,6 +1,7 @@
 """Inner optimizers and groups that do what most do not."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -336,3 +337,25 @@ def test_what_a_constructor_puts_into_groups_and_state_is_there(kind, monkeypatc
     assert optimizer.param_groups[0]["history"] is history
     assert optimizer.state["total"] is total
     assert (history, total) == ([1, 2], {"steps": 2})
+
+
+class BeginsInSetState(torch.optim.SGD):
+    """Completes the state of all parameters whenever it takes over state, as some do."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p].setdefault("calls", 0)
+
+
+def test_what_an_inner_optimizer_begins_as_it_takes_over_state_is_kept() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    optimizer = EndToEnd(model, 0.1, inner=BeginsInSetState, momentum=0.9)
+    model[0].weight.grad = torch.ones(3, 3)
+    optimizer.step()
+    again = EndToEnd(model, 0.1, inner=BeginsInSetState, momentum=0.9)
+    again.load_state_dict(optimizer.state_dict())
+    saved = again.state_dict()["state"]
+    assert {index: state["calls"] for index, state in saved.items()} == dict.fromkeys(range(4), 0)
+    assert "momentum_buffer" in saved[0]

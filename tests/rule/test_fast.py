@@ -336,3 +336,15 @@ def test_the_root_taken_twice_is_the_rule(depth: float, offsets, normalize: bool
     rows = update_of_rows(weight, gradient, depth, **options)
     half = update_of_rows(weight, gradient, depth, root=True, **options)
     torch.testing.assert_close(update_of_rows(weight, half, depth, root=True, **options), rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_the_same_bit_for_bit_whether_their_sizes_are_looked_at_or_not(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(5, 4, 6, generator=generator).to(dtype) for _ in range(2))
+    weight *= torch.tensor([1.0, 1e-8, 1e20, 1e-3, 0.0], dtype=dtype)[:, None, None]
+    together = update_of_rows(weight, gradient, 2, normalize=True)
+    assert torch.equal(together, update_of_rows(weight, gradient, 2, normalize=True, look=False))
+    for i in range(5):
+        alone = update_of_rows(weight[i : i + 1], gradient[i : i + 1], 2, normalize=True)
+        assert torch.equal(together[i], alone[0])

@@ -100,12 +100,12 @@ def check_whole(group: dict[str, Any]) -> None:
     Raises:
         ValueError: FSDP1's flat parameters.
     """
-    for name, p in zip(names_of(group, ""), group["params"], strict=True):
+    for place, p in enumerate(group["params"]):  # at every step: names only where they are needed
         if getattr(p, "_fsdp_flattened", False) or type(p).__name__ == "FlatParameter":
             raise ValueError(
-                f"{name} is a flat shard of FullyShardedDataParallel, which holds parts of several "
-                "weights: overparam cannot tell the matrices in it. Use fully_shard of "
-                "torch.distributed.fsdp, or DistributedDataParallel."
+                f"{names_of(group, '')[place]} is a flat shard of FullyShardedDataParallel, which "
+                "holds parts of several weights: overparam cannot tell the matrices in it. Use "
+                "fully_shard of torch.distributed.fsdp, or DistributedDataParallel."
             )
 
 
@@ -116,11 +116,16 @@ def warn_of_readings(groups: Iterable[dict[str, Any]], names: Mapping[Tensor, st
         groups: whose matrices an optimizer reads.
         names: of their parameters.
     """
-    read = [(names[p], view, why) for group in groups for p, view, why in readings(group)]
-    warning = ambiguity_warning((name, view) for name, view, _ in read)
+    read = [(names[p], view, why, g) for g in groups for p, view, why in readings(g)]
+    # Tensors and entries are the same however a layer reads them.
+    warning = ambiguity_warning(
+        (name, view)
+        for name, view, _, group in read
+        if group.get("granularity") not in ("tensor", "entry")
+    )
     if warning is not None:
         warn_user(warning)
-    unknown = [f"{name}: {why}" for name, _, why in read if _NOT_KNOWN in why]
+    unknown = [f"{name}: {why}" for name, _, why, _ in read if _NOT_KNOWN in why]
     if unknown:
         warn_user(
             f"some matrices take the plain step of the inner optimizer. {'; '.join(unknown)}."

@@ -152,7 +152,7 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
         basis = _next_bases(items, weight, due)
         update = update_in_basis(basis.left, weight, gradient, depth, **form)
     else:
-        update = update_of_rows(weight, gradient, depth, **form)
+        update = update_of_rows(weight, gradient, depth, look=not group["capturable"], **form)
     if group["normalize"] == "metric":
         update = metric_normalized(update, gradient)
     write = None if basis is None else partial(_write_bases, items, basis, due)

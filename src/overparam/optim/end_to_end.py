@@ -78,13 +78,11 @@ class EndToEnd(Transform):
     the metric of depth, which the size of the gradient does not change
     (:func:`overparam.rule.metric_normalized`).
 
-    **Both sides.** With ``both_sides=True`` half of the rule, the square root of its
-    preconditioner P, acts before the inner optimizer and half after: it is given ``P^(1/2) [G]``,
-    and its step, at the weight before, goes through ``P^(1/2)``. For plain SGD that is the same
-    step. ``inner="muon"`` becomes Muon in the metric of depth, ``P^(1/2) [msign(P^(1/2) [M])]``
+    **Both sides.** With ``both_sides=True`` the inner optimizer is given ``P^(1/2) [G]``, for the
+    preconditioner P of the rule, and its step goes through ``P^(1/2)``. For plain SGD that is the
+    same step. ``inner="muon"`` becomes Muon in the metric of depth
     (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which tends
-    to Muon as ``imbalance`` grows. Whether it trains better is an open question: we know of no
-    paper that tried it.
+    to Muon as ``imbalance`` grows. Whether it trains better is open.
 
     **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
     point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
@@ -99,10 +97,10 @@ class EndToEnd(Transform):
     **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
     A decomposition that fails is tried in float64, then the old basis is kept and counted in
-    ``state[p]["basis_failures"]``; any orthonormal basis gives a descent direction.
-    :meth:`routing` reports both counts. Where the inner optimizer raises an error, weights,
-    gradients and state are as before the step; for that a copy of them is held. Parameters in
-    half precision are updated in float32, where their state lives too, and rounded once a step.
+    ``state[p]["basis_failures"]``. :meth:`routing` reports both counts. Where the inner optimizer
+    raises an error, weights, gradients and state are as before the step; for that a copy of them
+    is held. Parameters in half precision are updated in float32, where their state lives too, and
+    rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
@@ -204,20 +202,17 @@ class EndToEnd(Transform):
         groups = self.param_groups
         sharded.check_presence([g for g in groups if not is_inner_alone(g)], self._among)
         items = [item for group in groups for item in self._items(group)]
-        mark_finite([item for item in items if not is_dtensor(item.p)])
-        sharded.mark_finite([item for item in items if is_dtensor(item.p)])
-        found: dict[Tensor, Tensor | None] = {}
+        whole, parts = sharded.parted(items)
+        mark_finite(whole)
+        sharded.mark_finite(parts)
+        found: dict[Tensor, Tensor | None] = {
+            item.p: item.gradient if item.finite is not False else None for item in items
+        }
         later: list[Callable[[], None]] = []
-        ruled: list[Item] = []
-        shared: list[Item] = []
-        alone: list[Item] = []
-        for item in items:
-            found[item.p] = item.gradient if item.finite is not False else None
-            if _has_rule(item):
-                ruled.append(item)
-                (shared if sharded.is_shared(item.p, self._among) else alone).append(item)
-        parts = sharded.directions_of_shards(shared, self._among)
-        for stack, write in itertools.chain(directions(alone), parts):
+        ruled = [item for item in items if _has_rule(item)]
+        alone, shared = sharded.parted(ruled, self._among)
+        others = sharded.directions_of_shards(shared, self._among)
+        for stack, write in itertools.chain(directions(alone), others):
             found.update(stack)
             later += [] if write is None else [write]
         with self._exchanged(found):
@@ -357,6 +352,10 @@ class EndToEnd(Transform):
         if group["both_sides"] and any(sharded.is_shared(p, self._among) for p in group["params"]):
             why = "several processes share these parameters; leave it out."
             raise NotImplementedError(f"both_sides=True is for one process, and {why}")
+
+    def _reads(self, group: Group) -> bool:
+        # Tensors and entries are taken as they are, known or not.
+        return super()._reads(group) and group["granularity"] not in ("tensor", "entry")
 
     def _greet(self, groups: Sequence[Group], names: Mapping[Tensor, str]) -> None:
         super()._greet(groups, names)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from overparam._checks import whole_depth
+from overparam._compiled import uncompiled
 from overparam.factors import decay
 from overparam.factors.layout import MatrixLayout
 from overparam.factors.store import (
@@ -146,6 +147,7 @@ class Factored(Transform):
         """The factors ``[W_1, ..., W_N]`` of a weight; empty where this process has none."""
         return self.store.factors(p) if self._owned.owns(p) else []
 
+    @uncompiled  # state would be guards
     def _step(self) -> None:
         self._check_groups()
         with self._owned.stepping():

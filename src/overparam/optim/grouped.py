@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -118,7 +119,7 @@ class Grouped(Optimizer):
 
     def _reads(self, group: Group) -> bool:
         """Whether it matters to a group how its layers are read."""
-        return not is_inner_alone(group) and group.get("granularity") not in ("tensor", "entry")
+        return not is_inner_alone(group)
 
     def _check_options(self, group: Group) -> None:
         """Raise unless the options of this class are in range."""
@@ -182,8 +183,10 @@ class Grouped(Optimizer):
                         self.state[p][name] = value.detach().to(device, copy=True)
         with self._linked() as (optimizers, _):
             for each in optimizers:  # Adagrad reads the first state, which must not be empty
-                states = {key: state for key, state in each.state.items() if state}
-                each.__setstate__({"state": states, "param_groups": each.param_groups})
+                every, filled = each.state, {k: state for k, state in each.state.items() if state}
+                given = {"state": defaultdict(dict, filled), "param_groups": each.param_groups}
+                each.__setstate__(given)
+                every.update(each.state)
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from overparam._optimizers import OF_TORCH, OPTIMIZERS
 from overparam._words import did_you_mean
 from overparam.layers.views import MatrixView
 
@@ -28,14 +29,6 @@ InnerName = Literal[
 ]  # fmt: skip
 Inner = InnerName | Callable[..., Optimizer]
 """A class, a function of groups and options, or a name: ``"adamw"``."""
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name.lower(): kind
-    for name, kind in vars(torch.optim).items()
-    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
-}
-OF_TORCH = frozenset(OPTIMIZERS.values())
-"""These leave alone what has no gradient."""
 
 
 def make_inner(argument: str, inner: Any, options: dict[str, Any]) -> Optimizer:
@@ -161,27 +154,6 @@ def check_takes(optimizer: Optimizer, tensors: Sequence[tuple[str, Tensor]], rem
             ) from None
         except TypeError:
             return  # its constructor asks for something that its defaults do not hold
-
-
-def take_step(optimizer: Optimizer) -> None:
-    """One step, without the hooks that torch runs around steps: the outer step has run them."""
-    _begin_adagrad(optimizer)
-    step = type(optimizer).step
-    if getattr(step, "hooked", False):
-        step = step.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-    step(optimizer)
-
-
-def _begin_adagrad(optimizer: Optimizer) -> None:
-    """Make the state of Adagrad, which torch 2.9 makes in its constructor and not in the step."""
-    if type(optimizer) is not torch.optim.Adagrad:
-        return
-    start = optimizer.defaults["initial_accumulator_value"]
-    for group in optimizer.param_groups:
-        new = [p for p in group["params"] if p.grad is not None and not optimizer.state.get(p)]
-        if new:
-            made = torch.optim.Adagrad(new, initial_accumulator_value=start, fused=group["fused"])
-            optimizer.state.update(made.state)
 
 
 @dataclass(slots=True, eq=False)

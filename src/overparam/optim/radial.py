@@ -11,6 +11,7 @@ from torch import Tensor
 
 from overparam import sharded
 from overparam._checks import plain_number
+from overparam._compiled import uncompiled
 from overparam.factors.decay import start_of_step
 from overparam.layers.choice import Choice
 from overparam.layers.groups import Params
@@ -94,6 +95,7 @@ class Radial(Transform):
         choice = Choice(targets, exclude, overrides or {})
         super().__init__(params, lr, inner, own, inner_options, choice, fallback, fallback_options)
 
+    @uncompiled  # state would be guards
     def _step(self) -> None:
         moved = self._inner_step()
         for each in moved:

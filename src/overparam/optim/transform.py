@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from overparam._compiled import uncompiled
 from overparam._copies import Copies, copy_of, put_back
+from overparam._optimizers import OF_TORCH, take_step
 from overparam.layers.choice import Choice
 from overparam.layers.entries import check_whole, complete_views, readings
 from overparam.layers.groups import Params, with_modules
@@ -30,13 +31,11 @@ from overparam.layers.shapes import view_by_shape
 from overparam.layers.views import MatrixView
 from overparam.optim.grouped import Grouped
 from overparam.optim.inner import (
-    OF_TORCH,
     Group,
     Inner,
     StandIn,
     State,
     make_inner,
-    take_step,
 )
 from overparam.sharded import local
 
@@ -95,7 +94,12 @@ class Transform(Grouped):
         """Let views follow parameters that were put in another order.
 
         A parameter that was exchanged for a new one leaves its view to it.
+
+        Raises:
+            ValueError: FSDP1 has made parts of several weights of the parameters.
         """
+        for group in self.param_groups:
+            check_whole(group)
         present = [list(map(id, group["params"])) for group in self.param_groups]
         if present == self._aligned:
             return
@@ -111,13 +115,6 @@ class Transform(Grouped):
                 ]
                 complete_views(group)
             self._views.update(zip(params, group["views"], strict=False))
-
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # as above
-    def _check_parameters(self) -> None:
-        """Raise where a model was wrapped in FSDP1 between construction and the first step."""
-        if not self.state:
-            for group in self.param_groups:
-                check_whole(group)
 
     # State
 
@@ -232,7 +229,6 @@ class Transform(Grouped):
             ValueError: a weight or an option that was changed to what cannot be trained.
         """
         self._align_views()
-        self._check_parameters()
         loss = None
         if closure is not None:
             with torch.enable_grad():

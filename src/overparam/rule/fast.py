@@ -18,7 +18,7 @@ from overparam.rule.unbalanced import Offsets, excess_squares, unbalanced_kernel
 # A row of U^T W this far below the largest singular value, in units of eps, is round-off.
 _ROUND_OFF = 8.0
 # Rows whose longest is between these, and rows 1e-15 times as long, have squares in float32.
-_IN_RANGE = (2.0**-12, 2.0**48)
+_IN_RANGE = (2.0**-12, 2.0**12)
 
 
 def update_in_basis(
@@ -99,6 +99,7 @@ def update_of_rows(
     normalize: bool = False,
     offsets: Offsets = (),
     root: bool = False,
+    look: bool = True,
 ) -> Tensor:
     r"""The end-to-end update of each row as a layer with a single output.
 
@@ -106,7 +107,8 @@ def update_of_rows(
         D = |w|^{2-2/N} \left( g + (N-1) \langle \hat w, g \rangle \hat w \right)
 
     Source: Arora, Cohen, Hazan (2018), Claim 2; equal to :func:`overparam.single_output_update`
-    for normal numbers, in the dtype of the weight.
+    in the dtype of the weight, for normal numbers: in float32 for gradients from 1e-30 to 1e30 and
+    rows not shorter than 1e-15 times the longest.
 
     Args:
         weight: ``w``, ``(..., r, d)``: r rows that share one normalization.
@@ -116,6 +118,8 @@ def update_of_rows(
         normalize: divide by the largest eigenvalue over all rows, ``N max |w|^(2-2/N)``.
         offsets: as in :func:`update_in_basis`.
         root: as in :func:`update_in_basis`.
+        look: on a CPU, read the size of the rows to save a pass over them; not where steps are
+            captured, which do the same each time.
 
     Returns:
         ``D``, ``(..., r, d)``; for ``N = inf`` the limit of ``D / N``.
@@ -126,7 +130,7 @@ def update_of_rows(
         >>> update_of_rows(weight, gradient, depth=2)
         tensor([[4., 2.]])
     """
-    rows, unit, length, largest = _measured(weight, floor or _size_of(offsets))
+    rows, unit, length, largest = _measured(weight, floor or _size_of(offsets), look)
     if offsets:
         # Each row is a matrix of its own: the kernel of its length with itself.
         squares, shifts = _squares(length, unit, offsets)
@@ -153,9 +157,9 @@ def update_of_rows(
     return moved.addcmul_(gradient, across)
 
 
-def _measured(weight: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _measured(weight: Tensor, least: float, look: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows whose squares neither overflow nor vanish, their unit, their lengths, the largest."""
-    if least == 0 and weight.device.type == "cpu" and not torch.compiler.is_compiling():
+    if look and least == 0 and weight.device.type == "cpu" and not torch.compiler.is_compiling():
         # Most weights are in that range as they are, and here a look costs less than to divide.
         length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
         largest = _largest(length)
@@ -163,6 +167,9 @@ def _measured(weight: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor, Ten
         if all(_IN_RANGE[0] < size < _IN_RANGE[1] for size in sizes):
             return weight, torch.ones_like(largest), length, largest
     rows, unit = in_range(weight, least)
+    if weight.device.type == "cpu":  # bit for bit the same, however the rows come here
+        unit = torch.ldexp(torch.ones_like(unit), torch.frexp(unit).exponent)
+        rows = weight / unit
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows, unit, length, _largest(length)
 

@@ -89,6 +89,14 @@ def is_shared(p: Tensor, among: ProcessGroup | None) -> bool:
     return among is not None or is_dtensor(p)
 
 
+def parted(
+    items: Sequence[Item], among: ProcessGroup | None = None
+) -> tuple[list[Item], list[Item]]:
+    """Items whose parameters are for this process alone, and those for several."""
+    alone = [item for item in items if not is_shared(item.p, among)]
+    return alone, [item for item in items if is_shared(item.p, among)]
+
+
 def check_presence(groups: Sequence[dict[str, Any]], among: ProcessGroup | None) -> None:
     """Raise on all processes where some have a gradient of a shared parameter and others none.
 

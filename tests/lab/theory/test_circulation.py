@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from overparam.lab.theory.circulation import check
+from overparam.lab.verdicts import Verdict
 
 _ETHANOL = Path(__file__).parents[4] / "shared" / "data" / "gas_ethanol" / "ethanol.dat"
 
@@ -19,7 +20,7 @@ def test_check_holds_on_ethanol() -> None:
     features = (features - features.mean(0)) / features.std(0)
     targets = (targets - targets.mean()) / targets.std()
     result = check(features, targets, "Ethanol")
-    assert result.verdict == "holds"
+    assert result.verdict == Verdict.YES
     names = [m.what for m in result.evidence if "Ethanol" in m.what]
     assert len(names) == 4
     (size,) = (m.value for m in result.evidence if m.what.startswith("smallest |A|"))

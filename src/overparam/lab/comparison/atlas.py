@@ -219,7 +219,7 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
 
 
 _LEAD = (
-    "Each row compares methods on one problem, by the protocol of overparam "
-    "compare: tuned alike, judged at the end of the schedule at equal loss, confirmed on fresh "
-    "paired seeds. Every cell is shown, whichever way it went."
+    "Each row compares methods on one problem, all by one protocol: tuned alike, judged at the end "
+    "of the schedule at equal loss, confirmed on fresh paired seeds. Every cell is shown, "
+    "whichever way it went."
 )

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from overparam import EndToEnd, Factored, Radial, overparameterize
+from overparam._optimizers import OPTIMIZERS
 from overparam._words import did_you_mean
 from overparam.lab.comparison.names import parse_call
-from overparam.optim.inner import OPTIMIZERS
 
 PLAIN = "plain"
 KINDS = ("factors", "rule", "radial", "model")

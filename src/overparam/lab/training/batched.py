@@ -22,7 +22,7 @@ _WORTH_LEAVING = 0.25
 
 
 class Sweep:
-    """Trains the runs of one shard together and records their losses.
+    """Trains the runs of one job together and records their losses.
 
     All runs share each evaluation of the gradient, whatever their method. A run whose weight is no
     longer finite has diverged: its step is recorded. On the CPU it leaves the batch at once; off
@@ -33,7 +33,7 @@ class Sweep:
     Args:
         objective: the loss, in the dtype of the study.
         study: the settings.
-        runs: the runs of the shard, ordered so that runs of the same method are adjacent.
+        runs: the runs of the job, ordered so that runs of the same method are adjacent.
         look_every: steps between two looks; by default 1 on the CPU and 25 elsewhere.
         capture: how to capture steps; by default as CUDA graphs on CUDA, and not elsewhere.
 

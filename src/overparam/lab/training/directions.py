@@ -78,7 +78,7 @@ def rule_normalized(depths: Depths, outputs: int) -> Apply:
 
     def one(weights: Tensor, gradients: Tensor, depth: float) -> Tensor:
         if outputs == 1:
-            return update_of_rows(weights, gradients, depth, normalize=True)
+            return update_of_rows(weights, gradients, depth, normalize=True, look=False)
         # The rule has degree 2 - 2/N in the weight.
         largest = torch.linalg.matrix_norm(weights, ord=2, keepdim=True)
         unit = weights / largest.clamp_min(torch.finfo(weights.dtype).tiny)
