@@ -34,8 +34,7 @@ def strings(path):
 def in_messages():
     for path in sorted((ROOT / "src" / "overparam").rglob("*.py")):
         for text in strings(path):
-            # "overparam compare" alone is the name of a command, which needs a problem.
-            yield from (each for each in COMMAND.findall(text) if each != "overparam compare")
+            yield from COMMAND.findall(text)
 
 
 def in_documents():
@@ -52,7 +51,10 @@ def examples(tmp_path, monkeypatch):
     (tmp_path / "study.toml").write_text("power = 6\n")
 
 
-@pytest.mark.parametrize("command", sorted({*in_messages(), *in_documents()}))
+# "overparam compare" alone is the name of a command, which needs a problem.
+@pytest.mark.parametrize(
+    "command", sorted({*in_messages(), *in_documents()} - {"overparam compare"})
+)
 def test_a_printed_command_is_understood(command, examples):
     words = [word for word in shlex.split(command, comments=True)[1:] if word != "--help"]
     assert parse(words)
