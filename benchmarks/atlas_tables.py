@@ -83,8 +83,9 @@ def markdown(rows: list) -> str:
 
 def generated(stored: pl.DataFrame, transformer: pl.DataFrame | None) -> str:
     """What the page says of the stored results."""
-    parts = []
-    for atlas, cells in ATLASES.items():
+    known, parts = set(stored["atlas"]), []
+    # What is not known comes last.
+    for atlas, cells in sorted(ATLASES.items(), key=lambda each: each[0] not in known):
         table = stored.filter(pl.col("atlas") == atlas)
         parts.append(f"## {_TITLES[atlas]}")
         if len(table):

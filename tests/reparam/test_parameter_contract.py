@@ -117,6 +117,8 @@ def test_a_tied_weight_is_given_at_all_its_places() -> None:
     )
 
 
+# The compiler of torch 2.9 looks there.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_functional_call_of_a_compiled_model() -> None:
     model, x = _unbalanced(nn.Linear(3, 2, bias=False)), torch.randn(4, 3)
     before, compiled = _values(model), torch.compile(model, backend="eager")
