@@ -28,6 +28,8 @@ from overparam.reparam.product import factors_of, held_at, holds_product
 from overparam.reparam.swap import all_or_nothing, take_out
 
 _ASKING_TWICE = (nn.MultiheadAttention, nn.RNNBase)
+# In older versions frames of functional_call vanish into compiled ones (seen in 2.9).
+KNOWS_CALLERS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 _SWAPPING = _named_member_accessor.swap_tensor.__code__.co_filename
 _LAYERS = str(Path(nn.Linear.forward.__code__.co_filename).parent)
 
@@ -207,7 +209,22 @@ def _replace(owner: nn.Module, attribute: str, parameter: nn.Parameter | None) -
         take_out(owner, {attribute: parameter})
 
 
-_write_outside: Callable[[Any, str, Any], None] = torch._disable_dynamo(_write)  # pyright: ignore
+def _write_compiled(owner: Any, attribute: str, value: Any) -> None:
+    """What compiled code asks for, where it can be told.
+
+    Raises:
+        RuntimeError: torch hides the callers of compiled code.
+    """
+    if not KNOWS_CALLERS:
+        raise RuntimeError(
+            f"{_in_words(owner, attribute)} is a product of factors, and compiled code gives it a "
+            f"value: torch {torch.__version__} does not tell functional_call from an assignment "
+            "there. Use torch 2.13 or newer, or keep that call out of torch.compile."
+        )
+    _write(owner, attribute, value)
+
+
+_write_outside: Callable[[Any, str, Any], None] = torch._disable_dynamo(_write_compiled)  # pyright: ignore
 
 
 def _tie(
@@ -251,7 +268,7 @@ def _asked_by_functional_call() -> bool:
     torch offers no other sign; a compiled frame keeps the file name.
     """
     frame = sys._getframe(2)
-    for _ in range(6):
+    for _ in range(7):
         if frame is None:
             return False
         if frame.f_code.co_filename == _SWAPPING:
