@@ -16,7 +16,7 @@ from overparam.lab.training.directions import DEPTH_KINDS
 from overparam.lab.training.objective import PowerLoss
 from overparam.rule.metric import metric_normalized
 
-STEPS = 180
+STEPS = 300
 TOLERANCE = 1e-12
 INNER = {
     "gd": (torch.optim.SGD, {}),
