@@ -54,6 +54,18 @@ class TallAlone(Plain):
             super().move(p, group)
 
 
+class TakesNames(Plain):
+    """Keeps state under a given name."""
+
+    def __init__(self, params, lr: float = 0.1, name: str = "") -> None:
+        super().__init__(params, lr)
+        self.name = name
+
+    def move(self, p: Tensor, group: dict) -> None:
+        super().move(p, group)
+        self.state[p][self.name] = torch.zeros(())
+
+
 class ListThenError(Plain):
     """Keeps a list, appends to it, drops the gradient, and fails in its third step."""
 
@@ -359,3 +371,31 @@ def test_what_an_inner_optimizer_begins_as_it_takes_over_state_is_kept() -> None
     saved = again.state_dict()["state"]
     assert {index: state["calls"] for index, state in saved.items()} == dict.fromkeys(range(4), 0)
     assert "momentum_buffer" in saved[0]
+
+
+@pytest.mark.parametrize("name", ["skipped", "basis"])
+def test_inner_state_under_a_name_of_our_own_is_refused_and_nothing_changes(name) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = EndToEnd(model, lr=0.1, inner=lambda groups, lr: TakesNames(groups, lr, name))
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(ValueError, match=f"keeps '{name}' in its state"):
+        optimizer.step()
+    assert all(map(torch.equal, model.parameters(), before))
+    assert not any(optimizer.state.values())
+
+
+def test_names_of_factors_own_state_are_free_for_factors_and_taken_for_vectors() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    factory = lambda groups, lr: TakesNames(groups, lr, "depth")  # noqa: E731
+    optimizer = Factored(model, 0.1, factory)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.weight]["depth"] == 2
+    assert optimizer.inner_state(model.weight, "factor1_").keys() == {"depth"}
+
+    model = nn.Linear(3, 2)
+    optimizer = Factored(model, 0.1, factory)
+    model(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(ValueError, match="keeps 'depth' in its state, where Factored"):
+        optimizer.step()

@@ -21,7 +21,7 @@ from torch import Tensor
 from overparam._checks import whole_depth
 from overparam.factors import chain
 from overparam.factors.balance import balanced_factors
-from overparam.factors.product import factor_product
+from overparam.factors.product import multiplied
 from overparam.layers.views import MatrixView
 
 STRATEGIES = ("matrix", "sides", "kernels")
@@ -73,7 +73,7 @@ class MatrixLayout:
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         """The weight, of :attr:`shape`."""
-        matrices = factor_product(factors)
+        matrices = multiplied(factors)
         return self.view.join(matrices.reshape(self.view.batch, self.view.rows, self.view.columns))
 
     def balanced(self, weight: Tensor) -> tuple[Tensor, ...]:

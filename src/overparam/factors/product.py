@@ -41,6 +41,11 @@ def factor_product(factors: Sequence[Tensor]) -> Tensor:
         tensor([[3., 3.]])
     """
     check_factors(factors)
+    return multiplied(factors)
+
+
+def multiplied(factors: Sequence[Tensor]) -> Tensor:
+    """:func:`factor_product` of factors that are known to fit."""
     return _partial_products(factors, _from_input(factors))[-1]
 
 
@@ -90,6 +95,11 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
         raise ValueError(
             f"cotangent has shape {tuple(cotangent.shape)}; the product has shape {expected}."
         )
+    return pulled_back(factors, cotangent)
+
+
+def pulled_back(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+    """:func:`factor_product_vjp` of tensors that are known to fit."""
     gradients: list[Tensor] = []
     if _from_input(factors):
         partial = _partial_products(factors[:-1], True)  # the whole product is not needed

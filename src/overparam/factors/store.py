@@ -12,7 +12,7 @@ from overparam._fingerprint import Written, fingerprint, same_bits
 from overparam._precision import without_autocast
 from overparam._words import warn_user
 from overparam.factors.layout import MatrixLayout, make_layout
-from overparam.factors.product import factor_product, factor_product_vjp
+from overparam.factors.product import factor_product, pulled_back
 from overparam.layers.entries import names_of, readings, saved_view
 from overparam.layers.views import MatrixView
 
@@ -47,7 +47,10 @@ class FactorStore:
     def factors(self, p: Tensor) -> list[Tensor]:
         """``[W_1, ..., W_N]``; empty where the weight has none."""
         held = self.held(p)
-        return [held[name] for name in factor_names(held)]
+        factors: list[Tensor] = []
+        while (factor := held.get(f"factor{len(factors) + 1}")) is not None:
+            factors.append(factor)
+        return factors
 
     def put(self, p: Tensor, factors: Sequence[Tensor]) -> None:
         """Exchange the factors of a weight, or give it its first ones."""
@@ -280,7 +283,7 @@ class FactorStore:
         factors = self.factors(p)
         with without_autocast(p.device):
             cotangent = _matrices_of(gradient, layout.view).to(factors[0].dtype)
-            gradients = factor_product_vjp(factors, cotangent)
+            gradients = pulled_back(factors, cotangent)
         for factor, each in zip(factors, gradients, strict=True):
             factor.grad = each
 

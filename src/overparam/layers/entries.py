@@ -81,8 +81,11 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
         complete_views(group)
         views = group["views"]
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        view = _view(entry) if is_chosen(entry) else None
-        if view is not None and view.shape != p.shape:
+        if len(entry) <= 2:  # not is_chosen: every step comes here
+            yield p, None, entry[0]
+            continue
+        view = _view(entry)
+        if view.shape != p.shape:
             if view.batch > 1 or view.transposed:
                 warn_user(
                     f"a parameter of shape {view.shape} was exchanged for one of "

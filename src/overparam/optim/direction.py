@@ -185,7 +185,7 @@ def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
     if due is False:
         return
     batch = items[0].route.batch
-    left, error, failed = (each.unflatten(0, (-1, batch)) for each in new)
+    left, error, failed = (each.reshape(len(items), batch, *each.shape[1:]) for each in new)
     failures = failed.to(torch.int64).unbind()
     if due:
         torch._foreach_add_([state["basis_failures"] for state in states], failures)  # pyright: ignore[reportPrivateImportUsage]

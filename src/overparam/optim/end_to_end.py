@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +23,7 @@ from overparam.layers.route import GRANULARITIES, route
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import Item, directions, mark_finite, state_dtype
+from overparam.optim.direction import Item, Write, directions, mark_finite, state_dtype
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
@@ -206,20 +204,20 @@ class EndToEnd(Transform):
         mark_finite(whole)
         sharded.mark_finite(parts)
         found: dict[Tensor, Tensor | None] = {
-            item.p: item.gradient if item.finite is not False else None for item in items
+            item.p: None if item.finite is False else item.gradient for item in items
         }
-        later: list[Callable[[], None]] = []
-        ruled = [item for item in items if _has_rule(item)]
+        ruled = [item for item in items if item.route.rule != PLAIN and item.finite is not False]
         alone, shared = sharded.parted(ruled, self._among)
-        others = sharded.directions_of_shards(shared, self._among)
-        for stack, write in itertools.chain(directions(alone), others):
-            found.update(stack)
-            later += [] if write is None else [write]
-        with self._exchanged(found):
-            moved = self._inner_step()
+        later: list[Write] = []
+        for stacks in (directions(alone), sharded.directions_of_shards(shared, self._among)):
+            for stack, write in stacks:
+                found.update(stack)
+                later += [] if write is None else [write]
+        moved = self._inner_step_along(found)
         for write in later:
             write()
-        self._take_other_half(moved, ruled)
+        if any(item.group["both_sides"] for item in ruled):
+            self._take_other_half(moved, ruled)
         self._settle(moved, items)
 
     def _take_other_half(self, moved: Sequence[StandIn], ruled: Sequence[Item]) -> None:
@@ -227,7 +225,7 @@ class EndToEnd(Transform):
         halved = {item.p: item for item in ruled if item.group["both_sides"]}
         ends: dict[Tensor, tuple[Tensor, Tensor]] = {}
         twins: list[Item] = []
-        for each in moved if halved else ():
+        for each in moved:
             if (item := halved.get(each.p)) is not None:
                 before = each.before[0][1]
                 start = decay.start_of_step(self._inner, item.group, before)
@@ -260,20 +258,21 @@ class EndToEnd(Transform):
                 gradient = gradient.to_dense()
             yield Item(p, gradient.to(state_dtype(p)), self.state, chosen, group)
 
-    @contextmanager
-    def _exchanged(self, found: Mapping[Tensor, Tensor | None]) -> Iterator[None]:
-        """Directions in the place of gradients; those of half precision go to their stand-ins."""
-        gradients = {p: p.grad for p in found}
-        self._directions, self._gradients = found, gradients
+    def _inner_step_along(self, found: Mapping[Tensor, Tensor | None]) -> list[StandIn]:
+        """The inner step, with directions in the place of gradients.
+
+        Those of half precision go to the stand-ins.
+        """
+        self._directions, self._gradients = found, {p: p.grad for p in found}
         try:
             for p, direction in found.items():
                 if direction is None or direction.dtype == p.dtype:
                     p.grad = direction
-            yield
+            return self._inner_step()
         finally:
-            del self._directions, self._gradients
-            for p, gradient in gradients.items():
+            for p, gradient in self._gradients.items():
                 p.grad = gradient
+            del self._directions, self._gradients
 
     def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
         given = super()._gradient_of_user(stand_in)
@@ -289,27 +288,26 @@ class EndToEnd(Transform):
 
     def _settle(self, stand_ins: list[StandIn], items: Sequence[Item] = ()) -> None:
         """Undo the step of parameters without a finite gradient, count it, and round the others."""
-        finite = {item.p: item.finite for item in items}
-        for each in stand_ins:
-            if finite.get(each.p) is False:
-                each.undo()
-        undo_unless(
-            (keep, tensor, copy)
-            for each in stand_ins
-            if isinstance(keep := finite.get(each.p), Tensor)
-            for tensor, copy in each.before
-        )
+        finite = {item.p: item.finite for item in items if item.finite is not True}
+        if finite:
+            for each in stand_ins:
+                if finite.get(each.p) is False:
+                    each.undo()
+            undo_unless(
+                (keep, tensor, copy)
+                for each in stand_ins
+                if isinstance(keep := finite.get(each.p), Tensor)
+                for tensor, copy in each.before
+            )
         super()._settle(stand_ins)
-        counts, more = [], []
         for item in items:
             state = self.state[item.p]
             if "skipped" not in state:
                 state["skipped"] = torch.zeros((), dtype=torch.int64, device=item.p.device)
-            if item.finite is not True:
-                counts.append(state["skipped"])
-                more.append(torch.as_tensor(item.finite, device=item.p.device))
-        if counts:
-            torch._foreach_add_(counts, list((~torch.stack(more)).to(torch.int64).unbind()))  # pyright: ignore[reportPrivateImportUsage]
+        if finite:
+            counts = [self.state[p]["skipped"] for p in finite]
+            flags = [torch.as_tensor(flag, device=p.device) for p, flag in finite.items()]
+            torch._foreach_add_(counts, list((~torch.stack(flags)).to(torch.int64).unbind()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
         """The saved state, without bases of other matrices than those of today.
@@ -383,10 +381,6 @@ class EndToEnd(Transform):
         words = [] if chosen.rule == PLAIN else member_words(group)
         notes = [chosen.note, *words, *_troubles(self.state.get(p, {}))]
         return chosen.rule, notes, rows if chosen.rule == "row" else None
-
-
-def _has_rule(item: Item) -> bool:
-    return item.route.rule != PLAIN and item.finite is not False
 
 
 def _troubles(state: State) -> Iterator[str]:

@@ -135,27 +135,29 @@ class Transform(Grouped):
 
         Where the body raises, groups and state are as before; tensors are the body's concern.
         """
-        inner = [(self._inner, False), (self._fallback, True)]
-        kept = [(group, dict(group)) for group in self.param_groups]
+        inner = [each for each in (self._inner, self._fallback) if each is not None]
+        kept = [(group, group.copy()) for group in self.param_groups]
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
-        values = [v for _, options in kept for n, v in options.items() if n not in _BESIDE]
-        in_place = [(v, copy_of(v)) for v in [*values, *states.values()] if isinstance(v, _MUTABLE)]
+        in_place = [(v, copy_of(v)) for v in states.values() if isinstance(v, _MUTABLE)]
+        for _, options in kept:
+            for name, v in options.items():
+                if isinstance(v, _MUTABLE) and name not in _BESIDE:
+                    in_place.append((v, copy_of(v)))
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
-                made = [
-                    each
-                    for p, view, _ in readings(options)
-                    for each in self._stand_ins(p, view, group)
-                ]
-                group["params"] = [each.tensor for each in made]
-                states.update((each.tensor, self._working_state(each)) for each in made)
-                stand_ins += made
+                first = len(stand_ins)
+                for p, view, _ in readings(options):
+                    stand_ins += self._stand_ins(p, view, group)
+                group["params"] = [each.tensor for each in stand_ins[first:]]
+            for each in stand_ins:
+                states[each.tensor] = self._working_state(each)
             linked: list[Optimizer] = []
-            for optimizer, chosen in inner:
+            for optimizer in inner:
+                chosen = optimizer is self._fallback
                 groups = [g for g in self.param_groups if bool(g.get("fallback")) == chosen]
-                if optimizer is not None and groups:
+                if groups:
                     optimizer.param_groups, optimizer.state = groups, states
                     linked.append(optimizer)
             yield linked, stand_ins
@@ -168,9 +170,8 @@ class Transform(Grouped):
                     put_back(value, copied)
             raise
         finally:
-            for optimizer, _ in inner:
-                if optimizer is not None:  # it keeps the user's groups, to look at between steps
-                    optimizer.state = defaultdict(dict)
+            for optimizer in inner:  # it keeps the user's groups, to look at between steps
+                optimizer.state = defaultdict(dict)
         for group, options in kept:
             group["params"] = options["params"]
         for each in stand_ins:
@@ -244,17 +245,21 @@ class Transform(Grouped):
     def _inner_step(self) -> list[StandIn]:
         """One step of the inner optimizers, all or nothing; the stand-ins that may have moved."""
         with self._linked() as (optimizers, stand_ins):
-            moving = [each for each in stand_ins if each.tensor.grad is not None]
-            others = [(e, e.tensor._version) for e in stand_ins if e.tensor.grad is None]
+            moving, others = [], []
+            for each in stand_ins:
+                still = each.tensor.grad is None
+                others.append((each, each.tensor._version)) if still else moving.append(each)
             gradients: list[tuple[Tensor, Tensor, Tensor]] = []
+            of_torch = all(type(each) in OF_TORCH for each in optimizers)
             if not self.defaults.get("differentiable"):
-                strict = all(type(each) in OF_TORCH for each in optimizers)
-                gradients = self._remember(moving if strict else stand_ins, optimizers[0].state)
+                gradients = self._remember(moving if of_torch else stand_ins, optimizers[0].state)
             try:
                 with self._together():
                     self._about_to_step(moving)
                     for optimizer in optimizers:
                         take_step(optimizer)
+                if not of_torch:
+                    self._check_names(stand_ins, optimizers[0].state)
             except BaseException:
                 for each in stand_ins:
                     each.undo()
@@ -265,6 +270,17 @@ class Transform(Grouped):
         # Some decay what has no gradient.
         return moving + [each for each, version in others if each.tensor._version != version]
 
+    def _check_names(self, stand_ins: list[StandIn], states: Mapping[Tensor, State]) -> None:
+        """Raise where an inner optimizer keeps something under a name that is taken here."""
+        for each in stand_ins:
+            taken = sorted(self._own_state & states[each.tensor].keys()) if not each.prefix else []
+            if taken:
+                raise ValueError(
+                    f"the inner optimizer keeps {taken[0]!r} in its state, where "
+                    f"{type(self).__name__} keeps something of its own; use an optimizer that "
+                    "gives it another name."
+                )
+
     def _remember(
         self, stand_ins: list[StandIn], states: Mapping[Tensor, State]
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -272,20 +288,21 @@ class Transform(Grouped):
 
         The copies are in the stand-ins, but for those of the user's gradients.
         """
-        held = [
-            [
-                local(each.tensor),
-                *(local(v) for v in states[each.tensor].values() if isinstance(v, Tensor)),
-            ]
-            for each in stand_ins
-        ]
+        tensors: list[Tensor] = []
+        counts: list[int] = []
+        for each in stand_ins:
+            first = len(tensors)
+            tensors.append(local(each.tensor))
+            tensors += [local(v) for v in states[each.tensor].values() if isinstance(v, Tensor)]
+            counts.append(len(tensors) - first)
         given = [(each.p, self._gradient_of_user(each)) for each in stand_ins]
         given = [(p, gradient) for p, gradient in given if gradient is not None]
-        tensors = [*itertools.chain(*held), *(local(gradient) for _, gradient in given)]
-        copies = iter(self._copies.of(tensors))
-        for each, own in zip(stand_ins, held, strict=True):
-            each.before = list(zip(own, copies))  # noqa: B905  # the copies go on
-        return [(p, gradient, copy) for (p, gradient), copy in zip(given, copies, strict=True)]
+        tensors += [local(gradient) for _, gradient in given]
+        copies = self._copies.of(tensors)
+        pairs = iter(zip(tensors, copies, strict=True))
+        for each, count in zip(stand_ins, counts, strict=True):
+            each.before = list(itertools.islice(pairs, count))
+        return [(*each, copy) for each, (_, copy) in zip(given, pairs, strict=True)]
 
     def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
         """The user's gradient where the inner optimizer is given it: some work in it."""

@@ -93,8 +93,10 @@ def parted(
     items: Sequence[Item], among: ProcessGroup | None = None
 ) -> tuple[list[Item], list[Item]]:
     """Items whose parameters are for this process alone, and those for several."""
-    alone = [item for item in items if not is_shared(item.p, among)]
-    return alone, [item for item in items if is_shared(item.p, among)]
+    parts: tuple[list[Item], list[Item]] = ([], [])
+    for item in items:
+        parts[is_shared(item.p, among)].append(item)
+    return parts
 
 
 def check_presence(groups: Sequence[dict[str, Any]], among: ProcessGroup | None) -> None:
