@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_factors, check_floating, whole_depth
+from overparam._finite import is_finite
 from overparam.rule.decomposition import thin_decomposition
 from overparam.rule.engine import scaled_offsets
-from overparam.rule.kernel import clear_round_off, join_scale, split_scale
+from overparam.rule.kernel import clear_round_off, is_moderate, join_scale, split_scale
 from overparam.rule.unbalanced import Imbalance, Offsets, check_imbalance, excess_squares
 
 # The balance of factors in float64 is as good as the decomposition.
@@ -71,7 +72,7 @@ def balanced_factors(
     check_floating("weight", weight)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
-    if not bool(weight.isfinite().all()):
+    if not is_finite(weight):
         raise ValueError("weight has non-finite entries; it has no balanced factorization.")
     m, n = weight.shape[-2:]
     rank = min(m, n)
@@ -80,14 +81,20 @@ def balanced_factors(
     widths = _hidden_widths(depth, width, default=rank, least=rank)
     if depth == 1:
         return (weight.clone(),)
-    scaled, exponent = split_scale(weight, trailing=2)
+    # For large weights each pass over the entries counts, and most need no scale.
+    plain = weight.numel() > 0 and is_moderate(weight)
+    scaled, exponent = (weight.double(), None) if plain else split_scale(weight, trailing=2)
     left, singular, right = thin_decomposition(scaled, weight.dtype, 1 / depth, _ROUND_OFF)
     root = singular ** (1 / depth)
-    middle = torch.diag_embed(root)
-    parts = [root[..., :, None] * right, *[middle] * (depth - 2), left * root[..., None, :]]
+    middle = [torch.diag_embed(root) for _ in range(depth - 2)]
+    parts = [root[..., :, None] * right, *middle, left * root[..., None, :]]
+    if exponent is None:
+        parts = [part.to(weight.dtype) for part in parts]
+    else:
+        parts = [join_scale(part, exponent / depth, weight.dtype) for part in parts]
     sizes = [n, *widths, m]
     return tuple(
-        join_scale(_pad(part, rows, columns), exponent / depth, weight.dtype)
+        _pad(part, rows, columns)
         for part, columns, rows in zip(parts, sizes, sizes[1:], strict=False)
     )
 
@@ -315,4 +322,4 @@ def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:
     if matrix.numel() == 0:  # torch 2.9 does not pad what stays empty
         return matrix.new_zeros(*matrix.shape[:-2], rows, columns)
     missing = (0, columns - matrix.shape[-1], 0, rows - matrix.shape[-2])
-    return torch.nn.functional.pad(matrix, missing)
+    return matrix if not any(missing) else torch.nn.functional.pad(matrix, missing)

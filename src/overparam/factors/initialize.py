@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from overparam._finite import is_finite
 from overparam.factors.balance import identity_initialization, near_zero_initialization
 from overparam.factors.layout import ChainLayout, Layout, MatrixLayout
 
@@ -73,7 +74,7 @@ def initial_factors(
     weight = weight.detach()
     if init == "balanced":
         _check_widths(layout)
-        if not bool(weight.isfinite().all()):
+        if not is_finite(weight):
             raise ValueError("the weight has non-finite entries; it has no balanced factorization.")
         factors = layout.balanced(weight)
     elif init == "identity":

@@ -166,11 +166,12 @@ def _turn_apart(left: Tensor, rows: Tensor, singular: Tensor, large: slice, smal
 def _descending_basis(rows: Tensor) -> Tensor:
     """Eigenvectors of ``R R^T``, the largest eigenvalue first."""
     m = rows.shape[-2]
-    negative = -rows  # eigh sorts in ascending order
     if m <= 2 * _BLOCK:
-        return torch.linalg.eigh(negative @ rows.mT).eigenvectors
-    gram = rows.new_zeros(*rows.shape[:-1], m)
-    for start in range(0, m, _BLOCK):
-        stop = min(start + _BLOCK, m)
-        gram[..., start:stop, :stop] = negative[..., start:stop, :] @ rows[..., :stop, :].mT
-    return torch.linalg.eigh(gram).eigenvectors  # reads the lower triangle
+        gram = rows @ rows.mT
+    else:
+        gram = rows.new_zeros(*rows.shape[:-1], m)
+        for start in range(0, m, _BLOCK):
+            stop = min(start + _BLOCK, m)
+            gram[..., start:stop, :stop] = rows[..., start:stop, :] @ rows[..., :stop, :].mT
+    # Negative, as eigh sorts in ascending order; it reads the lower triangle.
+    return torch.linalg.eigh(gram.neg_()).eigenvectors

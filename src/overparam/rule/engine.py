@@ -9,10 +9,11 @@ from torch import Tensor
 
 from overparam.rule.decomposition import thin_decomposition
 from overparam.rule.kernel import (
-    MODERATE,
+    is_moderate,
     join_scale,
     kernel_matrix,
     null_power,
+    size_of,
     split_scale,
 )
 from overparam.rule.unbalanced import Offsets, excess_squares, unbalanced_kernel
@@ -32,12 +33,12 @@ def update_of_wide(
     Returns:
         ``D``, in the dtype of ``weight``; NaN for a matrix with a non-finite entry.
     """
-    if _is_moderate(weight) and _is_moderate(gradient):
+    if is_moderate(weight) and is_moderate(gradient):
         update = _update(weight.double(), gradient.double(), inverse, offsets, weight.dtype)
         return update.to(weight.dtype)
-    finite = _size(weight).isfinite()
+    finite = size_of(weight).isfinite()
     scaled, weight_exponent = split_scale(torch.where(finite, weight, 0.0), trailing=2)
-    finite = finite & _size(gradient).isfinite()
+    finite = finite & size_of(gradient).isfinite()
     slope, slope_exponent = split_scale(gradient, trailing=2)
     shifts = scaled_offsets(offsets, weight_exponent)
     update = _update(scaled, slope, inverse, shifts, weight.dtype)
@@ -72,15 +73,3 @@ def _update(
     inside = inside * (turned @ right.mT)
     # Each product overwrites what is needed no more: fresh memory costs more than arithmetic.
     return left @ (inside @ right).addcmul_(outside, turned)
-
-
-def _size(tensor: Tensor) -> Tensor:
-    """The largest absolute value of each matrix, ``(..., 1, 1)``; NaN where one entry is NaN."""
-    both = (-2, -1)
-    return torch.maximum(tensor.amax(both, keepdim=True), -tensor.amin(both, keepdim=True))
-
-
-def _is_moderate(tensor: Tensor) -> bool:
-    """Whether :func:`split_scale` would return the numbers as they are, found in one pass."""
-    size = _size(tensor)
-    return bool(((size >= 2.0**-MODERATE) & (size < 2.0**MODERATE) | (size == 0)).all())

@@ -108,6 +108,21 @@ def finite_slots(tensor: Tensor, trailing: int) -> Tensor:
     return tensor.isfinite().all(tuple(range(-trailing, 0)), keepdim=True)
 
 
+def size_of(tensor: Tensor) -> Tensor:
+    """The largest absolute value of each matrix, ``(..., 1, 1)``; NaN where one entry is NaN."""
+    both = (-2, -1)
+    return torch.maximum(tensor.amax(both, keepdim=True), -tensor.amin(both, keepdim=True))
+
+
+def is_moderate(tensor: Tensor) -> bool:
+    """Whether :func:`split_scale` would return these matrices as they are, found in two passes.
+
+    Then all their entries are finite.
+    """
+    size = size_of(tensor)
+    return bool(((size >= 2.0**-MODERATE) & (size < 2.0**MODERATE) | (size == 0)).all())
+
+
 def split_scale(tensor: Tensor, trailing: int) -> tuple[Tensor, Tensor]:
     """Write ``tensor = scaled * 2^exponent`` with the largest entry of ``scaled`` in range.
 
