@@ -124,7 +124,9 @@ class Radial(Transform):
     def _adam_terms(self, moved: StandIn) -> tuple[Tensor, Tensor]:
         """The bias-corrected mean of gradients and the metric of Adam's last step."""
         state, group, p = self.state[moved.p], moved.group, moved.tensor
-        count = torch.as_tensor(state["step"]).to(p.device, p.dtype)
+        count = torch.as_tensor(state["step"])
+        if count.device.type != "cpu":  # captured steps count on the device
+            count = count.to(p.dtype)
         first, second = (_bias_correction(beta, count) for beta in group["betas"])
         square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
         return state["exp_avg"] / first, (square / second).sqrt() + group["eps"]
@@ -167,8 +169,11 @@ class Radial(Transform):
         return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None
 
 
-def _bias_correction(beta: float | Tensor, count: Tensor) -> Tensor:
+def _bias_correction(beta: float | Tensor, count: Tensor) -> Tensor | float:
     """``1 - beta^t``: in float32 the difference itself would lose digits."""
-    if not isinstance(beta, Tensor):
-        return -torch.expm1(count * (math.log(beta) if beta > 0 else -math.inf))
-    return -torch.expm1(count * beta.log())
+    if isinstance(beta, Tensor):
+        return -torch.expm1(count.to(beta.device) * beta.log())
+    log = math.log(beta) if beta > 0 else -math.inf
+    if count.device.type == "cpu":
+        return -math.expm1(float(count) * log)
+    return -torch.expm1(count * log)
