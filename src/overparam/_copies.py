@@ -25,9 +25,9 @@ def undo_unless(steps: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
     alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for number, (keep, tensor, copy) in enumerate(steps):
         alone = number if tensor.numel() > _SMALL else None
-        key = (tensor.shape, tensor.dtype, tensor.device, alone)
+        key = (tensor.shape, tensor.dtype, tensor.device, alone, keep.device)
         alike.setdefault(key, []).append((keep, tensor, copy))
-    for (shape, _, device, _), some in alike.items():
+    for (shape, _, device, *_), some in alike.items():
         keep, tensors, copies = (list(each) for each in zip(*some, strict=True))
         if len(some) == 1 and keep[0].device == device:
             torch.where(keep[0], tensors[0], copies[0], out=tensors[0])
@@ -87,3 +87,15 @@ def put_back(value: Any, copied: Any) -> None:
         return
     value.clear()
     value.extend(copied) if isinstance(value, list) else value.update(copied)
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors of one shape as one, ``(k, *shape)``; of a single one no entry is copied."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
+def laid_out(update: Tensor, p: Tensor) -> Tensor:
+    """A direction in the memory layout of its parameter, as torch's fused steps take it."""
+    if update.stride() == p.stride() or update.requires_grad:
+        return update
+    return torch.empty_like(p, dtype=update.dtype).copy_(update)

@@ -87,6 +87,5 @@ class Written:
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one dtype hold the same bits; NaN is the same as itself."""
     integers = _INTEGERS[one.element_size()]
-    return one.device == other.device and torch.equal(
-        one.detach().view(integers), other.view(integers)
-    )
+    alike = one.device == other.device and one.dtype == other.dtype
+    return alike and torch.equal(one.detach().view(integers), other.view(integers))

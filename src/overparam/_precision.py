@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 
 import torch
+from torch import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -20,3 +23,14 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def state_dtype(p: Tensor) -> torch.dtype:
+    """The dtype of the update and the state: float32 for half precision, else the parameter's."""
+    return torch.float32 if p.dtype in HALVES else p.dtype
+
+
+def follows(value: Tensor, tensor: Tensor) -> bool:
+    """Whether state is of the entries of its tensor, and one of both in half precision."""
+    alike = value.shape == tensor.shape and value.is_floating_point()
+    return alike and (value.dtype in HALVES) != (tensor.dtype in HALVES)

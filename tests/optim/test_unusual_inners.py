@@ -397,5 +397,5 @@ def test_names_of_factors_own_state_are_free_for_factors_and_taken_for_vectors()
     model = nn.Linear(3, 2)
     optimizer = Factored(model, 0.1, factory)
     model(torch.ones(1, 3)).sum().backward()
-    with pytest.raises(ValueError, match="keeps 'depth' in its state, where Factored"):
+    with pytest.raises(ValueError, match="keeps 'depth' in its state, which is a name of Factored"):
         optimizer.step()

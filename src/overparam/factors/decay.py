@@ -21,7 +21,11 @@ from overparam.factors.linearize import gradient_to_factors
 WORDS = ("factors", "product")
 # Optimizers of torch that add weight_decay * parameter to the gradient, and that scale parameters.
 _COUPLED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.Adadelta)
-_DECOUPLED = (torch.optim.AdamW, *(() if not hasattr(torch.optim, "Muon") else (torch.optim.Muon,)))
+_DECOUPLED = tuple(
+    getattr(torch.optim, name)
+    for name in ("AdamW", "Adafactor", "Muon")
+    if hasattr(torch.optim, name)
+)
 
 
 def check_word(word: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from overparam._fingerprint import Written, fingerprint, same_bits
-from overparam._precision import without_autocast
+from overparam._precision import state_dtype, without_autocast
 from overparam._words import warn_user
 from overparam.factors.layout import MatrixLayout, make_layout
 from overparam.factors.product import factor_product, pulled_back
@@ -288,6 +288,20 @@ class FactorStore:
             factor.grad = each
 
 
+def without_factors(states: dict[Any, State]) -> dict[Any, State]:
+    """Saved states, if none of them holds factors.
+
+    Raises:
+        ValueError: one does.
+    """
+    if any("factor1" in state for state in states.values() if isinstance(state, dict)):
+        raise ValueError(
+            "the checkpoint holds factors: it was saved by Factored. Load it into a Factored like "
+            "the one that saved it; collapse() makes a plain optimizer of that."
+        )
+    return states
+
+
 def layout_of(view: MatrixView, factors: Sequence[Tensor]) -> MatrixLayout:
     """The layout that factors have."""
     return MatrixLayout(view, tuple(factor.shape[-2] for factor in factors[:-1]))
@@ -350,4 +364,4 @@ def _matrices_of(tensor: Tensor, view: MatrixView) -> Tensor:
 def _factor_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
     if group["factor_dtype"] is not None:
         return group["factor_dtype"]
-    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
+    return state_dtype(p)

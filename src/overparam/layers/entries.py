@@ -151,8 +151,10 @@ def saved_view(group: dict[str, Any], place: int) -> MatrixView | None:
 
 def names_of(group: dict[str, Any], prefix: str) -> list[str]:
     """A name for each parameter of a group: its own where known, else its place."""
-    given = group.get("param_names")
-    return list(given) if given else [f"{prefix}parameter {i}" for i in range(len(group["params"]))]
+    given = group.get("param_names") or ()
+    if len(given) == len(group["params"]):  # none were put in or taken out by hand
+        return list(given)
+    return [f"{prefix}parameter {i}" for i in range(len(group["params"]))]
 
 
 def _check_dtypes(params: Iterable[tuple[str, Tensor]]) -> None:

@@ -78,6 +78,26 @@ def accepts_names(groups: list[dict[str, Any]]) -> bool:
     return not groups or "param_names" in groups[0]
 
 
+def check_same_fallback(pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Raise where a saved group was the fallback's and is not here, or the other way round.
+
+    Args:
+        pairs: each group with the one that was saved.
+
+    Raises:
+        ValueError: names the group.
+    """
+    words = "the fallback's", "the inner optimizer's"
+    for number, pair in enumerate(pairs):
+        here, there = (bool(group.get("fallback")) for group in pair)
+        if here != there:
+            raise ValueError(
+                f"group {number} was {words[here]} when the checkpoint was saved, and is "
+                f"{words[not here]} here; make the optimizer with the same fallback= and the same "
+                "choice of weights."
+            )
+
+
 def parameter_names(groups: list[dict[str, Any]]) -> dict[Tensor, str]:
     """A name for each parameter of all groups."""
     return {

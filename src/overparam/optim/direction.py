@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from overparam._compiled import uncompiled
+from overparam._copies import laid_out, stacked
 from overparam._finite import is_finite, largest_entries
-from overparam._precision import without_autocast
+from overparam._precision import state_dtype, without_autocast
 from overparam.layers.route import Route
 from overparam.layers.table import PLAIN
 from overparam.rule.basis import Basis, exact_basis, tracked_basis
@@ -59,11 +60,6 @@ class Item:
         return self.states.get(self.p, {})
 
 
-def state_dtype(p: Tensor) -> torch.dtype:
-    """The dtype of the update and the state: float32 for half precision, else the parameter's."""
-    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
-
-
 def mark_finite(items: Sequence[Item]) -> None:
     """Find out which gradients are finite, on an accelerator without a look by the host.
 
@@ -83,7 +79,7 @@ def mark_finite(items: Sequence[Item]) -> None:
             if item.route.rule == PLAIN:
                 plain.setdefault(item.p.shape, []).append(item)
         for stack in plain.values():
-            gradients = _finite_or_zero(stack, _stacked([item.gradient for item in stack]))
+            gradients = _finite_or_zero(stack, stacked([item.gradient for item in stack]))
             for item, gradient in zip(stack, gradients.unbind(), strict=True):
                 item.gradient = gradient
 
@@ -93,7 +89,7 @@ def _finite_or_zero(items: list[Item], gradients: Tensor) -> Tensor:
     flags = [item.finite for item in items if isinstance(item.finite, Tensor)]
     if not flags:
         return gradients
-    return torch.where(_stacked(flags).reshape(-1, *[1] * (gradients.ndim - 1)), gradients, 0.0)
+    return torch.where(stacked(flags).reshape(-1, *[1] * (gradients.ndim - 1)), gradients, 0.0)
 
 
 def directions(
@@ -117,7 +113,7 @@ def directions(
             with without_autocast(stack[0].p.device):
                 found, write = _direction(stack, due=key[-1])
             pairs = zip(stack, found.unbind(), strict=True)
-            yield {item.p: _laid_out(update, item.p) for item, update in pairs}, write
+            yield {item.p: laid_out(update, item.p) for item, update in pairs}, write
 
 
 def is_due(item: Item) -> bool | None:
@@ -140,8 +136,8 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
     route, p, group = items[0].route, items[0].p, items[0].group
     depth, shape = float(group["depth"]), tuple(p.shape)
-    weight = route.split(_stacked([item.p for item in items]).to(state_dtype(p)))
-    gradient = _finite_or_zero(items, _stacked([item.gradient for item in items]))
+    weight = route.split(stacked([item.p for item in items]).to(state_dtype(p)))
+    gradient = _finite_or_zero(items, stacked([item.gradient for item in items]))
     gradient = route.split(gradient)
     form, basis = fast_options(group, route.transposed), None
     if group.get("differentiable"):
@@ -165,7 +161,7 @@ def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
     if due is None:
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         return exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
-    old = _stacked([item.state["basis"] for item in items]).flatten(0, 1)
+    old = stacked([item.state["basis"] for item in items]).flatten(0, 1)
     if not due:
         return Basis(old, old, old)  # nothing is written
     if group["basis"] == "exact" or (group["basis"] == "auto" and on_host):
@@ -201,18 +197,6 @@ def _write_bases(items: list[Item], new: Basis, due: bool | None) -> None:
             continue
         for state, own in zip(states, value.unbind(), strict=True):
             state[name] = own
-
-
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    """Tensors of one shape as one, ``(k, *shape)``; of a single one no entry is copied."""
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
-def _laid_out(update: Tensor, p: Tensor) -> Tensor:
-    """A direction in the memory layout of its parameter, as torch's fused steps take it."""
-    if update.stride() == p.stride() or update.requires_grad:
-        return update
-    return torch.empty_like(p, dtype=update.dtype).copy_(update)
 
 
 def _bounded(items: list[Item]) -> Iterator[list[Item]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from overparam import sharded
 from overparam._checks import plain_number
 from overparam._copies import undo_unless
+from overparam._precision import state_dtype
 from overparam._words import warn_user
 from overparam.factors import decay
 from overparam.layers.choice import Choice
@@ -23,7 +24,7 @@ from overparam.layers.route import GRANULARITIES, route
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import Item, Write, directions, mark_finite, state_dtype
+from overparam.optim.direction import Item, Write, directions, mark_finite
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn, State
 from overparam.optim.transform import Transform
@@ -94,6 +95,8 @@ class EndToEnd(Transform):
 
     **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
+    (On an accelerator, where the host does not look, such a first step begins its state with a
+    gradient of zeros.)
     A decomposition that fails is tried in float64, then the old basis is kept and counted in
     ``state[p]["basis_failures"]``. :meth:`routing` reports both counts. Where the inner optimizer
     raises an error, weights, gradients and state are as before the step; for that a copy of them
@@ -283,7 +286,8 @@ class EndToEnd(Transform):
         if alone or state_dtype(p) == p.dtype:
             return [StandIn(p, p)]
         wide = p.detach().to(state_dtype(p))
-        wide.grad = self._directions.get(p)
+        gradient = self._directions.get(p, p.grad)  # sparse ones of plain parameters stay
+        wide.grad = None if gradient is None else gradient.to(wide.dtype)
         return [StandIn(p, wide)]
 
     def _settle(self, stand_ins: list[StandIn], items: Sequence[Item] = ()) -> None:
@@ -297,7 +301,7 @@ class EndToEnd(Transform):
                 (keep, tensor, copy)
                 for each in stand_ins
                 if isinstance(keep := finite.get(each.p), Tensor)
-                for tensor, copy in each.before
+                for tensor, copy in [*each.before, *each.begun(self.state[each.p])]
             )
         super()._settle(stand_ins)
         for item in items:
@@ -305,9 +309,11 @@ class EndToEnd(Transform):
             if "skipped" not in state:
                 state["skipped"] = torch.zeros((), dtype=torch.int64, device=item.p.device)
         if finite:
-            counts = [self.state[p]["skipped"] for p in finite]
-            flags = [torch.as_tensor(flag, device=p.device) for p, flag in finite.items()]
-            torch._foreach_add_(counts, list((~torch.stack(flags)).to(torch.int64).unbind()))  # pyright: ignore[reportPrivateImportUsage]
+            for device in {p.device for p in finite}:
+                here = [(p, flag) for p, flag in finite.items() if p.device == device]
+                counts = [self.state[p]["skipped"] for p, _ in here]
+                flags = torch.stack([torch.as_tensor(flag, device=device) for _, flag in here])
+                torch._foreach_add_(counts, list((~flags).to(torch.int64).unbind()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
         """The saved state, without bases of other matrices than those of today.
@@ -317,7 +323,7 @@ class EndToEnd(Transform):
         """
         states = {
             index: dict(saved) if isinstance(saved, dict) else saved
-            for index, saved in state_dict["state"].items()
+            for index, saved in super()._understood(state_dict).items()
         }
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             old = any(view is None or len(view) == 6 for view in saved.get("views", ()))

@@ -102,7 +102,7 @@ class Factored(Transform):
         [(2, 3), (2, 2)]
     """
 
-    _own_state = frozenset({"depth", "written"})
+    _own_state = frozenset({"depth", "written", "factor1"})
     # What the factors are made by: it stays with them when state is loaded.
     _structure = ("views", "depth", "width", "init", "factor_dtype")
 
@@ -299,8 +299,10 @@ class Factored(Transform):
 
     def _enter(self, count: int) -> None:
         with torch.no_grad():
+            new = {p for group in self.param_groups[count:] for p in group["params"]}
             for p, layout, factors in self._made:
-                self.store.begin(p, layout, factors)
+                if p in new:  # others were of a group that was refused
+                    self.store.begin(p, layout, factors)
             self._owned.begin(self.param_groups[count:])
         self._made = []
         super()._enter(count)

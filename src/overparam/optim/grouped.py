@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from overparam._copies import Copies
+from overparam._precision import HALVES
 from overparam._words import warn_user
+from overparam.factors.store import without_factors
 from overparam.layers.choice import Choice
 from overparam.layers.entries import (
     check_whole,
@@ -25,7 +27,13 @@ from overparam.layers.entries import (
     readings,
     warn_of_readings,
 )
-from overparam.layers.groups import accepts_names, expanded, parameter_names, without_chosen
+from overparam.layers.groups import (
+    accepts_names,
+    check_same_fallback,
+    expanded,
+    parameter_names,
+    without_chosen,
+)
 from overparam.layers.table import PLAIN, WeightTable, weight_row
 from overparam.layers.views import MatrixView
 from overparam.optim.inner import Group, StandIn, State, check_takes
@@ -145,7 +153,8 @@ class Grouped(Optimizer):
             groups = given["param_groups"]
             if len(groups) == len(self.param_groups):  # torch refuses others
                 loaded["state"] = self._understood(given)
-                pairs = zip(self.param_groups, groups, strict=True)
+                pairs = list(zip(self.param_groups, groups, strict=True))
+                check_same_fallback(pairs)
                 loaded["param_groups"] = [self._completed(group, saved) for group, saved in pairs]
             return dict(loaded)
 
@@ -168,7 +177,7 @@ class Grouped(Optimizer):
 
     def _understood(self, state_dict: dict[str, Any]) -> dict[Any, State]:
         """The saved state in today's form; raises by name where it cannot be read."""
-        return state_dict["state"]
+        return without_factors(state_dict["state"])
 
     def _take_over(self, loaded: dict[str, Any]) -> None:
         """Undo what torch's loading does to dtypes, and let the inner optimizer complete it."""
@@ -190,8 +199,7 @@ class Grouped(Optimizer):
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
         """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""
-        half = p.dtype in (torch.float16, torch.bfloat16)
-        return half or name in self._own_state or not value.is_floating_point()
+        return p.dtype in HALVES or name in self._own_state or not value.is_floating_point()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

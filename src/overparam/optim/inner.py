@@ -184,6 +184,12 @@ class StandIn:
         on_host = bool(self.before) and self.tensor.device.type == "cpu"
         return on_host and torch.equal(*self.before[0])
 
+    def begun(self, state: State) -> list[tuple[Tensor, Tensor]]:
+        """What counts steps and was made in this one, with its values before the first."""
+        counts = {} if self.names else {"step": 0.0, "mu_product": 1.0}
+        made = [(state.get(name), value) for name, value in counts.items()]
+        return [(t, torch.full_like(t, value)) for t, value in made if isinstance(t, Tensor)]
+
     def undo(self) -> None:
         """Put the copies back."""
         for tensor, copy in self.before:

@@ -12,17 +12,17 @@ from torch import Tensor
 from overparam import sharded
 from overparam._checks import plain_number
 from overparam._compiled import uncompiled
+from overparam._precision import state_dtype
 from overparam.factors.decay import start_of_step
 from overparam.layers.choice import Choice
 from overparam.layers.groups import Params
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
-from overparam.optim.direction import state_dtype
 from overparam.optim.grouped import Row
 from overparam.optim.inner import Group, Inner, StandIn
 from overparam.optim.transform import Transform
-from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
+from overparam.rule.radial import bias_correction, radial_stretch, radial_stretch_in_metric
 
 _GRANULARITIES = ("tensor", "row", "matrix")
 _METRICS = ("auto", "adam", "euclidean")
@@ -127,7 +127,7 @@ class Radial(Transform):
         count = torch.as_tensor(state["step"])
         if count.device.type != "cpu":  # captured steps count on the device
             count = count.to(p.dtype)
-        first, second = (_bias_correction(beta, count) for beta in group["betas"])
+        first, second = (bias_correction(beta, count) for beta in group["betas"])
         square = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
         return state["exp_avg"] / first, (square / second).sqrt() + group["eps"]
 
@@ -167,13 +167,3 @@ class Radial(Transform):
         if not self._is_stretched(view, group):
             return PLAIN, ["radial 1 is the inner optimizer"] * (view is not None), None
         return "radial", [f"{group['radial']:g} times along each {group['granularity']}"], None
-
-
-def _bias_correction(beta: float | Tensor, count: Tensor) -> Tensor | float:
-    """``1 - beta^t``: in float32 the difference itself would lose digits."""
-    if isinstance(beta, Tensor):
-        return -torch.expm1(count.to(beta.device) * beta.log())
-    log = math.log(beta) if beta > 0 else -math.inf
-    if count.device.type == "cpu":
-        return -math.expm1(float(count) * log)
-    return -torch.expm1(count * log)

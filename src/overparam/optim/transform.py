@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from overparam._compiled import uncompiled
 from overparam._copies import Copies, copy_of, put_back
 from overparam._optimizers import OF_TORCH, take_step
+from overparam._precision import follows
 from overparam.layers.choice import Choice
 from overparam.layers.entries import check_whole, complete_views, readings
 from overparam.layers.groups import Params, with_modules
@@ -41,7 +42,6 @@ from overparam.sharded import local
 
 _BESIDE = frozenset({"params", "param_names", "views"})
 _MUTABLE = (Tensor, list, dict)
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 class Transform(Grouped):
@@ -49,6 +49,7 @@ class Transform(Grouped):
 
     is_transform = True
     _aligned: list[list[int]] | None = None
+    _checked: list[list[Any]] | None = None
 
     def __init__(
         self,
@@ -96,10 +97,12 @@ class Transform(Grouped):
         A parameter that was exchanged for a new one leaves its view to it.
 
         Raises:
-            ValueError: FSDP1 has made parts of several weights of the parameters.
+            ValueError: FSDP1 has made parts of several weights of the parameters, or an option was
+                changed to what cannot be trained.
         """
         for group in self.param_groups:
             check_whole(group)
+        self._check_changes()
         present = [list(map(id, group["params"])) for group in self.param_groups]
         if present == self._aligned:
             return
@@ -115,6 +118,19 @@ class Transform(Grouped):
                 ]
                 complete_views(group)
             self._views.update(zip(params, group["views"], strict=False))
+
+    def _check_changes(self) -> None:
+        """Check the options of this class where one of them is not what it was."""
+        own = {"fallback", *self.defaults} - {*self._inner.defaults, *self._structure}
+        options = [[group.get(name) for name in sorted(own)] for group in self.param_groups]
+        if options == self._checked:
+            return
+        for number, group in enumerate(self.param_groups):
+            if group.get("fallback") and self._fallback is None:
+                raise ValueError(f"group {number} asks for the fallback, and there is none.")
+            if not group.get("fallback"):
+                self._check_options(group)
+        self._checked = options
 
     # State
 
@@ -139,11 +155,9 @@ class Transform(Grouped):
         kept = [(group, group.copy()) for group in self.param_groups]
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
-        in_place = [(v, copy_of(v)) for v in states.values() if isinstance(v, _MUTABLE)]
-        for _, options in kept:
-            for name, v in options.items():
-                if isinstance(v, _MUTABLE) and name not in _BESIDE:
-                    in_place.append((v, copy_of(v)))
+        items = itertools.chain(states.items(), *(options.items() for _, options in kept))
+        values = [v for name, v in items if isinstance(v, _MUTABLE) and name not in _BESIDE]
+        in_place = [(v, copy_of(v)) for v in values]
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
@@ -188,7 +202,7 @@ class Transform(Grouped):
         stand_in.names = tuple(state)
         for name, value in state.items():
             if isinstance(value, Tensor):
-                if value.dtype is not tensor.dtype and _follows(value, tensor):
+                if value.dtype is not tensor.dtype and follows(value, tensor):
                     state[name] = value.to(tensor.dtype)
             elif isinstance(value, (list, dict)):
                 state[name] = copy.deepcopy(value)
@@ -245,10 +259,10 @@ class Transform(Grouped):
     def _inner_step(self) -> list[StandIn]:
         """One step of the inner optimizers, all or nothing; the stand-ins that may have moved."""
         with self._linked() as (optimizers, stand_ins):
-            moving, others = [], []
-            for each in stand_ins:
-                still = each.tensor.grad is None
-                others.append((each, each.tensor._version)) if still else moving.append(each)
+            if not optimizers:
+                return []
+            moving = [each for each in stand_ins if each.tensor.grad is not None]
+            others = [(e, e.tensor._version) for e in stand_ins if e.tensor.grad is None]
             gradients: list[tuple[Tensor, Tensor, Tensor]] = []
             of_torch = all(type(each) in OF_TORCH for each in optimizers)
             if not self.defaults.get("differentiable"):
@@ -258,13 +272,14 @@ class Transform(Grouped):
                     self._about_to_step(moving)
                     for optimizer in optimizers:
                         take_step(optimizer)
-                if not of_torch:
-                    self._check_names(stand_ins, optimizers[0].state)
+                    if not of_torch:
+                        self._check_names(stand_ins, optimizers[0].state)
             except BaseException:
                 for each in stand_ins:
                     each.undo()
                 for p, gradient, as_it_was in gradients:
-                    local(gradient).copy_(as_it_was)
+                    if not torch.equal(local(gradient), as_it_was):
+                        local(gradient).copy_(as_it_was)
                     p.grad = gradient
                 raise
         # Some decay what has no gradient.
@@ -276,9 +291,8 @@ class Transform(Grouped):
             taken = sorted(self._own_state & states[each.tensor].keys()) if not each.prefix else []
             if taken:
                 raise ValueError(
-                    f"the inner optimizer keeps {taken[0]!r} in its state, where "
-                    f"{type(self).__name__} keeps something of its own; use an optimizer that "
-                    "gives it another name."
+                    f"the inner optimizer keeps {taken[0]!r} in its state, which is a name of "
+                    f"{type(self).__name__}'s own; use an optimizer that keeps it under another."
                 )
 
     def _remember(
@@ -340,9 +354,3 @@ class Transform(Grouped):
 
     def _about_to_change_mode(self) -> None:
         """What to do before the inner optimizer changes its mode."""
-
-
-def _follows(value: Tensor, tensor: Tensor) -> bool:
-    """Whether state is of the entries of its tensor, and one of both in half precision."""
-    alike = value.shape == tensor.shape and value.is_floating_point()
-    return alike and (value.dtype in _HALVES) != (tensor.dtype in _HALVES)

@@ -168,7 +168,9 @@ def _measured(weight: Tensor, least: float, look: bool) -> tuple[Tensor, Tensor,
             return weight, torch.ones_like(largest), length, largest
     rows, unit = in_range(weight, least)
     if weight.device.type == "cpu":  # bit for bit the same, however the rows come here
-        unit = torch.ldexp(torch.ones_like(unit), torch.frexp(unit).exponent)
+        highest = math.frexp(torch.finfo(unit.dtype).max)[1] - 1  # 2^128 is no float32
+        exponent = torch.frexp(unit).exponent.clamp_max(highest)
+        unit = torch.ldexp(torch.ones_like(unit), exponent)
         rows = weight / unit
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     return rows, unit, length, _largest(length)

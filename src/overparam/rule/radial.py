@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -94,3 +95,20 @@ def _quotient(above: Tensor, below: Tensor, total: Sum) -> Tensor:
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
     """Squares of lengths leave the range of float16 early."""
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+
+
+def bias_correction(beta: float | Tensor, count: Tensor) -> Tensor | float:
+    """``1 - beta^t`` of Adam's means: in float32 the difference itself would lose digits.
+
+    Source: Kingma and Ba (2015), section 3.
+
+    Args:
+        beta: ``0 <= beta < 1``.
+        count: ``t``, a scalar; a number is returned where it and ``beta`` are on the host.
+    """
+    if isinstance(beta, Tensor):
+        return -torch.expm1(count.to(beta.device) * beta.log())
+    log = math.log(beta) if beta > 0 else -math.inf
+    if count.device.type == "cpu":
+        return -math.expm1(float(count) * log)
+    return -torch.expm1(count * log)

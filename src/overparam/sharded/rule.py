@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam.optim.direction import Item, Route, Write, directions, is_due, state_dtype
+from overparam._precision import state_dtype
+from overparam.optim.direction import Item, Route, Write, directions, is_due
 from overparam.rule.fast import update_of_rows
 from overparam.rule.options import fast_options
 from overparam.sharded import is_dtensor, local
