@@ -9,9 +9,9 @@ from unittest import mock
 from rich.console import Console
 
 from overparam.lab.commands.reproduce import ReproduceCommand, reproduce_at
+from overparam.lab.paper import network_study
+from overparam.lab.paper.network_study import SCALES
 from overparam.lab.paper.scale import QUICK
-from overparam.lab.problems.mnist_cnn import jobs
-from overparam.lab.problems.mnist_cnn.study import SCALES
 
 # All experiments in seconds: horizons at which few claims can hold.
 TINY = dataclasses.replace(
@@ -28,7 +28,7 @@ def rerun(output: Path, **options) -> int:
     given = {"data": "diabetes", "workers": 0} | options
     command = ReproduceCommand(output=output, **given)
     # The penalty alone at the paper's size takes minutes.
-    with mock.patch.object(jobs, "PAPER", SCALES["tiny"]):
+    with mock.patch.object(network_study, "PAPER", SCALES["tiny"]):
         return reproduce_at(TINY, command, Console(quiet=True))
 
 

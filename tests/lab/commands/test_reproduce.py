@@ -107,6 +107,15 @@ def test_a_second_run_trains_nothing_and_writes_the_same_bytes(folder, monkeypat
 FEW = ("adam", "adaptive", "network")
 
 
+def is_of_a_job(path: Path) -> bool:
+    """Whether a file holds the curves of a finished job."""
+    return path.suffix == ".parquet" or (path.suffix == ".json" and path.parent.name == "network")
+
+
+def of_jobs(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if is_of_a_job(path)]
+
+
 def bytes_of_few(folder: Path) -> dict[str, bytes]:
     """What these experiments store: curves, figures and claims."""
     studies = ("parts/l4-adam", "parts/l4-adaptive", "parts/l4-tuned", "network", "figures/")
@@ -114,9 +123,7 @@ def bytes_of_few(folder: Path) -> dict[str, bytes]:
         name: content
         for name, content in stored_bytes(folder).items()
         if name.startswith(studies)
-        and (
-            name.endswith(".parquet") or name.startswith(tuple(f"figures/{each}-" for each in FEW))
-        )
+        and (is_of_a_job(Path(name)) or name.startswith(tuple(f"figures/{each}-" for each in FEW)))
     }
     claims = json.loads((folder / "verdicts.json").read_text())["claims"]
     few = [claim for claim in claims if claim["experiment"] in FEW]
@@ -127,16 +134,16 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(folder, tmp_path)
     output = tmp_path / "runs"
     target = output / "reproduce-tiny"
     expected = bytes_of_few(folder)
-    every = sum(name.endswith(".parquet") for name in expected)
+    every = sum(is_of_a_job(Path(name)) for name in expected)
     assert every > 12
     for files in (1, 6):
         process = in_a_process(output, FEW)
-        while len(list(target.rglob("*.parquet"))) < files:
+        while len(of_jobs(target)) < files:
             assert process.poll() is None, "it ended before it was killed"
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert files <= len(list(target.rglob("*.parquet"))) < every
+        assert files <= len(of_jobs(target)) < every
     assert rerun(output, only=FEW) == 0
     assert bytes_of_few(target) == expected
 
@@ -146,7 +153,7 @@ def test_parts_end_with_the_curves_of_one_run(folder, tmp_path):
     assert rerun(tmp_path, part="2/2", only=FEW) == 0
     assert not (target / "report.html").exists()
     expected = bytes_of_few(folder)
-    half = {str(path.relative_to(target)) for path in target.rglob("*.parquet")}
+    half = {str(path.relative_to(target)) for path in of_jobs(target)}
     assert set() < half < set(expected)
     assert rerun(tmp_path, part="1/2", only=FEW) == 0
     assert (target / "report.html").exists()

@@ -6,7 +6,7 @@ from support.comparison_cases import linear, small_problem
 from torch import nn
 
 from overparam.lab.comparison.protocol import Trial
-from overparam.lab.comparison.trial import TrialJob, TrialRun, read_outcome, schedule
+from overparam.lab.comparison.trial import Course, TrialJob, TrialRun, read_outcome, schedule
 
 TRIAL = Trial("adamw", 0.05, 30, seed=0)
 
@@ -44,6 +44,55 @@ def test_a_trial_is_a_plain_loop_of_torch():
         optimizer.step()
     for expected, parameter in zip(model.parameters(), found.model.parameters(), strict=True):
         assert torch.equal(expected, parameter)
+
+
+def test_a_penalty_is_trained_on_but_neither_stored_nor_judged():
+    """Its gradient is that of weight decay, so the run is that of an optimizer that decays."""
+
+    def half_square(model):
+        return 0.3 / 2 * sum(p.square().sum() for p in model.parameters())
+
+    penalized = outcome(small_problem(penalty=half_square), Trial("sgd", 0.05, 30, 0))
+    decayed = outcome(small_problem(), Trial("sgd(weight_decay=0.3)", 0.05, 30, 0))
+    assert penalized.loss == pytest.approx(decayed.loss, rel=1e-5)
+    for (_, one), (_, other) in zip(penalized.curve, decayed.curve, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    failure = outcome(small_problem(penalty=lambda model: half_square(model) * math.inf)).failure
+    assert failure == "diverged at step 0"
+
+
+class Own(Course):
+    """A course as a paper may have it."""
+
+    def factor(self, step, horizon):
+        return 0.5 ** (step // 10)
+
+    def points(self, horizon):
+        return [1, 7, horizon]
+
+    def optimizer(self, problem, trial, model):
+        return torch.optim.SGD(model.parameters(), trial.lr)
+
+    def look(self, run):
+        return {"norm": float(run.model.weight.detach().norm())}
+
+
+def test_a_course_of_its_own(tmp_path):
+    problem = small_problem()
+    job = TrialJob(problem, TRIAL, "id", tmp_path, course=Own())
+    assert job.train(lambda: False, lambda cost: None)
+    found = read_outcome(job.file)
+    run = TrialRun(problem, TRIAL, Own())
+    optimizer = torch.optim.SGD(run.model.parameters())
+    norms = {}
+    for step in range(30):
+        optimizer.param_groups[0]["lr"] = 0.05 * 0.5 ** (step // 10)
+        optimizer.zero_grad()
+        problem.loss(run.model, problem.batches[step % 4]).backward()
+        optimizer.step()
+        norms[step + 1] = {"norm": float(run.model.weight.detach().norm())}
+    assert [step for step, _ in found.curve] == [1, 7, 30]
+    assert list(found.seen) == [norms[1], norms[7], norms[30]]
 
 
 def test_methods_start_at_the_same_weights():

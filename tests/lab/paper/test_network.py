@@ -6,20 +6,20 @@ import polars as pl
 import pytest
 
 from overparam.data import load_images
-from overparam.lab.paper.network import CnnResult, load_result, report
-from overparam.lab.problems.mnist_cnn.jobs import CURVES_SCHEMA, PENALTY_SCHEMA, cnn_jobs
-from overparam.lab.problems.mnist_cnn.penalty import FORMS
-from overparam.lab.problems.mnist_cnn.study import SCALES, VARIANTS
+from overparam.lab.paper.network import NetworkResult, load_result, report
+from overparam.lab.paper.network_curves import CURVES_SCHEMA, with_loss
+from overparam.lab.paper.network_study import METHODS, SCALES, network_jobs
 from overparam.lab.verdicts import Verdict
 
 TINY = SCALES["tiny"]
-STEPS = (0, 20, 40)
+STEPS = (1, 20, 40)
+FORMS = ("plain", "product", "product_factors")
 
 
 def curves_of(study, runs):
-    """Runs: variant -> (cross-entropies, penalties, last test error); seeds differ a little."""
+    """Runs: method -> (cross-entropies, penalties, last test error); seeds differ a little."""
     rows = []
-    for variant, (cross_entropies, penalties, error) in runs.items():
+    for method, (cross_entropies, penalties, error) in runs.items():
         for rate in study.rates:
             for seed in study.seeds:
                 wiggle = 1 + 0.01 * seed
@@ -28,21 +28,21 @@ def curves_of(study, runs):
                 ):
                     value = cross_entropy * wiggle
                     rows.append(
-                        (variant, rate, seed, step, value, value, penalty, error * wiggle,
+                        (method, rate, seed, step, value, penalty, value, error * wiggle,
                          error * wiggle, None)
                     )  # fmt: skip
-    return pl.DataFrame(rows, schema=CURVES_SCHEMA, orient="row")
+    return with_loss(pl.DataFrame(rows, schema=CURVES_SCHEMA, orient="row"))
 
 
 def alone_of(study, values):
     rows = [
-        (form, rate, seed, step, value)
+        (form, rate, seed, step, value, value, value, None, None, None)
         for form in FORMS
         for rate in study.rates
         for seed in study.seeds
         for step, value in zip(STEPS, values[form], strict=True)
     ]
-    return pl.DataFrame(rows, schema=PENALTY_SCHEMA, orient="row")
+    return with_loss(pl.DataFrame(rows, schema=CURVES_SCHEMA, orient="row"))
 
 
 PENALTIES = {"plain": (3.0, 2.5, 2.0), "product": (9.0, 1.0, 0.5), "product_factors": (4.0,) * 3}
@@ -60,7 +60,7 @@ def result_of(
         "product_factors": (product, penalties["product_factors"], errors[1]),
         "product_unpenalized": (product, (0.0,) * 3, errors[1]),
     }
-    return CnnResult(
+    return NetworkResult(
         study, curves_of(study, runs), alone_of(study, PENALTIES), alone_of(TINY, PAPER), tested
     )
 
@@ -127,8 +127,8 @@ def test_sections_have_charts_and_the_numbers():
     assert len(sections) == 3
     assert all(section.chart is not None for section in sections.values())
     html = sections["Cross-entropy and penalty apart"].body_html
-    for variant in VARIANTS.values():
-        assert html.count(variant.label) == 2
+    for method in METHODS.values():
+        assert html.count(method.label) == 2
     assert ">2.1<" in html
     assert "not reached" in html
     assert ">20<" in html
@@ -138,9 +138,9 @@ def test_several_rates_are_tuned_for_each_network():
     study = dataclasses.replace(TINY, rates=(0.01, 0.02, 0.04))
     result = result_of(study, product=FAST, errors=(0.1, 0.05))
 
-    def tuned_where(variants):
-        """These variants are best at the middle lr, the others at the first."""
-        best = (pl.col("rate") == 0.02) & pl.col("variant").is_in(variants)
+    def tuned_where(methods):
+        """These methods are best at the middle lr, the others at the first."""
+        best = (pl.col("rate") == 0.02) & pl.col("method").is_in(methods)
         errors = pl.when(best).then(0.01).otherwise("validation_error")
         curves = result.curves.with_columns(validation_error=errors)
         return report(dataclasses.replace(result, curves=curves))
@@ -167,7 +167,7 @@ def test_several_rates_are_tuned_for_each_network():
 def test_seeds_that_diverged_are_seen_as_such():
     result = result_of()
     lost = result.curves.with_columns(
-        diverged_at=pl.when(pl.col("variant") == "product").then(33).cast(pl.Int64)
+        diverged_at=pl.when(pl.col("method") == "product").then(33).cast(pl.Int64)
     )
     claims = claims_of(dataclasses.replace(result, curves=lost))
     assert claims["Replacing"].evidence[0].agrees is False
@@ -175,22 +175,22 @@ def test_seeds_that_diverged_are_seen_as_such():
 
 
 def test_results_come_when_every_job_is_finished(tmp_path):
-    study = dataclasses.replace(TINY, seeds=(0,), variants=("plain", "product"), evaluated=50)
-    jobs = cnn_jobs(study, load_images("digits"), tmp_path)
+    study = dataclasses.replace(TINY, seeds=(0,), evaluated=50)
+    jobs = network_jobs(study, load_images("digits").fingerprint, tmp_path)
+    papers = jobs[-2:]
     assert load_result(study, jobs, 297) is None
-    for job in jobs:
-        if job.study == study:
-            assert job.train(lambda: False, lambda cost: None)
-        else:  # the penalty at the paper's size takes minutes
-            assert load_result(study, jobs, 297) is None
-            job.file.write_bytes(jobs[-2].file.read_bytes())
+    for job in jobs[:-2]:
+        assert job.train(lambda: False, lambda cost: None)
+    assert load_result(study, jobs, 297) is None
+    for paper, small in zip(papers, (jobs[5], jobs[6]), strict=True):  # it takes minutes
+        paper.file.write_bytes(small.file.read_bytes())
     result = load_result(study, jobs, 297)
     assert result is not None
     assert (result.tested, load_result(study, jobs, 40).tested) == (50, 40)
-    assert set(result.curves["variant"]) == {"plain", "product"}
-    assert set(result.alone["variant"]) == set(FORMS)
-    assert result.paper_alone.height == result.alone.height
-    made = report(result)
+    assert set(result.curves["method"]) == set(METHODS)
+    assert set(result.alone["method"]) == set(FORMS)
+    assert set(result.paper_alone["method"]) == {"plain", "product"}
+    assert len(report(result).claims) == 2
+    jobs[0].file.write_bytes(b"x")
     with pytest.raises(ValueError, match="damaged"):
-        jobs[0].file.write_bytes(b"x") and load_result(study, jobs, 297)
-    assert len(made.claims) == 2
+        load_result(study, jobs, 297)

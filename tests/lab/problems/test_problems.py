@@ -8,7 +8,11 @@ from overparam.lab.comparison.protocol import Trial
 from overparam.lab.comparison.trial import TrialRun
 from overparam.lab.problems.pieces import NORMS, mlp
 
-OPTIONS = {"tabular-mlp": '(data="diabetes")', "char-transformer": "(context=16, batch=4)"}
+OPTIONS = {
+    "tabular-mlp": '(data="diabetes")',
+    "char-transformer": "(context=16, batch=4)",
+    "mnist-network": '(data="digits", held_out=200, hidden=16)',
+}
 
 
 @pytest.mark.parametrize("name", problem_names())

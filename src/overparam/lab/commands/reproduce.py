@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,14 @@ from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead
 from overparam.lab.commands.work import Work
 from overparam.lab.executor import Job, run_jobs, single_thread
 from overparam.lab.paper.experiments import EXPERIMENTS, MAP, MECHANISM, NETWORK
+from overparam.lab.paper.network import NetworkResult, load_result
+from overparam.lab.paper.network_study import (
+    SCALES,
+    NetworkJob,
+    NetworkStudy,
+    network_jobs,
+    on_digits,
+)
 from overparam.lab.paper.order import cheapest_first
 from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
 from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
@@ -29,8 +38,6 @@ from overparam.lab.prepare import (
     load_or_fallback,
     prepare_study,
 )
-from overparam.lab.problems.mnist_cnn.jobs import CnnJob, cnn_jobs
-from overparam.lab.problems.mnist_cnn.study import SCALES, CnnStudy, on_digits
 from overparam.lab.progress import progress
 from overparam.lab.spelling import command_line
 from overparam.lab.store import StudyDirectory
@@ -154,18 +161,18 @@ def _prepared(
     for ready in prepared.values():
         # Only now, because a refusal above must not leave manifests without curves behind.
         ready.write_manifest(False, ready.seconds)
-    network_jobs: list[CnnJob] = []
-    test_images = 0
+    of_network: list[NetworkJob] = []
+    result: Callable[[], NetworkResult | None] | None = None
     if NETWORK in chosen or (folder / NETWORK).exists():
         network, images = _network(scale, command.device, NETWORK in chosen, remarks)
-        network_jobs = cnn_jobs(network, images, folder / NETWORK)
-        test_images = len(images.test_images)
+        of_network = network_jobs(network, images.fingerprint, folder / NETWORK)
+        result = functools.partial(load_result, network, of_network, len(images.test_images))
     jobs: dict[str, Sequence[Job]] = {name: jobs_of(prepared[name]) for name in wanted}
     needs = {
         name: [study for study in studies if EXPERIMENTS[name].needs(study)] for name in chosen
     }
     if NETWORK in chosen:
-        jobs[NETWORK], needs[NETWORK] = network_jobs, [NETWORK]
+        jobs[NETWORK], needs[NETWORK] = of_network, [NETWORK]
     with single_thread():  # as the page says about its seconds
         # Before the training, because its seconds are measured, and other work would distort them.
         baselines = baselines_of(prepared, folder)
@@ -176,8 +183,7 @@ def _prepared(
         studies,
         prepared,
         baselines,
-        network_jobs,
-        test_images,
+        result,
         command.completing,
     )
     return rerun, needs, jobs
@@ -259,7 +265,7 @@ def _other_data(
 
 def _network(
     scale: Scale, device: str, download: bool, remarks: list[str]
-) -> tuple[CnnStudy, ImageData]:
+) -> tuple[NetworkStudy, ImageData]:
     """The study of the network and its images: MNIST, or scikit-learn's digits without it."""
     study = dataclasses.replace(SCALES[scale.network], device=device)
     try:

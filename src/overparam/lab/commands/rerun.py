@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from overparam.lab.paper.claims import chance_of_order
 from overparam.lab.paper.controls import KINDS
 from overparam.lab.paper.experiments import EXPERIMENTS, StoredResults
 from overparam.lab.paper.late_phase import predicted_speedup
-from overparam.lab.paper.network import load_result
+from overparam.lab.paper.network import NetworkResult
 from overparam.lab.paper.page import Missing, answer, write_reproduction
 from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.scale import Scale
 from overparam.lab.paper.second_order import load_or_compute_baseline
 from overparam.lab.prepare import PreparedStudy
-from overparam.lab.problems.mnist_cnn.jobs import CnnJob
 from overparam.lab.study import Work
 from overparam.lab.terminal import say, say_sentence, say_verdict
 
@@ -64,8 +62,8 @@ class Rerun:
         studies: the names of all studies at this scale.
         prepared: the studies that are trained now or were before, by name.
         baselines: the second-order baselines of these studies.
-        network_jobs: the jobs of the network; empty if it is neither trained nor stored.
-        test_images: the number of images that the network is tested on.
+        network: loads the curves of the network, if all are stored; None if it is neither trained
+            nor stored.
         completing: the command that completes an experiment, by the experiment's name.
         shown: the experiments whose verdicts have been printed.
         reports: those of finished experiments, which do not change.
@@ -77,8 +75,7 @@ class Rerun:
     studies: Collection[str]
     prepared: Mapping[str, PreparedStudy]
     baselines: Baselines
-    network_jobs: Sequence[CnnJob]
-    test_images: int
+    network: Callable[[], NetworkResult | None] | None
     completing: Callable[[str], str]
     shown: set[str] = field(default_factory=set)
     reports: dict[str, ExperimentReport] = field(default_factory=dict)
@@ -143,11 +140,7 @@ class Rerun:
                     predicted_speedup, ready.data, ready.optimum.weight, ready.study.power
                 )
                 results[name] = StudyResult(ready.study, curves, ready.optimum.loss, predict)
-        stored = StoredResults(results, *self.baselines)
-        if self.network_jobs:
-            network = load_result(self.network_jobs[0].study, self.network_jobs, self.test_images)
-            stored = dataclasses.replace(stored, network=network)
-        return stored
+        return StoredResults(results, *self.baselines, self.network() if self.network else None)
 
 
 def lead(scale: Scale, title: str) -> str:

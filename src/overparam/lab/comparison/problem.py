@@ -44,6 +44,8 @@ class Problem:
         steps: the longest run that makes sense, in steps; None if any length does.
         exclude: weights that no method factors, as in :class:`overparam.EndToEnd`; the head of a
             network that Muon should leave to AdamW, for example.
+        penalty: a function of the model that is added to the loss in training, and to no loss that
+            is stored or judged.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Problem:
     judged_by: str = TRAINING_LOSS
     steps: int | None = None
     exclude: tuple[str, ...] = ()
+    penalty: Callable[[nn.Module], Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a problem that cannot be trained."""

@@ -48,12 +48,14 @@ class Outcome:
         curve: steps and training losses, means since the step before.
         metrics: values of ``evaluate`` by name.
         failure: what went wrong, in one line; empty if nothing did.
+        seen: other numbers at each point of the curve; see ``Course.look``.
     """
 
     loss: float
     curve: tuple[tuple[int, float], ...] = ()
     metrics: Mapping[str, float] | None = None
     failure: str = ""
+    seen: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,25 +108,49 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+class Course:
+    """How trials are conducted: as the protocol says. Subclasses do as a paper did."""
+
+    def factor(self, step: int, horizon: int) -> float:
+        """The factor on the learning rate at a step, counted from 0."""
+        return schedule(step, horizon)
+
+    def points(self, horizon: int) -> Sequence[int]:
+        """The steps of the stored curve, ascending; the last one is the horizon."""
+        return sorted({max(1, round(horizon * i / POINTS)) for i in range(1, POINTS + 1)})
+
+    def optimizer(self, problem: Problem, trial: Trial, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a freshly built model."""
+        return parse_method(trial.method).make(model, trial.lr, problem.exclude)
+
+    def look(self, run: TrialRun) -> dict[str, float]:
+        """Numbers to keep at a point of the curve, beside the loss."""
+        return {}
+
+
+PROTOCOL = Course()
+
+
 class TrialRun:
     """A trial that can stop and go on; whatever the user's code raises is recorded.
 
     Args:
         problem: what is trained.
         trial: how.
+        course: how it is conducted.
     """
 
-    def __init__(self, problem: Problem, trial: Trial) -> None:
-        self.problem, self.trial = problem, trial
+    def __init__(self, problem: Problem, trial: Trial, course: Course = PROTOCOL) -> None:
+        self.problem, self.trial, self.course = problem, trial, course
         self.step = 0
         self.failure = ""
         self.curve: list[tuple[int, float]] = []
+        self.seen: list[dict[str, float]] = []
         self.since: list[float] = []
         self._tail: list[float] = []
-        last = trial.horizon
-        self._points = sorted({max(1, round(last * i / POINTS)) for i in range(1, POINTS + 1)})
+        self._points = self.course.points(trial.horizon)
         with self._recording():
-            self.model, self.optimizer = start(problem, trial)
+            self.model, self.optimizer = start(problem, trial, self.course)
             self._lrs = [group["lr"] for group in self.optimizer.param_groups]
             seed = seed_for(trial.seed, f"batches {trial.stream}")
             if problem.train is None:
@@ -159,8 +183,8 @@ class TrialRun:
                     loss = self._judged(metrics)
         if self.failure or not math.isfinite(loss):
             failure = self.failure or f"the judged loss is {loss}"
-            return Outcome(math.inf, tuple(self.curve), None, failure)
-        return Outcome(loss, tuple(self.curve), metrics)
+            return Outcome(math.inf, tuple(self.curve), None, failure, tuple(self.seen))
+        return Outcome(loss, tuple(self.curve), metrics, seen=tuple(self.seen))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue; a problem that trains by itself starts again."""
@@ -170,6 +194,7 @@ class TrialRun:
             "failure": "",
             "step": self.step,
             "curve": self.curve,
+            "seen": self.seen,
             "since": self.since,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -184,7 +209,7 @@ class TrialRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.curve, self.since = [tuple(point) for point in state["curve"]], state["since"]
-        self.step = state["step"]
+        self.seen, self.step = state.get("seen", []), state["step"]
         for _ in range(self.step):  # the batches that have been seen
             next(self._batches)
         torch.set_rng_state(state["random"])
@@ -198,7 +223,7 @@ class TrialRun:
             self.failure = f"{type(error).__name__}: {line[0] if line else 'no message'}"[:300]
 
     def _advance(self) -> None:
-        factor = schedule(self.step, self.trial.horizon)
+        factor = self.course.factor(self.step, self.trial.horizon)
         for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group["lr"] = lr * factor
         value = next(self._steps)
@@ -211,18 +236,23 @@ class TrialRun:
             self._tail.append(value)
         if self.step == self._points[len(self.curve)]:
             self.curve.append((self.step, math.fsum(self.since) / len(self.since)))
+            if seen := self.course.look(self):
+                self.seen.append(seen)
             self.since = []
 
     def _own_loop(self) -> Iterator[float]:
         assert self.problem.loss is not None  # checked by Problem
         while True:
             loss = self.problem.loss(self.model, next(self._batches))
-            value = float(loss.detach())
-            if math.isfinite(value):
+            value = whole = float(loss.detach())
+            if self.problem.penalty is not None:
+                loss = loss + self.problem.penalty(self.model)
+                whole = float(loss.detach())
+            if math.isfinite(whole):
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
-            yield value
+            yield value if math.isfinite(whole) else whole
 
     def _users(self, seed: int) -> Iterator[float]:
         assert self.problem.train is not None  # the caller has looked
@@ -238,12 +268,14 @@ class TrialRun:
         return judged_loss(self.problem, self.model)
 
 
-def start(problem: Problem, trial: Trial) -> tuple[nn.Module, torch.optim.Optimizer]:
+def start(
+    problem: Problem, trial: Trial, course: Course
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model at its start, which depends on the seed alone, and the optimizer of the method."""
     seed_all(seed_for(trial.seed, "start"))
     model = problem.build()
     seed_all(seed_for(trial.seed, "method"))
-    return model, parse_method(trial.method).make(model, trial.lr, problem.exclude)
+    return model, course.optimizer(problem, trial, model)
 
 
 @dataclass(frozen=True)
@@ -256,6 +288,7 @@ class TrialJob:
         identity: of the comparison.
         folder: of its files.
         step_seconds: of one step, for progress.
+        course: how it is conducted; the identity tells other ones apart.
     """
 
     problem: Problem | str
@@ -263,6 +296,7 @@ class TrialJob:
     identity: str
     folder: Path
     step_seconds: float = 1.0
+    course: Course = PROTOCOL
 
     @property
     def cost(self) -> float:
@@ -284,7 +318,7 @@ class TrialJob:
         problem = _loaded(self.problem) if isinstance(self.problem, str) else self.problem
         checkpoint = self.file.with_suffix(".checkpoint")
         with generators_kept():
-            run = TrialRun(problem, self.trial)
+            run = TrialRun(problem, self.trial, self.course)
             if not train_resumably(
                 run,
                 self.trial.horizon,
@@ -313,7 +347,10 @@ def ready(problem: Problem | str) -> None:
 
 def write_outcome(path: Path, trial: Trial, outcome: Outcome) -> None:
     """Store an outcome; the same outcome gives the same bytes."""
-    content = {"trial": dataclasses.asdict(trial), "outcome": dataclasses.asdict(outcome)}
+    found = {name: each for name, each in dataclasses.asdict(outcome).items() if name != "seen"}
+    content: dict[str, Any] = {"trial": dataclasses.asdict(trial), "outcome": found}
+    if outcome.seen:
+        content["seen"] = outcome.seen
     write_whole(path, json.dumps(content, sort_keys=True).encode())
 
 
@@ -324,9 +361,10 @@ def read_outcome(path: Path) -> Outcome:
         ValueError: the file is damaged.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored, seen = content["outcome"], tuple(content.get("seen", ()))
         curve = tuple((int(step), float(loss)) for step, loss in stored["curve"])
-        return Outcome(stored["loss"], curve, stored["metrics"], stored["failure"])
+        return Outcome(stored["loss"], curve, stored["metrics"], stored["failure"], seen)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it and run the comparison again."

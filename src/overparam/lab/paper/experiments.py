@@ -35,7 +35,7 @@ class StoredResults:
     results: Mapping[str, StudyResult]
     baselines: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    network: network.CnnResult | None = None
+    network: network.NetworkResult | None = None
 
 
 @dataclass(frozen=True)

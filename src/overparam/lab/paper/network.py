@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from overparam.lab.paper.claims import (
@@ -17,30 +18,26 @@ from overparam.lab.paper.claims import (
     within,
 )
 from overparam.lab.paper.distances import Interval, interval
-from overparam.lab.paper.results import ExperimentReport
-from overparam.lab.problems.mnist_cnn.figures import (
+from overparam.lab.paper.network_charts import (
     error_chart,
     penalty_chart,
     rate_chart,
     split_chart,
 )
-from overparam.lab.problems.mnist_cnn.jobs import CnnJob, load_curves, paper_penalty_job
-from overparam.lab.problems.mnist_cnn.study import (
+from overparam.lab.paper.network_curves import last_values, load_curves, steps_to
+from overparam.lab.paper.network_study import (
     AUTHORS_LOSS,
     AUTHORS_STEPS,
-    SCALES,
-    VARIANTS,
-    CnnStudy,
+    METHODS,
+    PAPER,
+    NetworkJob,
+    NetworkStudy,
+    alone_jobs,
+    paper_jobs,
 )
-from overparam.lab.problems.mnist_cnn.summary import (
-    against_alone,
-    differences,
-    penalty_majority,
-    seed_values,
-    steps_to,
-    tuned,
-)
+from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.report.page import Section, html_table
+from overparam.lab.summary import tuned
 
 # Two numbers within 10 % of each other look the same on the paper's axis.
 _SAME = 0.1
@@ -50,30 +47,32 @@ _TEST_ERROR = "test error at the end"
 
 
 @dataclass(frozen=True)
-class CnnResult:
+class NetworkResult:
     """The stored curves of the network.
 
     Attributes:
         study: the settings; the claims are about its first learning rate.
         curves: the training curves.
         alone: the penalty descended alone, without data, at the size of the study.
-        paper_alone: the same at the paper's size.
+        paper_alone: the same at the paper's size; None if that is the size of the study.
         tested: number of images behind each test error.
     """
 
-    study: CnnStudy
+    study: NetworkStudy
     curves: pl.DataFrame
     alone: pl.DataFrame
-    paper_alone: pl.DataFrame
+    paper_alone: pl.DataFrame | None
     tested: int
 
 
-def load_result(study: CnnStudy, jobs: Sequence[CnnJob], test_images: int) -> CnnResult | None:
+def load_result(
+    study: NetworkStudy, jobs: Sequence[NetworkJob], test_images: int
+) -> NetworkResult | None:
     """The curves that the jobs of a study have stored, or None if a job is not finished.
 
     Args:
         study: the settings.
-        jobs: the jobs, from :func:`overparam.lab.problems.mnist_cnn.jobs.cnn_jobs`.
+        jobs: the jobs, from :func:`overparam.lab.paper.network_study.network_jobs`.
         test_images: number of test images in the data.
 
     Raises:
@@ -81,17 +80,17 @@ def load_result(study: CnnStudy, jobs: Sequence[CnnJob], test_images: int) -> Cn
     """
     if not all(job.finished() for job in jobs):
         return None
-    own = [job for job in jobs if job.study == study]
-    return CnnResult(
+    alone, papers = alone_jobs(study, jobs[0].folder), paper_jobs(study, jobs[0].folder)
+    return NetworkResult(
         study,
-        load_curves([job for job in own if job.variant]),
-        load_curves([job for job in own if not job.variant]),
-        load_curves([paper_penalty_job(study, jobs[0].path)]),
+        load_curves([job for job in jobs if job.images]),
+        load_curves(alone),
+        None if set(papers) <= set(alone) else load_curves(papers),
         min(study.evaluated or test_images, test_images),
     )
 
 
-def report(result: CnnResult) -> ExperimentReport:
+def report(result: NetworkResult) -> ExperimentReport:
     """The claims and the sections on the network."""
     at_rate = pl.col("rate") == result.study.rates[0]
     curves, alone = result.curves.filter(at_rate), result.alone.filter(at_rate)
@@ -128,7 +127,7 @@ def report(result: CnnResult) -> ExperimentReport:
     return ExperimentReport("The convolutional network on MNIST", tuple(claims), tuple(sections))
 
 
-def _acceleration(result: CnnResult) -> Claim:
+def _acceleration(result: NetworkResult) -> Claim:
     def compare(quantity: str, what: str, product: str, plain: str) -> Evidence:
         first, second = (_value(result, name, quantity) for name in (product, plain))
         return order("product", first, "original", second, what)
@@ -146,36 +145,37 @@ def _acceleration(result: CnnResult) -> Claim:
         order_of_shares("product", first, "original", second, _TEST_ERROR, result.tested)
     )
     pair = ("product_unpenalized", "plain_unpenalized")
-    if set(pair) <= set(result.study.variants):
-        what = "cross-entropy without penalty, mean over the run"
-        evidence.append(compare("mean_cross_entropy", what, *pair))
+    what = "cross-entropy without penalty, mean over the run"
+    evidence.append(compare("mean_cross_entropy", what, *pair))
+    untuned = f"Only at the authors' learning rate, {result.study.rates[0]:g}: not tuned. "
     return Claim(
         "Replacing each dense weight by a product of two makes the MNIST network train faster.",
         f"Batch loss after {AUTHORS_STEPS:,} steps: original {AUTHORS_LOSS['plain']:g}, "
         f"overparameterized {AUTHORS_LOSS['product']:g}.",
         tuple(evidence),
         "The batch loss contains the L2 penalty, which says nothing about how well the network "
-        "fits. " + _rate_remark(result.study) + _size_remark(result.study),
+        "fits. " + (untuned if len(result.study.rates) == 1 else "") + _size_remark(result.study),
     )
 
 
-def _is_penalty(result: CnnResult) -> Claim:
+def _is_penalty(result: NetworkResult) -> Claim:
     evidence = []
-    ratios = against_alone(result.curves, result.alone)
-    majorities = penalty_majority(result.curves)
     for name in AUTHORS_LOSS:
-        label = VARIANTS[name].label
-        last = interval(ratios.filter(pl.col("variant") == name)["last"].to_list())
+        label = METHODS[name].label
+        trained, alone = _values(result, name, "penalty"), _alone(result.alone, name)
+        ratio = interval(np.divide(trained, alone).tolist())
         text = f"{label}: penalty after training over penalty without data"
-        evidence.append(within(text, last, 1 - _SAME, 1 + _SAME))
+        evidence.append(within(text, ratio, 1 - _SAME, 1 + _SAME))
         share = _value(result, name, "penalty_share")
         evidence.append(within(f"{label}: share of the penalty in the last loss", share, 0.5, 1))
-        steps = majorities.filter(pl.col("variant") == name)["share"].to_list()
         text = f"{label}: share of the steps at which the penalty is most of the loss"
-        evidence.append(within(text, interval(steps), 0.5, 1))
-    gaps = differences(result.curves, "product", "plain")
-    ends = gaps.filter(pl.col("step") == gaps["step"].max())
-    share = interval((ends["penalty"] / ends["loss"]).to_list())
+        evidence.append(within(text, _value(result, name, "penalty_majority"), 0.5, 1))
+    penalty, loss = (
+        np.subtract(_values(result, "product", what), _values(result, "plain", what))
+        for what in ("penalty", "loss")
+    )
+    with np.errstate(all="ignore"):  # the last values of a run that diverged are infinite
+        share = interval((penalty / loss).tolist())
     text = "Share of the penalty in the difference between the last losses"
     evidence.append(within(text, share, 1 - _SAME, 1 + _SAME))
     evidence += _against_authors(result)
@@ -188,14 +188,13 @@ def _is_penalty(result: CnnResult) -> Claim:
     )
 
 
-def _against_authors(result: CnnResult) -> list[Evidence]:
+def _against_authors(result: NetworkResult) -> list[Evidence]:
     """The penalty alone and the trained loss at the paper's size, against the authors' values."""
     found = []
-    table = result.paper_alone
-    last = table.filter(pl.col("step") == table["step"].max())
+    alone = result.alone if result.paper_alone is None else result.paper_alone
     for name, theirs in AUTHORS_LOSS.items():
-        label = VARIANTS[name].label
-        ratio = interval((last.filter(pl.col("variant") == name)["penalty"] / theirs).to_list())
+        label = METHODS[name].label
+        ratio = interval([penalty / theirs for penalty in _alone(alone, name)])
         text = f"{label}: penalty alone at the paper's size over the paper's {theirs:g}"
         found.append(within(text, ratio, 1 - _SAME, 1 + _SAME))
         if _is_papers(result.study):
@@ -205,11 +204,12 @@ def _against_authors(result: CnnResult) -> list[Evidence]:
     return found
 
 
-def _tuned(result: CnnResult) -> Claim:
-    best = {row["variant"]: row for row in tuned(result.curves).to_dicts()}
+def _tuned(result: NetworkResult) -> Claim:
+    errors = last_values(result.curves).with_columns(loss="validation_error", step=pl.lit(0))
+    best = {row["method"]: row for row in tuned(errors).to_dicts()}
     product, plain = (f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items())
     losses, errors = (
-        [interval(seed_values(result.curves, key, quantity, best[key]["rate"])) for key in _PAIR]
+        [interval(_values(result, key, quantity, best[key]["rate"])) for key in _PAIR]
         for quantity in ("mean_cross_entropy", "test_error")
     )
     orders = (
@@ -222,7 +222,7 @@ def _tuned(result: CnnResult) -> Claim:
         "Each network is at the learning rate with its lowest validation error, out of the same "
         "learning rates."
     )
-    if edges := [VARIANTS[key].label for key, row in best.items() if row["edge"]]:
+    if edges := [METHODS[key].label for key, row in best.items() if row["edge"]]:
         remark += f" The best one is the smallest or the largest tried for: {', '.join(edges)}."
     return Claim(
         "The product also trains faster with the learning rate tuned for each network.",
@@ -232,37 +232,33 @@ def _tuned(result: CnnResult) -> Claim:
     )
 
 
-def _last_table(result: CnnResult) -> str:
+def _last_table(result: NetworkResult) -> str:
     quantities = {
         "cross_entropy": "Cross-entropy",
         "penalty": "Penalty",
         "loss": "Sum",
-        "batch_loss": "Sum, last batch alone",
+        "last_batch": "Sum, last batch alone",
         "test_error": "Test error, %",
     }
     rows = []
-    for name in result.study.variants:
+    for name in METHODS:
         cells = [str(_value(result, name, quantity)) for quantity in list(quantities)[:-1]]
         errors = interval([100 * value for value in _values(result, name, "test_error")])
-        rows.append([VARIANTS[name].label, *cells, str(errors)])
+        rows.append([METHODS[name].label, *cells, str(errors)])
     note = (
         f"<p class='note'>After {result.study.steps:,} steps; median over seeds and range. The "
-        "sum on the last batch alone is what the tutorial prints; it is computed after the step on "
-        "that batch.</p>"
+        "sum on the last batch alone is what the tutorial prints, here before the step on that "
+        "batch.</p>"
     )
     return note + html_table(("Network", *quantities.values()), rows)
 
 
-def _steps_table(result: CnnResult) -> str:
-    rows = []
-    for name in result.study.variants:
-        cells = []
-        for level in _LEVELS:
-            reached = steps_to(result.curves, "cross_entropy", level)
-            steps = reached.filter(pl.col("variant") == name)["steps"].to_list()
-            known = [step for step in steps if step is not None]
-            cells.append(_steps(known, len(steps)))
-        rows.append([VARIANTS[name].label, *cells])
+def _steps_table(result: NetworkResult) -> str:
+    reached = [steps_to(result.curves, level) for level in _LEVELS]
+    rows = [
+        [method.label, *(_steps(each.filter(method=name)["steps"]) for each in reached)]
+        for name, method in METHODS.items()
+    ]
     header = ("Network", *(f"cross-entropy ≤ {level:g}" for level in _LEVELS))
     return (
         "<p class='note'>Steps until the mean cross-entropy since the previous record first "
@@ -270,41 +266,44 @@ def _steps_table(result: CnnResult) -> str:
     )
 
 
-def _steps(known: list[int], seeds: int) -> str:
-    if len(known) < seeds:
-        return f"{len(known)} of {seeds} seeds" if known else "not reached"
+def _steps(by_seed: pl.Series) -> str:
+    known = by_seed.drop_nulls().to_list()
+    if len(known) < len(by_seed):
+        return f"{len(known)} of {len(by_seed)} seeds" if known else "not reached"
     low, high = min(known), max(known)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _values(result: CnnResult, variant: str, quantity: str) -> list[float]:
-    return seed_values(result.curves, variant, quantity, result.study.rates[0])
+def _values(
+    result: NetworkResult, method: str, quantity: str, rate: float | None = None
+) -> list[float]:
+    """The last value of a quantity for each seed, by default at the first learning rate."""
+    at = pl.col("rate") == (rate or result.study.rates[0])
+    return last_values(result.curves.filter(pl.col("method") == method, at))[quantity].to_list()
 
 
-def _value(result: CnnResult, variant: str, quantity: str) -> Interval:
-    return interval(_values(result, variant, quantity))
+def _value(result: NetworkResult, method: str, quantity: str) -> Interval:
+    return interval(_values(result, method, quantity))
 
 
-def _is_papers(study: CnnStudy) -> bool:
-    paper = SCALES["paper"]
-    same = (study.shape, study.steps, study.data) == (paper.shape, paper.steps, paper.data)
-    return same and study.rates[0] == paper.rates[0]
+def _alone(curves: pl.DataFrame, method: str) -> list[float]:
+    """The last penalty of each seed, descended alone."""
+    return last_values(curves.filter(pl.col("method") == method))["penalty"].to_list()
 
 
-def _rate_remark(study: CnnStudy) -> str:
-    if len(study.rates) == 1:
-        return f"Only at the authors' learning rate, {study.rates[0]:g}: not tuned. "
-    return ""
+def _is_papers(study: NetworkStudy) -> bool:
+    names = ("side", "channels", "hidden", "steps", "data")
+    same = all(getattr(study, name) == getattr(PAPER, name) for name in names)
+    return same and study.rates[0] == PAPER.rates[0]
 
 
-def _size_remark(study: CnnStudy) -> str:
+def _size_remark(study: NetworkStudy) -> str:
     if _is_papers(study):
         return "At the authors' size and horizon."
-    paper = SCALES["paper"]
     return (
         f"A smaller run on {study.data}: images of {study.side} x {study.side}, "
         f"{study.channels[0]} and {study.channels[1]} channels, {study.hidden} hidden units, "
-        f"{study.steps:,} steps; the authors' has {paper.side} x {paper.side}, "
-        f"{paper.channels[0]} and {paper.channels[1]}, {paper.hidden}, {paper.steps:,}. The "
+        f"{study.steps:,} steps; the authors' has {PAPER.side} x {PAPER.side}, "
+        f"{PAPER.channels[0]} and {PAPER.channels[1]}, {PAPER.hidden}, {PAPER.steps:,}. The "
         "penalty alone needs no data and is run at their full size."
     )

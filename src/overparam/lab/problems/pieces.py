@@ -51,8 +51,11 @@ def error_on(inputs: Tensor, labels: Tensor) -> Callable[[nn.Module], float]:
     """The share of inputs that a model puts into a wrong class."""
 
     def error(model: nn.Module) -> float:
+        wrong = 0
         with torch.no_grad():
-            return float((model(inputs).argmax(dim=1) != labels).float().mean())
+            for some, own in zip(inputs.split(500), labels.split(500), strict=True):
+                wrong += int((model(some).argmax(dim=1) != own).sum())
+        return wrong / len(labels)
 
     return error
 
