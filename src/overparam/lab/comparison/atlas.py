@@ -66,6 +66,11 @@ _TEXT = (
     *("momentum+rule:2", "adamw+radial:2"),
 )
 _SPARSE = (*_PRODUCT, 'momentum(granularity="entry")+rule:2', "adamw+radial:4")
+_KERNELS = (
+    *("adamw", "momentum", "adamw+model:2", "adamw+sides:2", "adamw+kernels:2"),
+    *("momentum+model:2", "momentum+sides:2", "momentum+kernels:2"),
+)
+_SCALES = (*_NETWORK, "adamw+rwf:0.5", "adamw+rwf:1", "momentum+rwf:1")
 QUICK = (
     *(Cell(f'mnist1d-mlp(norm="{norm}")', 120, _ALL) for norm in ("none", "batch", "layer")),
     Cell('tabular-mlp(data="diabetes")', 150, _ALL),
@@ -80,10 +85,15 @@ FULL = (
     Cell("cnn", 300, _NETWORK),
     Cell("matrix-completion", 1000, _PRODUCT),
     Cell("char-transformer", 200, _TEXT),
+    Cell("matrix-sensing", 1000, _PRODUCT),
     Cell("matrix-completion(share=0.25)", 1000, _PRODUCT),
+    Cell("matrix-sensing(share=0.25)", 1000, _PRODUCT),
+    Cell("allen-cahn-pinn", 500, _SCALES),
+    Cell("cnn(kernel=5)", 300, _KERNELS),
+    Cell("char-transformer(merged=True)", 200, _TEXT),
     *(Cell(f'mnist1d-mlp(norm="{norm}", depth=3)', 500, _NETWORK) for norm in NORMS),
     Cell('tabular-mlp(data="abalone")', 500, _NETWORK),
-    Cell("advection-pinn", 500, _NETWORK),
+    Cell("advection-pinn", 500, _SCALES),
     Cell("sparse-regression", 1000, _SPARSE),
     Cell('tabular-mlp(data="diabetes")', 500, _NETWORK),
     Cell('tabular-mlp(data="breast_cancer")', 500, _NETWORK),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from overparam.lab.cluster import claimed
 from overparam.lab.comparison.budget import seconds_of
-from overparam.lab.comparison.methods import Method, parse_method
+from overparam.lab.comparison.methods import DEPTH, Method, parse_method
 from overparam.lab.comparison.plans import fingerprint, stored_plan
 from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, Train, load_problem
 from overparam.lab.comparison.protocol import OutOfTimeError
@@ -172,7 +172,7 @@ def _methods(names: Sequence[str], controls: bool) -> list[Method]:
         chosen += [
             parse_method(f"{method.plain_name}+radial:{method.amount:g}")
             for method in chosen
-            if method.kind in ("factors", "rule", "model") and method.amount > 1
+            if method.kind in DEPTH and method.amount > 1
         ]
     chosen = list({method.name: method for method in chosen}.values())
     if not any(method.is_baseline for method in chosen):
