@@ -74,6 +74,21 @@ def test_finished_runs_are_not_trained_again(folder, monkeypatch):
     compare(small_problem(), directory=folder, **SMALL)
 
 
+def test_what_the_first_version_began_is_finished_by_its_rules(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(engine, "_FORMAT", 2)
+        begun = compare(small_problem(), directory=tmp_path, **SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrialJob, "train", None)
+        read = compare(small_problem(), directory=tmp_path, **SMALL)
+    assert read.findings == begun.findings
+    assert not read.plan.refined
+    assert all(found.coarse for found in read.findings.tuning.values())
+    assert "the rates next to it were not tried" in str(read)
+    with pytest.raises(ValueError, match="holds another comparison"):
+        compare(small_problem(), directory=tmp_path, **{**SMALL, "seeds": 6})
+
+
 def test_an_interrupt_anywhere_gives_the_same_bytes(folder, result, tmp_path, monkeypatch):
     shutil.copy(folder / "plan.json", tmp_path / "plan.json")  # seconds are measured once
     train, left = TrialJob.train, 7

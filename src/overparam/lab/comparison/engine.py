@@ -29,7 +29,7 @@ from overparam.lab.terminal import open_console
 
 METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
-_FORMAT = 2
+_FORMAT = 3
 # Loading and measuring use torch's global generator; comparisons in other threads must wait.
 _PREPARING = threading.Lock()
 _ROUND_SHARE = 0.8  # of the budget is for the rounds; the rest for the page

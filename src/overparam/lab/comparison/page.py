@@ -37,7 +37,8 @@ _WIDTH, _HEIGHT = 600, 340
 _PROTOCOL = (
     "Equal budgets. Every method gets the same number of learning rates, and the same number of "
     "seeds for each. The grid is extended until the best rate of each lies inside, and refined "
-    "to a factor of 1.4; a parabola through the rates near the best gives the rate that is used. "
+    "to a factor of 1.4; where one method needs more rates for that, up to twice as many, all get "
+    "them. A parabola through the rates near the best gives the rate that is used. "
     "Options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. 2023; "
     "Deep Learning Tuning Playbook, Godbole et al. 2023.)",
     "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "

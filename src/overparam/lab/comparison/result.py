@@ -242,6 +242,16 @@ def _warnings(result: Result) -> Iterable[str]:
             f"The best learning rate is at the edge of those tried for {', '.join(edges)}: more "
             "trials may help them."
         )
+    coarse = [
+        n
+        for n, found in findings.tuning.items()
+        if found.coarse and not (found.edge or found.failed)
+    ]
+    if coarse:
+        yield (
+            f"The best learning rate is known only roughly for {', '.join(coarse)}: the rates next "
+            "to it were not tried, so a difference may be one of tuning."
+        )
     for name, why, failed, runs in result.failures:
         yield (
             f"{name} failed in {failed} of {runs} runs: {why}."

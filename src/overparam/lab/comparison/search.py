@@ -2,7 +2,7 @@
 
 Learning rates lie on a grid of factors sqrt(2), ``lr = start * 2^(k/2)``; ``k`` is the rung. The
 first trials are a factor 4 apart. Then the grid is extended while its best rung is at its end, and
-refined around the best rung once that lies inside.
+refined around the best rung once that lies inside, until both its neighbours are tried.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Tuned:
         losses: mean loss over the seeds of tuning by learning rate, ascending; infinite where a
             run failed.
         edge: whether the best one is the smallest or the largest tried.
+        coarse: whether the grid was still coarse around the best one.
     """
 
     lr: float
     losses: dict[float, float]
     edge: bool
+    coarse: bool = False
 
     @property
     def failed(self) -> bool:
@@ -95,12 +97,22 @@ def tuned(start: float, losses: Mapping[int, float]) -> Tuned:
     edge = is_edge(losses)
     at = float(best) if edge else _vertex(losses, best)
     by_rate = {rate(start, rung): losses[rung] for rung in rungs}
-    return Tuned(rate(start, at), by_rate, edge)
+    return Tuned(rate(start, at), by_rate, edge, is_coarse(losses))
 
 
 def is_edge(losses: Mapping[int, float]) -> bool:
     """Whether the best rung is the lowest or the highest, so that there may be a better one."""
     return not losses or _best(losses) in (min(losses), max(losses))
+
+
+def is_coarse(losses: Mapping[int, float]) -> bool:
+    """Whether a rung next to the best one has not been tried: the grid is not fine there.
+
+    Example:
+        >>> is_coarse({-4: 3.0, 0: 1.0, 4: 2.0}), is_coarse({-1: 3.0, 0: 1.0, 1: 2.0})
+        (True, False)
+    """
+    return not losses or not {_best(losses) - 1, _best(losses) + 1} <= set(losses)
 
 
 def _best(losses: Mapping[int, float]) -> int:
