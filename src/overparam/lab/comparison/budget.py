@@ -118,7 +118,7 @@ def fitted(plan: Plan, tried: int, left: float, needed: Callable[[Plan, int], fl
             return plan
         return replace(plan, trials=max(tried, min(plan.trials, LEAST_TRIALS)))
     if plan.extended and needed(replace(plan, trials=tried + 1), tried) > left:
-        plan = replace(plan, extended=False)
+        plan = replace(plan, extended=False, trials=max(tried, plan.trials))
     if plan.extended:
         return plan
     with_seeds = [replace(plan, seeds=n) for n in range(plan.seeds, least(plan).seeds - 1, -1)]
@@ -143,7 +143,7 @@ def cuts(before: Plan, after: Plan) -> list[str]:
     lines = []
     if before.horizon != after.horizon:
         lines.append(f"runs of {after.horizon:,} steps, not {before.horizon:,}")
-    if before.trials != after.trials:
+    if before.trials > after.trials:
         lines.append(f"{after.trials} learning rates for each method, not {before.trials}")
     if before.extended and not after.extended:
         lines.append("more learning rates, where the best is not settled, were left out")

@@ -69,6 +69,7 @@ def write_result(result: Result, path: Path) -> None:
     """Write the page of a result."""
     plan, findings = result.plan, result.findings
     compared = len(result.ranked)
+    trials = max((len(found.losses) for found in findings.tuning.values()), default=0)
     sections = [
         Section("What was found", _answer(result), _speed_chart(result), _SPEED_CAPTION)
         if findings.speed_ups
@@ -89,7 +90,7 @@ def write_result(result: Result, path: Path) -> None:
         title=f"{result.title}: does depth make training faster?",
         answer=result.sentence,
         lead=f"{len(result.costs.methods)} "
-        f"methods, {plan.trials} learning rates each, {plan.horizon:,} steps in tuning and "
+        f"methods, {trials} learning rates each, {plan.horizon:,} steps in tuning and "
         f"{plan.ladder[0]:,} to {plan.ladder[-1]:,} in the confirmation, {plan.seeds} fresh seeds, "
         f"judged by the {result.judged_by}. {compared} comparisons, each with its own 95 % "
         "interval.",
