@@ -27,7 +27,7 @@ from overparam.lab.comparison.trial import ready
 from overparam.lab.local_workers import local_pool
 from overparam.lab.terminal import open_console
 
-METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
+METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "momentum", "momentum+rule:2")
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
 _FORMAT = 3
 # Loading and measuring use torch's global generator; comparisons in other threads must wait.
