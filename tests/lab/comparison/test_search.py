@@ -52,12 +52,13 @@ def test_the_grid_is_fine_after_few_more_trials_wherever_the_best_is(best):
     while is_coarse(found):
         found[rung] = ((rung := next_rung(found)) - best) ** 2
     assert len(found) <= 9
-    assert not tuned(1.0, found).coarse
+    assert tuned(1.0, found).gap == pytest.approx(2**0.5)
     assert abs(min(found, key=lambda rung: found[rung]) - best) <= 0.5
 
 
 def test_a_coarse_grid_is_reported():
-    assert search(lambda rung: (rung - 8) ** 2, trials=6).coarse
+    assert search(lambda rung: (rung - 8) ** 2, trials=6).gap == pytest.approx(4)
+    assert search(lambda rung: -rung).gap == math.inf
     assert is_coarse({})
     assert is_coarse({-4: 1.0, 0: math.inf, 4: math.inf})
 

@@ -16,6 +16,8 @@ from overparam.lab.comparison.protocol import Findings, Plan
 from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp
 from overparam.lab.verdicts import Verdict
 
+_FINE = 2.01  # rates this far apart are fine enough for the parabola between them
+
 
 @dataclass(frozen=True)
 class Result:
@@ -244,15 +246,12 @@ def _warnings(result: Result) -> Iterable[str]:
             f"The best learning rate is at the edge of those tried for {', '.join(edges)}: more "
             "trials, or a larger budget, may help them."
         )
-    coarse = [
-        n
-        for n, found in findings.tuning.items()
-        if found.coarse and not (found.edge or found.failed)
-    ]
+    coarse = {n: found.gap for n, found in findings.tuning.items() if _FINE < found.gap < math.inf}
     if coarse:
         yield (
-            f"The best learning rate is known only roughly for {', '.join(coarse)}: the rates next "
-            "to it were not tried, so a difference may be one of tuning."
+            f"The best learning rate is known only roughly for {', '.join(coarse)}: those tried "
+            f"next to it are up to a factor {max(coarse.values()):.2g} away, so a difference may "
+            "be one of tuning."
         )
     for name, why, failed, runs in result.failures:
         yield (

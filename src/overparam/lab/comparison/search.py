@@ -27,13 +27,13 @@ class Tuned:
         losses: mean loss over the seeds of tuning by learning rate, ascending; infinite where a
             run failed.
         edge: whether the best one is the smallest or the largest tried.
-        coarse: whether the grid was still coarse around the best one.
+        gap: the larger factor between the best one and the two tried next to it.
     """
 
     lr: float
     losses: dict[float, float]
     edge: bool
-    coarse: bool = False
+    gap: float = 1.0
 
     @property
     def failed(self) -> bool:
@@ -73,7 +73,7 @@ def next_rung(losses: Mapping[int, float]) -> int:
     if place == len(rungs) - 1:
         return best + _WIDE
     left, right = rungs[place - 1], rungs[place + 1]
-    gaps = {-1: best - left, 1: right - best}
+    gaps = dict(zip((-1, 1), _gaps(rungs, best), strict=True))
     if max(gaps.values()) > 1:
         # The wider gap; of two equal ones, the one on the side of the lower loss.
         side = max(gaps, key=lambda s: (gaps[s], -losses[left if s < 0 else right]))
@@ -96,8 +96,9 @@ def tuned(start: float, losses: Mapping[int, float]) -> Tuned:
     best = _best(losses)
     edge = is_edge(losses)
     at = float(best) if edge else _vertex(losses, best)
+    gap = math.inf if edge else 2 ** (max(_gaps(rungs, best)) / 2)
     by_rate = {rate(start, rung): losses[rung] for rung in rungs}
-    return Tuned(rate(start, at), by_rate, edge, is_coarse(losses))
+    return Tuned(rate(start, at), by_rate, edge, gap)
 
 
 def is_edge(losses: Mapping[int, float]) -> bool:
@@ -113,6 +114,12 @@ def is_coarse(losses: Mapping[int, float]) -> bool:
         (True, False)
     """
     return not losses or not {_best(losses) - 1, _best(losses) + 1} <= set(losses)
+
+
+def _gaps(rungs: list[int], best: int) -> tuple[int, int]:
+    """From the best rung, inside of those tried, to the next lower and the next higher one."""
+    place = rungs.index(best)
+    return best - rungs[place - 1], rungs[place + 1] - best
 
 
 def _best(losses: Mapping[int, float]) -> int:
