@@ -43,8 +43,8 @@ def folder_name(problem: str) -> str:
     """A name for a folder, from the name of a problem.
 
     Example:
-        >>> folder_name("code/train.py:problem"), folder_name('mlp(norm="batch")')
-        ('train', 'mlp-norm-batch')
+        >>> folder_name("code/train.py:problem"), folder_name("train.py"), folder_name("mlp(n=1)")
+        ('train', 'train', 'mlp-n-1')
     """
     path = problem.rpartition(":")[0] if ".py:" in problem else problem
     word = Path(path).stem if path.endswith(".py") else problem
