@@ -71,11 +71,11 @@ _KERNELS = (
     *("momentum+model:2", "momentum+sides:2", "momentum+kernels:2"),
 )
 _SCALES = (*_NETWORK, "adamw+rwf:0.5", "adamw+rwf:1", "momentum+rwf:1")
-# Each takes about 70 s of a processor, so that all of them take six minutes of two cores.
+# Each takes about 75 s of a processor, so that all of them take six minutes of two cores.
 QUICK = (
     *(Cell(f'mnist1d-mlp(norm="{norm}")', 100, _ALL) for norm in ("none", "batch", "layer")),
     Cell('tabular-mlp(data="diabetes")', 130, _ALL),
-    Cell("cnn(channels=4, hidden=32)", 70, _ALL),
+    Cell("cnn(channels=4, hidden=32)", 55, _ALL),
     Cell("char-transformer(layers=1, width=32, context=32, batch=8)", 50, _ALL),
     Cell("matrix-completion", 220, _ALL),
     Cell("sparse-regression", 300, _ALL),
