@@ -1,7 +1,8 @@
 """How often the instrument is wrong: A/A comparisons, and a planted speed-up, on a real problem.
 
     python benchmarks/comparison.py                    # 100 repetitions of the whole protocol
-    python benchmarks/comparison.py --repetitions 20
+    python benchmarks/comparison.py --first 100 --repetitions 300    # others than those
+    python benchmarks/comparison.py --start 0.001                    # the best rate is far away
 
 Softmax regression on the digits in scikit-learn, trained by SGD with momentum. Each repetition
 plays the whole protocol of ``overparam compare``, tuning included, with starts and batches of its
@@ -17,13 +18,23 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from overparam.data import load_images
-from overparam.lab.comparison.protocol import Findings, Outcome, Plan, Rounds, Trial, protocol
+from overparam.lab.comparison.protocol import (
+    CONTROL,
+    Findings,
+    Outcome,
+    Plan,
+    Rounds,
+    Trial,
+    compare_ladders,
+    protocol,
+)
 from overparam.lab.comparison.trial import schedule, seed_for
 
 PLANTED = 1.2
@@ -32,35 +43,59 @@ _TOGETHER = 512  # runs that are trained as one batch
 Asked = tuple[int, Trial]
 
 
+COMPARISONS = {
+    "b": "A/A, tuned apart",
+    "a" + CONTROL: "A/A control",
+    "p": f"planted speed-up of {PLANTED}",
+}
+
+
 def main() -> None:
     """Print how often each comparison was decided which way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="number of the first repetition")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--start", type=float, default=START, help="learning rate tried first")
     options = parser.parse_args()
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    findings = experiment(options.repetitions, options.steps, options.seeds)
+    numbers = range(options.first, options.first + options.repetitions)
+    findings = experiment(numbers, options.steps, options.seeds, options.start)
+    tried = [max(len(found.losses) for found in each.tuning.values()) for each in findings]
     print(
-        f"{options.repetitions} repetitions, runs of {options.steps} steps, {options.seeds} seeds"
+        f"{options.repetitions} repetitions, the first is {options.first}; runs of {options.steps} "
+        f"steps, from lr {options.start:g}; more than {findings[0].plan.trials} learning rates in "
+        f"{sum(n > findings[0].plan.trials for n in tried)}, at most {max(tried)}"
     )
-    for name, title in (("b", "A/A, tuned apart"), ("p", f"planted speed-up of {PLANTED}")):
-        found = [each.speed_ups[name] for each in findings]
-        counts = Counter(each.decision for each in found)
-        median = sorted(each.median for each in found)[len(found) // 2]
-        smallest = sorted(each.smallest for each in found)[len(found) // 2]
-        print(f"{title}: {dict(counts)}, median {median:.3f}, smallest effect {smallest:.3f}")
-    control = Counter(each.control.decision for each in findings if each.control)
-    print(f"A/A control of the protocol: {dict(control)}")
+    for seeds in sorted({5, options.seeds}, reverse=True):
+        for name, title in COMPARISONS.items():
+            print(f"{seeds} seeds, {title}: {decided(findings, name, seeds)}")
     print(f"{time.perf_counter() - begin:.0f} s")
 
 
-def experiment(repetitions: int, steps: int, seeds: int) -> list[Findings]:
-    """The findings of all repetitions, whose rounds are played together."""
-    plan = Plan(dict.fromkeys("abp", START), ("a",), steps, seeds=seeds, start_loss=math.log(10))
-    games: list[Rounds] = [protocol(plan) for _ in range(repetitions)]
-    asked = {number: next(game) for number, game in enumerate(games)}
+def decided(findings: Sequence[Findings], name: str, seeds: int) -> str:
+    """How often a comparison with the baseline was decided which way, by its first seeds."""
+    speeds = [
+        compare_ladders(
+            each.plan.ladder, each.losses["a"][:seeds], each.losses[name][:seeds], each.target
+        )
+        for each in findings
+    ]
+    counts = Counter(speed.decision for speed in speeds)
+    middle, smallest = (median(getattr(s, n) for s in speeds) for n in ("median", "smallest"))
+    return f"{dict(counts)}, median {middle:.3f}, smallest effect {smallest:.3f}"
+
+
+def experiment(
+    numbers: Sequence[int], steps: int, seeds: int, start_lr: float = START
+) -> list[Findings]:
+    """The findings of the repetitions with these numbers, whose rounds are played together."""
+    starts = dict.fromkeys("abp", start_lr)
+    plan = Plan(starts, ("a",), steps, seeds=seeds, start_loss=math.log(10))
+    games: dict[int, Rounds] = {number: protocol(plan) for number in numbers}
+    asked = {number: next(game) for number, game in games.items()}
     findings: dict[int, Findings] = {}
     while asked:
         answers = train([(number, trial) for number, trials in asked.items() for trial in trials])
@@ -71,7 +106,7 @@ def experiment(repetitions: int, steps: int, seeds: int) -> list[Findings]:
             except StopIteration as end:
                 findings[number] = end.value
                 del asked[number]
-    return [findings[number] for number in range(repetitions)]
+    return [findings[number] for number in numbers]
 
 
 def train(asked: Sequence[Asked]) -> dict[Asked, float]:

@@ -84,6 +84,16 @@ def test_the_sentences_carry_their_numbers(table):
     )
 
 
+def test_random_weight_factorization_has_a_sentence_of_its_own_and_is_not_counted_as_depth(table):
+    plain = sentences(table)
+    own = table.filter(pl.col("over") == OWN).head(1)
+    added = own.with_columns(method=pl.lit("sgd+rwf:1"), kind=pl.lit("rwf"))
+    found = sentences(pl.concat([table, added]))
+    (line,) = [line for line in found if line not in plain]
+    assert line.startswith("Random weight factorization is faster in ")
+    assert " of 1 cases" in line
+
+
 def test_the_picture_has_every_cell(table):
     drawn = picture(table).to_dict()
     points = [row for rows in drawn["datasets"].values() for row in rows if "method" in row]

@@ -53,7 +53,7 @@ def test_later_the_protocol_is_cut_in_its_order():
     rest = needed(PLAN, 8)
     no_more = fitted(PLAN, 8, rest, needed)
     assert cuts(PLAN, no_more) == [
-        "To keep the budget: learning rates beyond the grid were left out."
+        "To keep the budget: more learning rates, where the best is not settled, were left out."
     ]
     fewer = fitted(PLAN, 8, 0.8 * rest, needed)
     assert (fewer.seeds, fewer.rungs) == (6, PLAN.rungs)

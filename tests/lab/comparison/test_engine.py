@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,23 @@ def test_the_page_answers_in_its_first_line_and_has_the_protocol(result, tmp_pat
 def test_finished_runs_are_not_trained_again(folder, monkeypatch):
     monkeypatch.setattr(TrialJob, "train", None)
     compare(small_problem(), directory=folder, **SMALL)
+
+
+def test_what_the_first_version_began_is_finished_by_its_rules(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(engine, "_FORMAT", 2)
+        begun = compare(small_problem(), directory=tmp_path, **SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrialJob, "train", None)
+        read = compare(small_problem(), directory=tmp_path, **SMALL)
+    assert read.findings == begun.findings
+    assert not read.plan.refined
+    gaps = [found.gap for found in read.findings.tuning.values()]
+    assert any(gap > 1.5 for gap in gaps)
+    rough = any(2.1 < gap < math.inf for gap in gaps)
+    assert ("is known only roughly" in str(read)) is rough
+    with pytest.raises(ValueError, match="holds another comparison"):
+        compare(small_problem(), directory=tmp_path, **{**SMALL, "seeds": 6})
 
 
 def test_an_interrupt_anywhere_gives_the_same_bytes(folder, result, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ def network():
         ("sgd(momentum=0.9)+rule:2.5", EndToEnd),
         ("adamw(betas=(0.9, 0.95))+radial:4", Radial),
         ("adamw+model:2", torch.optim.AdamW),
+        ("adamw+rwf:1", torch.optim.AdamW),
         ("muon", EndToEnd),
         ("muon+factors:2", Factored),
     ],
@@ -49,6 +50,22 @@ def test_excluded_weights_get_no_depth():
     assert "excluded" in str(optimizer.routing())
 
 
+@pytest.mark.parametrize(
+    ("kind", "sides"),
+    [("model", [2]), ("sides", [(1, 1), (5, 5), (1, 1)]), ("kernels", [(3, 3), (3, 3)])],
+)
+def test_a_convolution_is_read_in_three_ways(kind, sides):
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 4, 5, padding=2)
+    images = torch.randn(1, 2, 8, 8)
+    before = model(images)
+    parse_method(f"sgd+{kind}:2").make(model, 0.1)
+    factors = [p for name, p in model.named_parameters() if "bias" not in name]
+    found = [len(factors)] if kind == "model" else [tuple(f.shape[2:]) for f in factors]
+    assert found == sides
+    torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
+
+
 def test_baselines_and_their_names():
     assert parse_method("sgd(momentum=0.9)").is_baseline
     deep = parse_method("sgd(momentum=0.9)+rule:2")
@@ -64,6 +81,9 @@ def test_baselines_and_their_names():
         ("adamw+factors:2.5", "whole number"),
         ("adamw+rule:half", "not a number"),
         ("adamw+rule:0.5", "at least 1"),
+        ("adamw+sides:2.5", "whole number"),
+        ("adamw+rwf:-1", "not understood"),
+        ("adamw+rwf:inf", "not a finite number"),
         ("sgd(0.9)", "write options as sgd"),
         ("sgd(lr=0.1)", "always tuned"),
         ("adamw+", "not understood"),

@@ -38,6 +38,22 @@ def test_every_method_gets_the_same_trials_and_fresh_paired_seeds():
     assert not seeds["tuning"] & seeds["confirmation"]
 
 
+def test_a_start_far_from_the_best_rate_costs_trials_and_not_the_answer():
+    """Without them, chance decides which method has the better place on a coarse grid."""
+    starts = {"a": 0.001, "b": 0.004, "p": 0.002}
+    for refined in (True, False):
+        far = Plan(starts, ("a",), 200, start_loss=100.0, refined=refined)
+        findings = play(far, power_law(0, 0.0, planted=1.2))
+        worst = max(found.gap for found in findings.tuning.values())
+        assert worst == pytest.approx(2**0.5) if refined else worst > 1.5
+        if refined:
+            assert findings.speed_ups["b"].median == pytest.approx(1.0, rel=0.01)
+            assert findings.speed_ups["p"].median == pytest.approx(1.2, rel=0.02)
+            counts = {len(found.losses) for found in findings.tuning.values()}
+            assert counts.pop() > 8
+            assert not counts  # the same for all
+
+
 def test_the_speed_up_is_the_ratio_of_steps_at_equal_loss():
     findings = play(plan(), power_law(0, 0.0, planted=1.3))
     assert findings.speed_ups["p"].median == pytest.approx(1.3, rel=0.01)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from overparam.lab.comparison.search import FIRST, next_rung, rate, tuned
+from overparam.lab.comparison.search import FIRST, is_coarse, next_rung, rate, tuned
 
 
 def search(loss, trials=8):
@@ -44,6 +44,23 @@ def test_when_everything_diverges_smaller_rates_are_tried():
 
 def test_an_edge_is_reported():
     assert search(lambda rung: -rung).edge
+
+
+@pytest.mark.parametrize("best", [-11.0, -3.2, 0.0, 1.7, 9.4])
+def test_the_grid_is_fine_after_few_more_trials_wherever_the_best_is(best):
+    found = {rung: (rung - best) ** 2 for rung in FIRST}
+    while is_coarse(found):
+        found[rung] = ((rung := next_rung(found)) - best) ** 2
+    assert len(found) <= 9
+    assert tuned(1.0, found).gap == pytest.approx(2**0.5)
+    assert abs(min(found, key=lambda rung: found[rung]) - best) <= 0.5
+
+
+def test_a_coarse_grid_is_reported():
+    assert search(lambda rung: (rung - 8) ** 2, trials=6).gap == pytest.approx(4)
+    assert search(lambda rung: -rung).gap == math.inf
+    assert is_coarse({})
+    assert is_coarse({-4: 1.0, 0: math.inf, 4: math.inf})
 
 
 def test_noise_moves_the_rate_little():

@@ -32,9 +32,10 @@ class CompareCommand:
     """
 
     problem: Annotated[str, tyro.conf.Positional]
-    """Name of a problem, or script.py:name."""
+    """Name of a problem, or script.py:name; a script alone is script.py:problem."""
     methods: tuple[str, ...] = METHODS
-    """Any optimizer of torch, alone or with +factors:N, +rule:N, +radial:r or +model:N."""
+    """Any optimizer of torch, alone or with +factors:N, +rule:N, +radial:r, +model:N, +sides:N,
+    +kernels:N or +rwf:mean; momentum is sgd(momentum=0.9)."""
     budget: str = "10min"
     """Time for everything, such as 60s, 10min or 2h; it sets the length of the runs."""
     steps: Annotated[int | None, NO_DEFAULT] = None
@@ -42,7 +43,7 @@ class CompareCommand:
     seeds: int = 8
     """Fresh seeds that confirm; with fewer than 5 nothing is decided."""
     trials: int = 8
-    """Learning rates for each method."""
+    """Learning rates for each method; all get more, up to twice as many, where one needs them."""
     controls: Annotated[bool, NO_DEFAULT] = True
     """Leave out the radial step of the same depth, which goes with each method with depth."""
     name: Annotated[str | None, NO_DEFAULT] = None

@@ -66,12 +66,18 @@ _TEXT = (
     *("momentum+rule:2", "adamw+radial:2"),
 )
 _SPARSE = (*_PRODUCT, 'momentum(granularity="entry")+rule:2', "adamw+radial:4")
+_KERNELS = (
+    *("adamw", "momentum", "adamw+model:2", "adamw+sides:2", "adamw+kernels:2"),
+    *("momentum+model:2", "momentum+sides:2", "momentum+kernels:2"),
+)
+_SCALES = (*_NETWORK, "adamw+rwf:0.5", "adamw+rwf:1", "momentum+rwf:1")
+# Each takes about 75 s of a processor, so that all of them take six minutes of two cores.
 QUICK = (
-    *(Cell(f'mnist1d-mlp(norm="{norm}")', 120, _ALL) for norm in ("none", "batch", "layer")),
-    Cell('tabular-mlp(data="diabetes")', 150, _ALL),
-    Cell("cnn(channels=4, hidden=32)", 80, _ALL),
+    *(Cell(f'mnist1d-mlp(norm="{norm}")', 100, _ALL) for norm in ("none", "batch", "layer")),
+    Cell('tabular-mlp(data="diabetes")', 130, _ALL),
+    Cell("cnn(channels=4, hidden=32)", 55, _ALL),
     Cell("char-transformer(layers=1, width=32, context=32, batch=8)", 50, _ALL),
-    Cell("matrix-completion", 250, _ALL),
+    Cell("matrix-completion", 220, _ALL),
     Cell("sparse-regression", 300, _ALL),
 )
 # The most important first: what a command that is stopped early should have finished.
@@ -80,10 +86,15 @@ FULL = (
     Cell("cnn", 300, _NETWORK),
     Cell("matrix-completion", 1000, _PRODUCT),
     Cell("char-transformer", 200, _TEXT),
+    Cell("matrix-sensing", 1000, _PRODUCT),
     Cell("matrix-completion(share=0.25)", 1000, _PRODUCT),
+    Cell("matrix-sensing(share=0.25)", 1000, _PRODUCT),
+    Cell("allen-cahn-pinn", 500, _SCALES),
+    Cell("cnn(kernel=5)", 300, _KERNELS),
+    Cell("char-transformer(merged=True)", 200, _TEXT),
     *(Cell(f'mnist1d-mlp(norm="{norm}", depth=3)', 500, _NETWORK) for norm in NORMS),
     Cell('tabular-mlp(data="abalone")', 500, _NETWORK),
-    Cell("advection-pinn", 500, _NETWORK),
+    Cell("advection-pinn", 500, _SCALES),
     Cell("sparse-regression", 1000, _SPARSE),
     Cell('tabular-mlp(data="diabetes")', 500, _NETWORK),
     Cell('tabular-mlp(data="breast_cancer")', 500, _NETWORK),

@@ -8,8 +8,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from overparam.lab.charts.theme import BLUE, GREEN, GREY, ORANGE, SOFT, styled
-from overparam.lab.comparison.methods import parse_method
+from overparam.lab.charts.theme import BLUE, GREEN, GREY, ORANGE, PINK, SKY, SOFT, VIOLET, styled
+from overparam.lab.comparison.methods import DEPTH, parse_method
 from overparam.lab.comparison.names import parse_call
 from overparam.lab.comparison.protocol import compare_ladders
 from overparam.lab.comparison.result import Result
@@ -19,7 +19,6 @@ from overparam.lab.verdicts import verdict_of
 
 BEST, OWN = "over the best method without depth", "over the same optimizer without depth"
 _DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
-_DEPTH = ("factors", "rule", "model")
 _SCHEMA = {
     "problem": pl.String, "method": pl.String, "optimizer": pl.String, "kind": pl.String,
     "over": pl.String, "than": pl.String, "decision": pl.String, "median": pl.Float64,
@@ -87,7 +86,7 @@ def _numbers(found: SpeedUp) -> dict[str, Any]:
 
 def sentences(table: pl.DataFrame) -> list[str]:
     """The answer to "where does depth help?": for all cells, then for parts of them."""
-    depth = pl.col("kind").is_in(_DEPTH)
+    depth = pl.col("kind").is_in(DEPTH)
     best, own = (table.filter(pl.col("over") == over) for over in (BEST, OWN))
     lines = [counted("Depth", best.filter(depth), BEST)]
     for optimizer in own["optimizer"].unique(maintain_order=True):
@@ -98,6 +97,7 @@ def sentences(table: pl.DataFrame) -> list[str]:
         lines.append(line)
     amount = pl.col("method").str.extract(r"\+radial:([\d.]+)$").cast(pl.Float64)
     for what, chosen in (
+        ("Random weight factorization", pl.col("kind") == "rwf"),
         ("The stretch along the weight alone (r > 1)", amount > 1),
         ("A smaller step along it (r < 1)", amount < 1),
     ):
@@ -132,7 +132,7 @@ def _by_norm(own: pl.DataFrame) -> str:
         here = pl.col("problem").str.starts_with("mnist1d-mlp") & pl.col("problem").str.contains(
             f'norm="{norm}"', literal=True
         )
-        cells = own.filter(here, pl.col("kind").is_in(_DEPTH))
+        cells = own.filter(here, pl.col("kind").is_in(DEPTH))
         if len(cells):
             shown = ", ".join(
                 f"{row['method']} {row['median']:.2f}"
@@ -187,7 +187,15 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     return alt.LayerChart(layer=[line, dots], width=170, height=alt.Step(24))
 
 
-_COLOURS = {"factors": BLUE, "rule": ORANGE, "model": GREEN, "radial": GREY}
+_COLOURS = {
+    "factors": BLUE,
+    "rule": ORANGE,
+    "model": GREEN,
+    "sides": SKY,
+    "kernels": VIOLET,
+    "rwf": PINK,
+    "radial": GREY,
+}
 _AXIS = alt.Axis(values=[0.5, 0.7, 1, 1.4, 2], format="~g", titleLimit=330, titleAnchor="end")
 CAPTION = (
     "Speed-up in steps at equal loss, median over fresh seeds; right of the line is faster. Pale: "

@@ -84,7 +84,7 @@ def work_left(plan: Plan, tried: int, costs: Costs) -> float:
     """Seconds of one process, at the measured cost of a step, for what a plan has left.
 
     Every method has ``trials - tried`` learning rates and the ladders of all seeds left; so has
-    the A/A control, which is a baseline again. Rates beyond the grid are not foreseen.
+    the A/A control, which is a baseline again. More rates than ``trials`` are not foreseen.
 
     Args:
         plan: the plan.
@@ -103,7 +103,7 @@ def fitted(plan: Plan, tried: int, left: float, needed: Callable[[Plan, int], fl
 
     After the first round it may have a shorter horizon: then the protocol starts again. Later in
     tuning, learning rates are given up only where not even a short confirmation fits. After it,
-    the search beyond the grid goes first, then seeds, then the ends of the ladder.
+    the search beyond ``trials`` goes first, then seeds, then the ends of the ladder.
 
     Args:
         plan: the plan so far.
@@ -118,7 +118,7 @@ def fitted(plan: Plan, tried: int, left: float, needed: Callable[[Plan, int], fl
             return plan
         return replace(plan, trials=max(tried, min(plan.trials, LEAST_TRIALS)))
     if plan.extended and needed(replace(plan, trials=tried + 1), tried) > left:
-        plan = replace(plan, extended=False)
+        plan = replace(plan, extended=False, trials=max(tried, plan.trials))
     if plan.extended:
         return plan
     with_seeds = [replace(plan, seeds=n) for n in range(plan.seeds, least(plan).seeds - 1, -1)]
@@ -143,10 +143,10 @@ def cuts(before: Plan, after: Plan) -> list[str]:
     lines = []
     if before.horizon != after.horizon:
         lines.append(f"runs of {after.horizon:,} steps, not {before.horizon:,}")
-    if before.trials != after.trials:
+    if before.trials > after.trials:
         lines.append(f"{after.trials} learning rates for each method, not {before.trials}")
     if before.extended and not after.extended:
-        lines.append("learning rates beyond the grid were left out")
+        lines.append("more learning rates, where the best is not settled, were left out")
     if before.seeds != after.seeds:
         lines.append(f"{after.seeds} fresh seeds, not {before.seeds}")
     if before.rungs != after.rungs:

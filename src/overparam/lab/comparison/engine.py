@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from overparam.lab.cluster import claimed
 from overparam.lab.comparison.budget import seconds_of
-from overparam.lab.comparison.methods import Method, parse_method
+from overparam.lab.comparison.methods import DEPTH, Method, parse_method
 from overparam.lab.comparison.plans import fingerprint, stored_plan
 from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, Train, load_problem
 from overparam.lab.comparison.protocol import OutOfTimeError
@@ -27,9 +27,9 @@ from overparam.lab.comparison.trial import ready
 from overparam.lab.local_workers import local_pool
 from overparam.lab.terminal import open_console
 
-METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "sgd(momentum=0.9)", "sgd+rule:2")
+METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "momentum", "momentum+rule:2")
 # Raised whenever the same settings would give other numbers, so that stored runs are not mixed.
-_FORMAT = 2
+_FORMAT = 3
 # Loading and measuring use torch's global generator; comparisons in other threads must wait.
 _PREPARING = threading.Lock()
 _ROUND_SHARE = 0.8  # of the budget is for the rounds; the rest for the page
@@ -172,7 +172,7 @@ def _methods(names: Sequence[str], controls: bool) -> list[Method]:
         chosen += [
             parse_method(f"{method.plain_name}+radial:{method.amount:g}")
             for method in chosen
-            if method.kind in ("factors", "rule", "model") and method.amount > 1
+            if method.kind in DEPTH and method.amount > 1
         ]
     chosen = list({method.name: method for method in chosen}.values())
     if not any(method.is_baseline for method in chosen):

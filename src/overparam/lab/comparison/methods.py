@@ -3,7 +3,10 @@
 ``adamw``, ``sgd(momentum=0.9)``, ``muon``; ``+factors:N`` trains each weight as N factors
 (:class:`overparam.Factored`), ``+rule:N`` by the end-to-end rule (:class:`overparam.EndToEnd`),
 ``+radial:r`` stretches the steps along the weight (:class:`overparam.Radial`), and ``+model:N``
-puts explicit factors into the model (:func:`overparam.overparameterize`).
+puts explicit factors into the model (:func:`overparam.overparameterize`), with convolutions as
+matrices; ``+sides:N`` and ``+kernels:N`` are the same with convolutions as chains of kernels, of
+sides 1, k, 1 or of 3 x 3 each. ``+rwf:mu`` is random weight factorization
+(:class:`overparam.lab.comparison.row_scales.RowScales`).
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from overparam import EndToEnd, Factored, Radial, overparameterize
 from overparam._optimizers import OPTIMIZERS
 from overparam._words import did_you_mean
 from overparam.lab.comparison.names import parse_call
+from overparam.lab.comparison.row_scales import scale_rows
 
 PLAIN = "plain"
-KINDS = ("factors", "rule", "radial", "model")
+# Explicit factors, by the strategy for convolutions.
+_STRATEGIES = {"model": "matrix", "sides": "sides", "kernels": "kernels"}
+KINDS = ("factors", "rule", "radial", *_STRATEGIES, "rwf")
+DEPTH = ("factors", "rule", *_STRATEGIES)
 EXAMPLES = "adamw, sgd(momentum=0.9), adamw+factors:2, sgd+rule:2.5, adamw+radial:4, muon+model:2"
 
 # Where the search for the learning rate starts; optimizers not named here start at their default.
@@ -44,7 +51,7 @@ class Method:
         base: name of the optimizer.
         options: of the optimizer; torch's defaults for all others.
         kind: ``plain`` or one of :data:`KINDS`.
-        amount: depth, or the radial factor.
+        amount: depth, the radial factor, or the mean of the logarithms of row scales.
     """
 
     name: str
@@ -71,7 +78,7 @@ class Method:
     def make(
         self, model: nn.Module, lr: float, exclude: tuple[str, ...] = ()
     ) -> torch.optim.Optimizer:
-        """The optimizer of a model; ``model`` methods change the model too.
+        """The optimizer of a model; methods with explicit factors change it.
 
         Args:
             model: freshly built.
@@ -92,8 +99,11 @@ class Method:
             return EndToEnd(model, lr, self.amount, inner, **chosen, **options)
         if self.kind == "radial":
             return Radial(model, lr, inner, self.amount, **chosen, **options)
-        if self.kind == "model":
-            overparameterize(model, int(self.amount), exclude=chosen["exclude"])
+        if self.kind in _STRATEGIES:
+            strategy = _STRATEGIES[self.kind]
+            overparameterize(model, int(self.amount), strategy=strategy, exclude=chosen["exclude"])
+        if self.kind == "rwf":
+            scale_rows(model, self.amount, chosen["exclude"])
         if self.base == "muon":
             return EndToEnd(model, lr, 1.0, inner, **chosen, **options)
         return inner(model.parameters(), lr=lr, **options)
@@ -143,10 +153,10 @@ def _amount(text: str, kind: str, word: str) -> float:
         raise ValueError(
             f"method {text!r}: {word!r} is not a number; examples: {EXAMPLES}."
         ) from None
-    least = 0 if kind == "radial" else 1
+    least = 1 if kind in DEPTH else 0
     if not least <= amount < math.inf:
         raise ValueError(f"method {text!r}: {word} is not a finite number of at least {least}.")
-    if kind in ("factors", "model") and not amount.is_integer():
+    if kind in DEPTH and kind != "rule" and not amount.is_integer():
         raise ValueError(f"method {text!r}: a product has a whole number of factors.")
     return amount
 

@@ -43,9 +43,10 @@ def folder_name(problem: str) -> str:
     """A name for a folder, from the name of a problem.
 
     Example:
-        >>> folder_name("code/train.py:problem"), folder_name('mlp(norm="batch")')
-        ('train', 'mlp-norm-batch')
+        >>> folder_name("code/train.py:problem"), folder_name("train.py"), folder_name("mlp(n=1)")
+        ('train', 'train', 'mlp-n-1')
     """
-    word = Path(problem.rpartition(":")[0]).stem if ".py:" in problem else problem
+    path = problem.rpartition(":")[0] if ".py:" in problem else problem
+    word = Path(path).stem if path.endswith(".py") else problem
     kept = "".join(c if c.isalnum() or c in "._-" else " " for c in word)
     return "-".join(kept.split())

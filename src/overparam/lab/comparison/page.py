@@ -37,7 +37,8 @@ _WIDTH, _HEIGHT = 600, 340
 _PROTOCOL = (
     "Equal budgets. Every method gets the same number of learning rates, and the same number of "
     "seeds for each. The grid is extended until the best rate of each lies inside, and refined "
-    "to a factor of 1.4; a parabola through the rates near the best gives the rate that is used. "
+    "to a factor of 1.4; where one method needs more rates for that, up to twice as many, all get "
+    "them. A parabola through the rates near the best gives the rate that is used. "
     "Options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. 2023; "
     "Deep Learning Tuning Playbook, Godbole et al. 2023.)",
     "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "
@@ -68,6 +69,7 @@ def write_result(result: Result, path: Path) -> None:
     """Write the page of a result."""
     plan, findings = result.plan, result.findings
     compared = len(result.ranked)
+    trials = max((len(found.losses) for found in findings.tuning.values()), default=0)
     sections = [
         Section("What was found", _answer(result), _speed_chart(result), _SPEED_CAPTION)
         if findings.speed_ups
@@ -88,7 +90,7 @@ def write_result(result: Result, path: Path) -> None:
         title=f"{result.title}: does depth make training faster?",
         answer=result.sentence,
         lead=f"{len(result.costs.methods)} "
-        f"methods, {plan.trials} learning rates each, {plan.horizon:,} steps in tuning and "
+        f"methods, {trials} learning rates each, {plan.horizon:,} steps in tuning and "
         f"{plan.ladder[0]:,} to {plan.ladder[-1]:,} in the confirmation, {plan.seeds} fresh seeds, "
         f"judged by the {result.judged_by}. {compared} comparisons, each with its own 95 % "
         "interval.",

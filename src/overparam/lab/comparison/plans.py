@@ -27,6 +27,7 @@ from overparam.lab.comparison.protocol import Plan
 from overparam.lab.comparison.trial import generators_kept, seed_all, seed_for
 
 _MEASURED_SHARE = 0.03  # of the budget
+_FIRST_FORMAT = 2  # its search could end on a coarse grid; what it began is finished by its rules
 
 
 def fingerprint(problem: Problem) -> str:
@@ -178,6 +179,7 @@ def _plan(settings: dict[str, Any], costs: Costs, horizon: int) -> Plan:
         settings["tuning_seeds"],
         settings["seeds"],
         costs.start_loss,
+        refined=settings["format"] > _FIRST_FORMAT,
     )
 
 
@@ -194,7 +196,8 @@ def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> PlanFil
         return None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["settings"] == settings:
+        readable = ({**settings, "format": _FIRST_FORMAT}, settings)
+        if stored["settings"] in readable:
             costs = stored["costs"]
             methods = {name: Cost(**costs["methods"][name]) for name in settings["methods"]}
             stored["costs"] = Costs(**{**costs, "methods": methods})

@@ -187,6 +187,6 @@ def _from_script(path: Path, name: str) -> Problem:
     if not isinstance(found, Problem):
         raise ValueError(
             f"{path} has no problem named {name!r}; write in it: "
-            f"from overparam.lab.comparison import Problem; {name} = Problem(...)."
+            f"from overparam.lab import Problem; {name} = Problem(...)."
         )
     return found

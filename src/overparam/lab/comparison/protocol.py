@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from overparam.lab.comparison.ladder import RUNGS, horizons, steps_to
-from overparam.lab.comparison.search import FIRST, Tuned, is_edge, next_rung, rate, tuned
+from overparam.lab.comparison.search import FIRST, Tuned, is_coarse, is_edge, next_rung, rate, tuned
 from overparam.lab.comparison.statistics import SpeedUp, speed_up
 
 _TUNING_SEEDS = 1_000_000  # the first seed of tuning; those of confirmation start at 0
@@ -67,12 +67,13 @@ class Plan:
         baselines: the methods without depth; the best of them sets the target.
         horizon: steps of the runs of tuning, and of the middle of the ladder.
         trials: learning rates for each method; all get more, up to twice as many, while the best
-            one of some method is at the edge of those tried.
+            one of some method is at the edge of those tried, or the grid is coarse around it.
         tuning_seeds: seeds of each trial of tuning.
         seeds: seeds of confirmation.
         start_loss: judged loss before training, which counts for a run that failed.
         rungs: of the ladder of confirmation, as multiples of the horizon.
-        extended: whether there are more learning rates while a best one is at the edge.
+        extended: whether there are more learning rates for that.
+        refined: whether a coarse grid is a reason; it was none in the first version.
     """
 
     starts: Mapping[str, float]
@@ -84,6 +85,7 @@ class Plan:
     start_loss: float = math.inf
     rungs: tuple[float, ...] = RUNGS
     extended: bool = True
+    refined: bool = True
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -217,8 +219,9 @@ def _tune(
     while True:
         tried = min(map(len, found.values()))
         plan = revise(plan, tried)
-        edge = plan.extended and any(is_edge(losses) for losses in found.values())
-        if tried >= plan.trials and not (edge and tried < 2 * plan.trials):
+        wanting = is_coarse if plan.refined else is_edge  # an edge has a neighbour untried
+        more = plan.extended and any(wanting(losses) for losses in found.values())
+        if tried >= plan.trials and not (more and tried < 2 * plan.trials):
             return plan, {name: tuned(plan.starts[name], losses) for name, losses in found.items()}
         todo = {
             name: (next_rung(losses),) if losses else FIRST[: plan.trials]

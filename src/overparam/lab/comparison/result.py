@@ -10,11 +10,13 @@ from pathlib import Path
 from statistics import median
 
 from overparam.lab.comparison.costs import Costs
-from overparam.lab.comparison.methods import parse_method
+from overparam.lab.comparison.methods import DEPTH, parse_method
 from overparam.lab.comparison.plans import PlanFile
 from overparam.lab.comparison.protocol import Findings, Plan
 from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp
 from overparam.lab.verdicts import Verdict
+
+_FINE = 2.01  # rates this far apart are fine enough for the parabola between them
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,10 @@ def answer(result: Result) -> str:
         if result.failures or any(not parse_method(n).is_baseline for n in result.costs.methods):
             return f"Too early to say: no method with depth could be trained; {base} could."
         return f"{base} is the best of the methods without depth; none with depth was compared."
+    # What trains with depth comes before the part of it that costs nothing.
+    deep = sorted(result.deep, key=lambda name: parse_method(name).kind not in DEPTH)
     if result.verdict is Verdict.YES:
-        name = next(name for name in result.deep if speeds[name].decision == "faster")
+        name = next(name for name in deep if speeds[name].decision == "faster")
         found = speeds[name]
         text = (
             f"Yes. {name} reaches the loss of {base} in {percent(1 / found.median)} of the steps "
@@ -166,12 +170,12 @@ def answer(result: Result) -> str:
             text += f" But its steps take {ratio:.2g} times as long: in seconds it is not faster."
         return text
     if result.verdict is Verdict.NO:
-        name = result.deep[0]
+        name = deep[0]
         same = speeds[name].decision == "not faster"
         what = "is as fast" if same else "is faster"
-        which = "" if same and len(result.deep) == 1 else f"{name}: "
+        which = "" if same and len(deep) == 1 else f"{name}: "
         return f"No. {base} alone {what} ({which}{_number(speeds[name])})."
-    name = next(name for name in result.deep if speeds[name].decision == "too early")
+    name = next(name for name in deep if speeds[name].decision == "too early")
     found = speeds[name]
     return (
         f"Too early to say. Against {base}: {name} ({_number(found)}); the smallest effect that "
@@ -240,7 +244,14 @@ def _warnings(result: Result) -> Iterable[str]:
     if edges:
         yield (
             f"The best learning rate is at the edge of those tried for {', '.join(edges)}: more "
-            "trials may help them."
+            "trials, or a larger budget, may help them."
+        )
+    coarse = {n: found.gap for n, found in findings.tuning.items() if _FINE < found.gap < math.inf}
+    if coarse:
+        yield (
+            f"The best learning rate is known only roughly for {', '.join(coarse)}: those tried "
+            f"next to it are up to a factor {max(coarse.values()):.2g} away, so a difference may "
+            "be one of tuning."
         )
     for name, why, failed, runs in result.failures:
         yield (

@@ -2,7 +2,7 @@
 
 Learning rates lie on a grid of factors sqrt(2), ``lr = start * 2^(k/2)``; ``k`` is the rung. The
 first trials are a factor 4 apart. Then the grid is extended while its best rung is at its end, and
-refined around the best rung once that lies inside.
+refined around the best rung once that lies inside, until both its neighbours are tried.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Tuned:
         losses: mean loss over the seeds of tuning by learning rate, ascending; infinite where a
             run failed.
         edge: whether the best one is the smallest or the largest tried.
+        gap: the larger factor between the best one and the two tried next to it.
     """
 
     lr: float
     losses: dict[float, float]
     edge: bool
+    gap: float = 1.0
 
     @property
     def failed(self) -> bool:
@@ -71,7 +73,7 @@ def next_rung(losses: Mapping[int, float]) -> int:
     if place == len(rungs) - 1:
         return best + _WIDE
     left, right = rungs[place - 1], rungs[place + 1]
-    gaps = {-1: best - left, 1: right - best}
+    gaps = dict(zip((-1, 1), _gaps(rungs, best), strict=True))
     if max(gaps.values()) > 1:
         # The wider gap; of two equal ones, the one on the side of the lower loss.
         side = max(gaps, key=lambda s: (gaps[s], -losses[left if s < 0 else right]))
@@ -94,13 +96,30 @@ def tuned(start: float, losses: Mapping[int, float]) -> Tuned:
     best = _best(losses)
     edge = is_edge(losses)
     at = float(best) if edge else _vertex(losses, best)
+    gap = math.inf if edge else 2 ** (max(_gaps(rungs, best)) / 2)
     by_rate = {rate(start, rung): losses[rung] for rung in rungs}
-    return Tuned(rate(start, at), by_rate, edge)
+    return Tuned(rate(start, at), by_rate, edge, gap)
 
 
 def is_edge(losses: Mapping[int, float]) -> bool:
     """Whether the best rung is the lowest or the highest, so that there may be a better one."""
     return not losses or _best(losses) in (min(losses), max(losses))
+
+
+def is_coarse(losses: Mapping[int, float]) -> bool:
+    """Whether a rung next to the best one has not been tried: the grid is not fine there.
+
+    Example:
+        >>> is_coarse({-4: 3.0, 0: 1.0, 4: 2.0}), is_coarse({-1: 3.0, 0: 1.0, 1: 2.0})
+        (True, False)
+    """
+    return not losses or not {_best(losses) - 1, _best(losses) + 1} <= set(losses)
+
+
+def _gaps(rungs: list[int], best: int) -> tuple[int, int]:
+    """From the best rung, inside of those tried, to the next lower and the next higher one."""
+    place = rungs.index(best)
+    return best - rungs[place - 1], rungs[place + 1] - best
 
 
 def _best(losses: Mapping[int, float]) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from overparam.lab.comparison.problem import Problem, problem
+from overparam.lab.problems.pieces import low_rank, small_matrix
 
 
 @problem("matrix-completion")
@@ -16,14 +17,8 @@ def matrix_completion(size: int = 40, rank: int = 3, share: float = 0.4) -> Prob
     helps to find the low rank from few entries, and may be slower to fit the ones seen.
     """
     source = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(size, rank, generator=source) for _ in range(2))
-    truth = left @ right.T / rank**0.5
+    truth = low_rank(size, rank, source)
     seen = torch.rand(size, size, generator=source) < share
-
-    def build() -> nn.Module:
-        model = nn.Linear(size, size, bias=False)
-        nn.init.normal_(model.weight, std=1e-2)
-        return model
 
     def loss(model: nn.Module, mask: Tensor) -> Tensor:
         return (model.get_parameter("weight") - truth)[mask].square().mean()
@@ -31,7 +26,7 @@ def matrix_completion(size: int = 40, rank: int = 3, share: float = 0.4) -> Prob
     shown = f"{100 * share:.0f} % of its entries"
     return Problem(
         title=f"Completion of a {size} x {size} matrix of rank {rank} from {shown}",
-        build=build,
+        build=lambda: small_matrix(size, size),
         batches=[seen],
         loss=loss,
         evaluate={"error on unseen entries": lambda model: float(loss(model, ~seen))},

@@ -83,3 +83,42 @@ def mlp(*sizes: int, norm: str = "none") -> nn.Module:
             layers.append(nn.LayerNorm(width))
         layers.append(nn.ReLU())
     return nn.Sequential(*layers, nn.Linear(last, outputs))
+
+
+def tanh_network(inputs: int, width: int) -> nn.Module:
+    """Three hidden layers of one width with tanh, and one output: a function on space and time."""
+    layers: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
+    for _ in range(2):
+        layers += [nn.Linear(width, width), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+def space_and_time(low: float, high: float, count: int = 128) -> Callable[[int], Iterator[Any]]:
+    """Batches of random points ``(count,)``: ``x`` between two ends, ``t`` between 0 and 1."""
+
+    def points(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            x, t = torch.rand(2, count, generator=generator)
+            yield low + (high - low) * x, t
+
+    return points
+
+
+def low_rank(size: int, rank: int, generator: torch.Generator) -> Tensor:
+    """A random square matrix of this rank, whose entries have variance 1.
+
+    Raises:
+        ValueError: the rank is not between 1 and the size.
+    """
+    if not 1 <= rank <= size:
+        raise ValueError(f"rank is {rank}; a matrix of size {size} has a rank from 1 to {size}.")
+    left, right = (torch.randn(size, rank, generator=generator) for _ in range(2))
+    return left @ right.T / rank**0.5
+
+
+def small_matrix(rows: int, columns: int) -> nn.Linear:
+    """A matrix to find, as the weight of a layer: its start is near zero."""
+    model = nn.Linear(columns, rows, bias=False)
+    nn.init.normal_(model.weight, std=1e-2)
+    return model

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from overparam.lab.comparison.problem import Problem, problem
-from overparam.lab.problems.pieces import squared_loss
+from overparam.lab.problems.pieces import small_matrix, squared_loss
 
 
 @problem("sparse-regression")
@@ -17,17 +17,12 @@ def sparse_regression(features: int = 200, rows: int = 100, active: int = 5) -> 
     truth = torch.zeros(1, features)
     truth[0, :active] = 1.0
 
-    def build() -> nn.Module:
-        model = nn.Linear(features, 1, bias=False)
-        nn.init.normal_(model.weight, std=1e-2)
-        return model
-
     def distance(model: nn.Module) -> float:
         return float((model.get_parameter("weight") - truth).norm())
 
     return Problem(
         title=f"Regression on {rows} rows of {features} features, of which {active} matter",
-        build=build,
+        build=lambda: small_matrix(1, features),
         batches=[(inputs, inputs @ truth.T)],
         loss=squared_loss,
         evaluate={"distance of weights": distance},
