@@ -67,9 +67,10 @@ def thinned(curves: pl.DataFrame) -> pl.DataFrame:
     """The ends of all runs, and the whole curves of each method at its best learning rate."""
     run = ["method", "rate", "seed"]
     first, last = pl.col("step").min().over(run), pl.col("step").max().over(run)
-    ends = curves.filter((pl.col("step") == first) | (pl.col("step") == last))
-    best = curves.join(tuned(curves), on=["method", "rate"], how="semi", maintain_order="left")
-    return pl.concat([ends, best]).unique().sort(*run, "step")
+    best = tuned(curves).select("method", "rate", pl.lit(True).alias("best"))
+    marked = curves.join(best, on=["method", "rate"], how="left", maintain_order="left")
+    kept = (pl.col("step") == first) | (pl.col("step") == last) | pl.col("best").is_not_null()
+    return marked.filter(kept).drop("best")
 
 
 def fixed_result(stored: pl.DataFrame, name: str) -> StudyResult:
@@ -108,8 +109,9 @@ CHARTS: Mapping[str, Callable[[Stored], alt.TopLevelMixin]] = {
 
 
 def drawing(name: str, stored: Stored) -> bytes:
-    """A figure as SVG."""
-    return Section(name, chart=CHARTS[name](stored)).svg
+    """A figure as SVG, on white where a page does not draw it itself."""
+    drawn = Section(name, chart=CHARTS[name](stored)).svg
+    return drawn.replace(b">", b'><rect width="100%" height="100%" fill="white"/>', 1)
 
 
 def skeleton(svg: str) -> list[str]:

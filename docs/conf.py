@@ -43,6 +43,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib.bibtex",
     "aliases",
+    "drawings",
     "mathml",
 ]
 exclude_patterns = ["_build", "_templates", "_tools"]
