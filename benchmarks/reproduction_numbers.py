@@ -122,10 +122,10 @@ class DepthMap:
             rows.append([name, *outcomes])
         return rows
 
-    def speed_ups(self, depth: str) -> list[list[str]]:
+    def speed_ups(self, depth: str, heading: str) -> list[list[str]]:
         """A table of one depth: a row per data set, a column per optimizer and power."""
         columns = self._cells.select("optimizer", "power").unique(maintain_order=True).rows()
-        rows = [[depth, *(f"{optimizer}, p = {power:g}" for optimizer, power in columns)]]
+        rows = [[heading, *(f"{optimizer}, p = {power:g}" for optimizer, power in columns)]]
         for data in self._cells["data"].unique(maintain_order=True):
             found = [
                 self._of({"data": data, "depth": depth, "optimizer": o, "power": p}).row(
@@ -144,7 +144,9 @@ class DepthMap:
 
     def _of(self, wanted: Mapping[str, object]) -> pl.DataFrame:
         tests = [
-            pl.col(name).is_in(value) if isinstance(value, list) else pl.col(name) == value
+            pl.any_horizontal(pl.col(name) == each for each in value)
+            if isinstance(value, list)
+            else pl.col(name) == value
             for name, value in wanted.items()
         ]
         return self._cells.filter(*tests)

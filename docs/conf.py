@@ -45,6 +45,7 @@ extensions = [
     "aliases",
     "drawings",
     "mathml",
+    "table_names",
 ]
 exclude_patterns = ["_build", "_templates", "_tools"]
 templates_path = ["_templates"]
