@@ -1,17 +1,18 @@
 """The tables of docs/mechanism.md, and the small file that they are made of.
 
 python benchmarks/mechanism_tables.py --thin runs/mechanism     # writes results/mechanism.parquet
-python benchmarks/mechanism_tables.py                           # prints the tables
+python benchmarks/mechanism_page.py                             # writes the page from it
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from mechanism import Cell, cells
+from origin import recorded
 
 from overparam.lab.methods import OPTIMIZERS, parse_method
 from overparam.lab.paper.mechanism import cell_grid, part_table
@@ -89,18 +90,17 @@ def title(cell: Cell) -> str:
         if cell.schedule == "constant"
         else "warmed-up, decayed learning rate"
     )
-    return f"{cell.data}, p = {cell.power:g}, {lr}"
+    steps = "" if cell.iterations == ITERATIONS else f", {cell.iterations:,} steps"
+    return f"{cell.data}, p = {cell.power:g}, {lr}{steps}"
 
 
-def tables(stored: pl.DataFrame) -> dict[str, str]:
-    """Every table of the page, by its heading."""
-    found = {}
-    for cell, rows in each_cell(stored):
-        table = parts_of(rows)
-        for quantity, heading in _HEADINGS.items():
-            text = f"{title(cell)}. {heading.format(cell.iterations)}"
-            found[text] = markdown(*cell_grid(table, quantity))
-    return found
+def tables(parts: Mapping[Cell, pl.DataFrame]) -> dict[str, str]:
+    """Every table of the page by its heading, from the parts of each problem and schedule."""
+    return {
+        f"{title(cell)}. {heading.format(cell.iterations)}": markdown(*cell_grid(table, quantity))
+        for cell, table in parts.items()
+        for quantity, heading in _HEADINGS.items()
+    }
 
 
 def not_run(stored: pl.DataFrame) -> list[str]:
@@ -112,28 +112,21 @@ def not_run(stored: pl.DataFrame) -> list[str]:
         missing = [OPTIMIZERS[name].label for name in MECHANISM_OPTIMIZERS if name not in found]
         if missing:
             which = f": {', '.join(missing)}" if found else ""
-            lines.append(f"{title(cell)}, {cell.iterations:,} steps{which}")
+            lines.append(f"{title(cell)}{which}")
     return lines
 
 
 def main() -> None:
-    """Write the file, or print the tables."""
+    """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thin", type=Path, help="folder of the units of mechanism.py")
-    arguments = parser.parse_args()
-    if arguments.thin:
-        units = pl.concat(
-            pl.read_parquet(file) for file in sorted(arguments.thin.glob("*.parquet"))
-        )
-        STORED.parent.mkdir(exist_ok=True)
-        whole = pl.concat(thinned(rows) for _, rows in each_cell(units))
-        whole.write_parquet(STORED, compression="zstd", compression_level=19)
-        print(f"{STORED}: {len(whole):,} rows, {STORED.stat().st_size / 1e6:.2f} MB")
-        return
-    stored = pl.read_parquet(STORED)
-    for heading, table in tables(stored).items():
-        print(f"\n**{heading}**\n\n{table}")
-    print("\nNot run:\n" + "\n".join(f"- {line}" for line in not_run(stored)))
+    parser.add_argument("--thin", type=Path, required=True, help="folder of mechanism.py")
+    folder = parser.parse_args().thin
+    units = pl.concat(pl.read_parquet(file) for file in sorted(folder.glob("*.parquet")))
+    whole = pl.concat(thinned(rows) for _, rows in each_cell(units))
+    whole = whole.with_columns(*recorded("python benchmarks/mechanism.py"))
+    STORED.parent.mkdir(exist_ok=True)
+    whole.write_parquet(STORED, compression="zstd", compression_level=19)
+    print(f"{STORED}: {len(whole):,} rows, {STORED.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

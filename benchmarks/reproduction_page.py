@@ -3,26 +3,42 @@
 python benchmarks/reproduction_page.py             # writes docs/reproduction.md
 python benchmarks/reproduction_page.py --list l4   # prints the cells of a table
 
-The runs behind the page took days. What their curves gave is kept as it was measured, cell by cell,
-in results/reproduction.parquet, with command, machine and the commit that recorded it. The template
-docs/reproduction.md.j2 holds the words; it names cells, so each number stands in one place.
+The runs behind the page took days. What most of their curves gave is kept as it was measured, cell
+by cell, in results/reproduction.parquet and, for the map, results/depth_map.parquet; the curves of
+the figures are stored (see figures.py). The template docs/reproduction.md.j2 holds the words; it
+names results, so each number stands in one place.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import jinja2
 import polars as pl
+from figures import stored_tables
+from reproduction_numbers import (
+    MAP_STEP,
+    DepthMap,
+    Fixed,
+    below,
+    penalty_alone,
+    ratio,
+    share,
+    significant,
+    within,
+    word,
+)
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results" / "reproduction.parquet"
 TEMPLATE = ROOT / "docs" / "reproduction.md.j2"
 PAGE = ROOT / "docs" / "reproduction.md"
+_SHOWN = {"fixed": "L4 at one learning rate, with its figure",
+          "network": "penalty alone and its figure", "depth_map": "the map"}  # fmt: skip
 _NUMBER = r"\d[\d,]*\.?\d*(?:e-?\d+)?"
 _PARTS = {
     "median": rf"({_NUMBER})",
@@ -58,12 +74,17 @@ class Results:
 
     def table(self, name: str) -> str:
         """A table in Markdown."""
-        header, *rows = ([self._resolved(text) for text in row] for row in self.tables[name])
-        lines = [header, ["---"] * len(header), *rows]
-        return "\n".join(
-            "|" + "|".join("---" if c == "---" else f" {c} " if c else " " for c in row) + "|"
-            for row in lines
-        )
+        return markdown(self.cells(name))
+
+    def cells(self, name: str) -> list[list[str]]:
+        """The rows of a table, header first."""
+        return [[self._resolved(text) for text in row] for row in self.tables[name]]
+
+    def differing(self, quick: str = "") -> int:
+        """How many claims have another verdict with --quick, or this one."""
+        pairs = [(row[3].replace("*", ""), row[4]) for row in self.tables["claims"][1:]]
+        found = [b for a, b in pairs if a != b and b != "not asked"]
+        return sum(b == quick for b in found) if quick else len(found)
 
     def text(self, table: str, row: str | int, column: int) -> str:
         """A cell, by its row's name or number and its column's number.
@@ -112,14 +133,6 @@ class Results:
         """A number that no table shows."""
         return self.text("facts", name, 1)
 
-    def sources(self) -> str:
-        """When and where each table was measured, in Markdown."""
-        columns = ["table", "commit", "date", "machine", "status"]
-        rows = self.stored.select(columns).unique(maintain_order=True).rows()
-        head = ["table", "recorded in", "date", "machine", ""]
-        lines = [head, ["---"] * len(head), *rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in lines)
-
     def _resolved(self, text: str) -> str:
         return _REFERENCE.sub(
             lambda m: self.n(
@@ -129,38 +142,66 @@ class Results:
         )
 
 
-def page(stored: pl.DataFrame, template: str) -> str:
-    """The page, from the stored cells and the template."""
-    results = Results(stored)
+def page(stored: Mapping[str, pl.DataFrame], template: str) -> str:
+    """The page, from the stored results and the template.
+
+    Args:
+        stored: from :func:`stored_results`.
+        template: of Jinja.
+    """
+    results = Results(stored["reproduction"])
+    fixed = Fixed(stored["fixed"])
+
+    def emulation() -> str:
+        *l2, authors = results.cells("emulation")
+        return markdown([*l2, *fixed.rows(authors)])
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["sig"] = significant
-    names = {"table": results.table, "n": results.n, "whole": results.whole, "fact": results.fact}
-    names |= {"sources": results.sources, "ratio": ratio}
+    names = {name: getattr(results, name) for name in ("table", "n", "whole", "fact", "differing")}
+    names |= {each.__name__: each for each in (below, markdown, ratio, share, within, word)}
+    names |= {"map": DepthMap(stored["depth_map"]), "map_step": MAP_STEP, "fixed": fixed}
+    names |= {
+        "emulation": emulation,
+        "alone": partial(penalty_alone, stored["network"]),
+        "images": lambda first, second: round(100 * (float(first) - float(second))),
+        "sources": lambda: markdown(sources(stored)),
+    }
     return environment.from_string(template).render(names)
 
 
-def significant(number: str, digits: int) -> str:
-    """A number with fewer digits.
-
-    Example:
-        >>> significant("1.577", 3), significant("85.2", 2)
-        ('1.58', '85')
-    """
-    return f"{float(number):.{digits}g}"
+def stored_results() -> dict[str, pl.DataFrame]:
+    """What the page is made of, by name."""
+    tables = {name: table for name, table in stored_tables().items() if name != "demo"}
+    return {"reproduction": pl.read_parquet(STORED), **tables}
 
 
-def ratio(first: str, second: str, digits: int) -> str:
-    """The quotient of two numbers.
+def sources(stored: Mapping[str, pl.DataFrame]) -> list[list[str]]:
+    """When and where each table and figure was measured."""
+    columns = ["commit", "date", "machine", "status"]
+    rows = []
+    for name, table in stored.items():
+        label = pl.col("table") if name == "reproduction" else pl.lit(_SHOWN.get(name))
+        shown = table.select(label.alias("table"), *columns, "command")
+        for *row, command in shown.unique(maintain_order=True).rows():
+            again = f"`{command}`" if name in ("fixed", "network") else ""
+            rows.append([*row[:-1], f"{row[-1]}{': ' if again else ''}{again}"])
+    return [["table or figure", "recorded in", "date", "machine", ""], *rows]
 
-    Example:
-        >>> ratio("0.108", "0.0433", 2)
-        '2.5'
-    """
-    return f"{float(first) / float(second):.{digits}g}"
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, header first."""
+    header, *body = rows
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join(
+        "|" + "|".join("---" if c == "---" else f" {c} " if c else " " for c in row) + "|"
+        for row in lines
+    )
 
 
 def _plain(text: str) -> str:
@@ -173,11 +214,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", metavar="TABLE", help="print the cells of a table")
     chosen = parser.parse_args().list
-    stored = pl.read_parquet(STORED)
     if chosen is None:
-        PAGE.write_text(page(stored, TEMPLATE.read_text(encoding="utf-8")), encoding="utf-8")
+        text = page(stored_results(), TEMPLATE.read_text(encoding="utf-8"))
+        PAGE.write_text(text, encoding="utf-8")
         return
-    for i, row in enumerate(Results(stored).tables[chosen]):
+    for i, row in enumerate(Results(pl.read_parquet(STORED)).tables[chosen]):
         for j, cell in enumerate(row):
             print(f"{chosen}/{i}/{j}: {cell}")
 

@@ -43,7 +43,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib.bibtex",
     "aliases",
+    "drawings",
     "mathml",
+    "table_names",
 ]
 exclude_patterns = ["_build", "_templates", "_tools"]
 templates_path = ["_templates"]

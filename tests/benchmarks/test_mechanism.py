@@ -1,5 +1,6 @@
 """The page docs/mechanism.md says what its stored results say."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,25 +11,56 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def tables(monkeypatch):
+def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import mechanism_page
     import mechanism_tables
 
-    yield mechanism_tables
-    for name in ("mechanism", "mechanism_tables"):
+    yield mechanism_page, mechanism_tables
+    for name in ("mechanism", "mechanism_page", "mechanism_tables", "origin"):
         del sys.modules[name]
 
 
-def test_the_tables_of_the_page_are_those_of_the_stored_results(tables):
-    page = (ROOT / "docs" / "mechanism.md").read_text()
+@pytest.fixture
+def tables(modules):
+    return modules[1]
+
+
+def every_table(tables, rows):
+    return tables.tables({cell: tables.parts_of(own) for cell, own in tables.each_cell(rows)})
+
+
+def test_the_page_is_that_of_the_stored_results(modules):
+    page, tables = modules
+    template = page.TEMPLATE.read_text(encoding="utf-8")
     stored = pl.read_parquet(tables.STORED)
-    found = tables.tables(stored)
-    assert len(found) >= 2
-    for heading, table in found.items():
-        assert f"**{heading}**\n\n{table}\n" in page, heading
-    assert page.count("\n| Part |") == len(found)
-    for line in tables.not_run(stored):
-        assert f"- {line}\n" in page
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(stored, template)
+    # Another result gives another page: its sentences too, not only its tables.
+    cell = (pl.col("data") == "ethanol") & (pl.col("power") == 4) & (pl.col("method") == "gd")
+    worse = pl.when(cell).then(2 * pl.col("distance")).otherwise("distance")
+    only = stored.filter((pl.col("data") == "ethanol") & (pl.col("iterations") == 20_000))
+    changed = page.page(only.with_columns(worse.alias("distance")), template)
+    before = page.page(only, template)
+    for line in ("gradient descent {} and heavy ball", "ends at {} instead of {}"):
+        pattern = line.replace("{}", r"([\d.]+)")
+        first, second = (re.search(pattern, " ".join(text.split())) for text in (before, changed))
+        assert first[0] != second[0]
+
+
+def test_measured_numbers_of_the_template_are_named(modules):
+    template = modules[0].TEMPLATE.read_text(encoding="utf-8")
+    prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\$[^$]*\$", "", template, flags=re.DOTALL)
+    numbers = re.findall(r"(?<![\w.^-])\d[\d,]*\.\d+(?:e-?\d+)?|\d+ %|\d+ times", prose)
+    assert set(numbers) <= {"0.01", "5 %"}
+
+
+def test_verdicts_need_every_seed_and_a_rate_within_the_grid(modules):
+    page, tables = modules
+    results = page.Results(made_up(tables))
+    assert results.verdicts(["gd"], "radial:2") == (1, 0, 1)
+    assert results.counted(["adam"], "radial:2") == "not run"
+    fewer = made_up(tables).filter(pl.col("rate") >= 0.2)
+    assert page.Results(fewer).verdicts(["gd"], "radial:2") == (0, 0, 1)
 
 
 def made_up(tables):
@@ -53,8 +85,8 @@ def test_the_thinned_results_give_the_same_tables(tables):
     thin = tables.thinned(rows)
     assert len(thin) < 0.8 * len(rows)
     rounded = rows.with_columns(pl.col("distance").round_sig_figs(4))
-    assert tables.tables(thin) == tables.tables(rounded)
-    distances, faster = tables.tables(thin).values()
+    assert every_table(tables, thin) == every_table(tables, rounded)
+    distances, faster = every_table(tables, thin).values()
     assert distances.splitlines()[2] == "| Plain | 0.202 [0.2, 0.204] |"
     # The two lower rates are equal to four digits: the lowest one is chosen.
     assert distances.splitlines()[3] == "| Stretched 2 times | 0.101 [0.1, 0.102] * |"
@@ -69,7 +101,5 @@ def test_the_edge_is_that_of_all_rates_tried(tables):
     lowest = stored.filter(pl.col("rate") >= 0.2)
     assert tables.parts_of(lowest)["edge"].all()
     missing = tables.not_run(rows)
-    assert (
-        missing[0] == f"{tables.title(cell)}, 20,000 steps: Heavy ball, Normalized gradient, Adam"
-    )
+    assert missing[0] == f"{tables.title(cell)}: Heavy ball, Normalized gradient, Adam"
     assert len(missing) == len(list(tables.cells(tables.ITERATIONS)))

@@ -38,8 +38,8 @@ def test_depth_helps():
     assert sentences == [
         "Depth helps gradient descent here. Depth 2 (rule) (0.505) and Depth 3 (rule) (0.605) "
         "end lower than plain gradient descent (0.81).",
-        "After 20,000 iterations, with each method at its best learning rate; the optimal loss is "
-        "0.2.",
+        "All losses are after 20,000 iterations, each method at its best learning rate; the "
+        "optimal loss is 0.2.",
     ]
 
 

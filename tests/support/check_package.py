@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +46,12 @@ def main(dist: Path) -> None:
     """Check the one wheel and the one sdist in a folder; a failure ends in an error."""
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
-    with tempfile.TemporaryDirectory() as folder:
-        check_wheel(wheel, Path(folder))
-        check_sdist(sdist, Path(folder))
+    # Beside each other: one waits for downloads, the other computes.
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        checks = [(check_wheel, wheel), (check_sdist, sdist)]
+        running = [pool.submit(check, file, Path(folder)) for check, file in checks]
+        for each in running:
+            each.result()
 
 
 def check_wheel(wheel: Path, folder: Path) -> None:

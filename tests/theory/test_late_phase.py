@@ -103,3 +103,11 @@ def test_degenerate_optima() -> None:
         predict_speedup(torch.diag(torch.tensor([1.0, 0.0, 1.0, 1.0])), singular, 2)
     with pytest.raises(ValueError, match=r"pass a matrix \(4, 4\)"):
         predict_speedup(torch.eye(3), singular, 2)
+
+
+def test_a_loss_in_another_dtype_is_told_so() -> None:
+    features = torch.randn(20, 4)
+    with pytest.raises(TypeError, match=r"make them float64 too, with \.double"):
+        predict_speedup(lambda weight: (features @ weight).square().mean(), torch.ones(4), 2)
+    with pytest.raises(RuntimeError, match="size"):
+        predict_speedup(lambda weight: (features.double() @ weight).mean(), torch.ones(5), 2)

@@ -45,8 +45,8 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
         sentences.append(f"On the plain weight: {_compared(_sides(plain, depths[0]), best)}")
     sentences.insert(
         1,
-        f"After {iterations:,} iterations, with each method at its best learning rate; the optimal "
-        f"loss is {optimum:.4g}.",
+        f"All losses are after {iterations:,} iterations, each method at its best learning rate; "
+        f"the optimal loss is {optimum:.4g}.",
     )
     for name, method in methods.items():
         rule = Method("gd", "rule", method.depth).name

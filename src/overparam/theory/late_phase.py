@@ -61,7 +61,7 @@ def predict_speedup(
 
     Args:
         hessian: ``H (m n, m n)``, for entries of the weight row by row; or the loss, twice
-            differentiable by autograd.
+            differentiable by autograd, of a weight in float64.
         optimum: the weight ``(m, n)`` of least loss; a vector ``(d,)`` counts as one row.
         depth: ``N >= 1``, a real number.
         imbalance: as in :func:`overparam.end_to_end_update`.
@@ -72,6 +72,7 @@ def predict_speedup(
 
     Raises:
         ValueError: shapes do not fit, or the Hessian is not positive definite.
+        TypeError: the loss cannot take a weight in float64.
         RuntimeError: Lanczos' method did not converge in that many steps.
 
     Example:
@@ -80,8 +81,10 @@ def predict_speedup(
         >>> predict_speedup(hessian, torch.tensor([10.0, 0.1]), depth=2).with_depth < 60
         True
     """
-    matrix = optimum.detach().double()
-    matrix = matrix[None] if matrix.ndim < 2 else matrix
+    point = optimum.detach().double()
+    if not isinstance(hessian, Tensor):
+        _check_loss(hessian, point)
+    matrix = point[None] if point.ndim < 2 else point
     spectrum = preconditioner_spectrum(matrix, depth, imbalance=imbalance)
     if isinstance(hessian, Tensor):
         size = matrix.numel()
@@ -92,12 +95,11 @@ def predict_speedup(
             )
         plain, deep = _conditions(hessian.double(), spectrum)
     elif matrix.numel() <= _DENSE:
-        point = optimum.detach().double()
         dense = torch.autograd.functional.hessian(hessian, point)
         assert isinstance(dense, Tensor)
         plain, deep = _conditions(dense.reshape(matrix.numel(), -1), spectrum)
     else:
-        times = _hessian_product(hessian, optimum.detach().double())
+        times = _hessian_product(hessian, point)
         plain = _lanczos_condition(times, matrix, steps)
         deep = _lanczos_condition(
             lambda v: _root(spectrum, times(_root(spectrum, v))), matrix, steps
@@ -108,6 +110,19 @@ def predict_speedup(
             "minimum, and no rate of convergence is predicted."
         )
     return LatePhase(plain, deep, _log_rate(deep) / _log_rate(plain))
+
+
+def _check_loss(loss: Loss, point: Tensor) -> None:
+    """Refuse a loss whose data are in another dtype than the weight; others fail as they do."""
+    try:
+        loss(point)
+    except RuntimeError as error:
+        if "dtype" not in str(error):
+            raise
+        raise TypeError(
+            "the loss is called with a weight in float64, and its own tensors are of another "
+            f"dtype; make them float64 too, with .double(). ({error})"
+        ) from error
 
 
 def _log_rate(condition: float) -> float:

@@ -76,6 +76,11 @@ def test_labels_keep_their_order_and_distance():
     assert not labels_fit(8, 100)
 
 
+def test_labels_stand_at_tiny_values_too():
+    heights = label_heights({"a": 2e-14, "b": 1e-6}, (1e-14, 1e-5), 300, log=True)
+    assert heights == pytest.approx({"a": 2e-14, "b": 1e-6})
+
+
 def test_ticks_are_even():
     for low, high in ((1e-9, 1.0), (0.3, 4e4), (0.02, 0.7), (1.0, 1e6)):
         ticks = log_ticks(low, high)

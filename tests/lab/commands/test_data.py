@@ -44,3 +44,12 @@ def test_a_cache_that_cannot_be_written_is_found_before_the_download(tmp_path, m
     assert main(["data", "fetch", "ethanol", "mnist"]) == 2
     out = capsys.readouterr().out
     assert out.count("File exists; make room there or set OVERPARAM_CACHE") == 2
+
+
+def test_what_is_not_here_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OVERPARAM_CACHE", str(tmp_path))
+    monkeypatch.delenv("OVERPARAM_DATA", raising=False)
+    assert main(["data", "list", "ethanol", "diabetes"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Not here: run `overparam data fetch ethanol`" in out
+    assert "fetch diabetes" not in out

@@ -384,8 +384,8 @@ def test_page_in_a_browser(browser, folder):
         assert row.locator(".evidence").is_visible()
         target = row.locator("a").get_attribute("href")
         assert page.locator(f"h2{target}").count() == 1
-    # A heading of level 2 for the overview and for each experiment; figures have level 3.
-    assert page.locator("h2").count() == 1 + len(EXPERIMENTS) == page.locator("nav li").count()
+    # Level 2: the overview, each experiment, how verdicts are made; figures have level 3.
+    assert page.locator("h2").count() == 2 + len(EXPERIMENTS) == page.locator("nav li").count()
     assert page.locator("h3").count() >= charts.count()
     tiles = page.locator(".mark-rect path")
     assert tiles.count() >= 2 * 3 * 3 * 7

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import re
@@ -43,6 +44,18 @@ def cells_after(html, heading):
     table = re.split(f"<h2[^>]*>{heading}</h2>", html)[1].split("</table>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+
+
+def test_the_page_is_in_order_for_those_who_hear_it(html):
+    content = html.partition('<div id="content">')[2].partition("<script>")[0]
+    tables = re.findall(r"<table[^>]*>(?:<caption>)?", content)
+    assert len(tables) > 4
+    for table in tables:
+        named = re.search(r"aria-labelledby='([^']+)'", table)
+        assert "<caption>" in table or (named and f'id="{named[1]}"' in content)
+    assert "<th scope='row'>Learning rates</th>" in content
+    levels = [1, *map(int, re.findall(r"<h([1-6])", content))]
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
 
 
 def test_all_curves_are_stored(folder):

@@ -199,7 +199,7 @@ def label_heights(
                 pixels[i + 1] += missing / 2
         pixels = [min(max(pixel, 0), height) for pixel in pixels]
     return {
-        name: round(unbend(high - span * pixel / height), 12)
+        name: float(f"{unbend(high - span * pixel / height):.12g}")
         for name, pixel in zip(order, pixels, strict=True)
     }
 

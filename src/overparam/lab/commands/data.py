@@ -70,4 +70,5 @@ def _list(names: tuple[str, ...], console: Console) -> None:
     show_table(console, table)
     for status in known.values():
         if not names or status.name in names:
-            say(console, f"{status.name}: {status.title}. {status.licence}")
+            remedy = f". Not here: {status.problem}" if status.where == "not here" else ""
+            say(console, f"{status.name}: {status.title}. {status.licence}{remedy}")

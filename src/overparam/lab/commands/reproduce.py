@@ -16,7 +16,7 @@ from rich.console import Console
 from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
 from overparam.lab.commands.options import NO_DEFAULT
-from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead
+from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead, reading
 from overparam.lab.commands.work import Work
 from overparam.lab.executor import Job, run_jobs, single_thread
 from overparam.lab.paper.experiments import EXPERIMENTS, MAP, MECHANISM, NETWORK
@@ -179,6 +179,7 @@ def _prepared(
     rerun = Rerun(
         folder,
         lead(scale, raw.title),
+        reading(scale),
         remarks,
         studies,
         prepared,

@@ -58,6 +58,7 @@ class Rerun:
     Attributes:
         folder: where its page goes.
         lead: the paragraph below the title of the page.
+        reading: how its verdicts are made.
         remarks: sentences about this run as a whole.
         studies: the names of all studies at this scale.
         prepared: the studies that are trained now or were before, by name.
@@ -71,6 +72,7 @@ class Rerun:
 
     folder: Path
     lead: str
+    reading: str
     remarks: Sequence[str]
     studies: Collection[str]
     prepared: Mapping[str, PreparedStudy]
@@ -124,7 +126,12 @@ class Rerun:
             else:
                 missing[name] = Missing(experiment.title, self.completing(name))
         write_reproduction(
-            self.folder, reports=reports, missing=missing, lead=self.lead, remarks=self.remarks
+            self.folder,
+            reports=reports,
+            missing=missing,
+            lead=self.lead,
+            reading=self.reading,
+            remarks=self.remarks,
         )
         return reports, missing
 
@@ -144,15 +151,21 @@ class Rerun:
 
 
 def lead(scale: Scale, title: str) -> str:
-    """The paragraph below the title of the page: the data, the scale, how to read a verdict."""
+    """The paragraph below the title of the page: the data and the scale."""
     return (
         f"Arora, Cohen, Hazan, ICML 2018, rerun. Data: {title}. Scale {scale.name!r}: "
-        f"{scale.tuned:,} iterations for the tuned runs, {len(scale.seeds)} seeds. Tuned methods "
-        "that are compared choose from the same learning rates, and divergence is a result like "
-        "any other. A verdict follows from the evidence below it and holds for its horizon. "
-        "Intervals are ranges over seeds: for two equally good methods, the intervals fail to "
-        f"overlap by chance once in {1 / chance_of_order(len(scale.seeds)):.0f} comparisons. A "
-        "comparison is not decided if the order changes with only every other learning rate, or if "
-        "the best learning rate of the method that is behind is at the edge of the grid. A tuned "
-        "distance below a millionth of the first one counts as 0."
+        f"{scale.tuned:,} iterations for the tuned runs, {len(scale.seeds)} seeds."
+    )
+
+
+def reading(scale: Scale) -> str:
+    """How verdicts are made, for the end of the page."""
+    return (
+        "Tuned methods that are compared choose from the same learning rates, and divergence is a "
+        "result like any other. A verdict follows from the evidence below it and holds for its "
+        "horizon. Intervals are ranges over seeds: for two equally good methods, the intervals "
+        f"fail to overlap by chance once in {1 / chance_of_order(len(scale.seeds)):.0f} "
+        "comparisons. A comparison is not decided if the order changes with only every other "
+        "learning rate, or if the best learning rate of the method that is behind is at the edge "
+        "of the grid. A tuned distance below a millionth of the first one counts as 0."
     )

@@ -152,7 +152,16 @@ def _faster(loss: str, result: StudyResult) -> list[Evidence]:
     return found
 
 
-def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
+def distance_lines(narrow: StudyResult, wide: StudyResult) -> list[pl.DataFrame]:
+    """One layer, then for depth 2 and 3 the rule, layers of width 1 and wide ones.
+
+    Args:
+        narrow: the study of width 1, with the rule.
+        wide: the study of wide layers.
+
+    Returns:
+        Lines for :func:`~overparam.lab.paper.tables.series_chart`.
+    """
     lines = [series(narrow, "gd", "1 layer")]
     for depth in (2, 3):
         lines += [
@@ -160,6 +169,11 @@ def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
             series(narrow, f"factors:{depth}", f"{depth} layers, width 1"),
             series(wide, f"factors:{depth}", f"{depth} layers, width {WIDE}"),
         ]
+    return lines
+
+
+def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
+    lines = distance_lines(narrow, wide)
     distances = tuned_distances(narrow.curves, narrow.optimum)
     rows = [
         (str(line["label"][0]), distances[method], _AUTHORS[loss][method])

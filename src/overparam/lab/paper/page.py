@@ -35,6 +35,7 @@ def write_reproduction(
     reports: Mapping[str, ExperimentReport],
     missing: Mapping[str, Missing],
     lead: str,
+    reading: str,
     remarks: Sequence[str],
 ) -> None:
     """Write ``report.html``, ``verdicts.json`` and one SVG per chart.
@@ -46,6 +47,7 @@ def write_reproduction(
         reports: the finished experiments, by name.
         missing: the unfinished experiments, by name.
         lead: the paragraph below the title.
+        reading: how verdicts are made, the last section.
         remarks: sentences about this run as a whole, for example on data that could not be found.
     """
     figures = folder / "figures"
@@ -58,6 +60,7 @@ def write_reproduction(
         for section in report.subsections:
             if section.chart is not None:
                 write_whole(figures / f"{name}-{slug(section.heading)}.svg", section.svg)
+    sections.append(Section("How a verdict is made", f"<p>{escape(reading)}</p>"))
     write_page(
         folder / "report.html",
         title="Does the paper hold? Implicit acceleration by overparameterization, rerun",

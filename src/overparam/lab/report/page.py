@@ -93,11 +93,12 @@ def write_page(
 
 def _shown(section: Section, number: int) -> dict[str, object]:
     """What the template shows of a section."""
+    anchor = section.anchor or f"{slug(section.heading)}-{number}"
     shown: dict[str, object] = {
         "heading": section.heading,
-        "body": section.body_html,
+        "body": _named_tables(section.body_html, anchor),
         "level": section.level,
-        "anchor": section.anchor or f"{slug(section.heading)}-{number}",
+        "anchor": anchor,
         "caption": section.caption,
         "chart": "",
     }
@@ -105,14 +106,18 @@ def _shown(section: Section, number: int) -> dict[str, object]:
         return shown
     spec = section.specification
     tables = "".join(
-        (f"<h4>{escape(table.title)}</h4>" if table.title else "")
-        + html_table(table.header, table.rows)
-        for table in chart_tables(spec)
+        html_table(table.header, table.rows, caption=table.title) for table in chart_tables(spec)
     )
     # "</" would end the script element that holds the specification.
     chart = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
     description = spec.get("description", section.heading)
-    return shown | {"chart": chart, "numbers": tables, "description": description}
+    numbers = _named_tables(tables, anchor)
+    return shown | {"chart": chart, "numbers": numbers, "description": description}
+
+
+def _named_tables(html: str, anchor: str) -> str:
+    """Tables without a caption get the name of their section, for readers who hear the page."""
+    return re.sub(r"<table(?=[ >])(?![^>]*><caption)", f"<table aria-labelledby='{anchor}'", html)
 
 
 def slug(heading: str) -> str:
@@ -134,6 +139,7 @@ def html_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     classes: Mapping[tuple[int, int], str] | None = None,
+    caption: str = "",
 ) -> str:
     """An HTML table of plain cells; a narrow page shows each row as a list of named cells.
 
@@ -141,6 +147,7 @@ def html_table(
         header: column names.
         rows: cells, one sequence per row.
         classes: CSS classes of cells, "best" or "none", by (row, column).
+        caption: what stands above the table, if anything.
     """
     classes = classes or {}
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in header)
@@ -148,10 +155,14 @@ def html_table(
     for i, row in enumerate(rows):
         cells = []
         for j, (name, cell) in enumerate(zip(header, row, strict=True)):
-            mark = f" class='{classes[i, j]}'" if (i, j) in classes else ""
+            names = [classes[i, j]] if (i, j) in classes else []
+            if j and " " not in cell:
+                names.append("one")  # a number such as 1e-07 stays on one line
+            mark = f" class='{' '.join(names)}'" if names else ""
             cells.append(f"<td data-of='{escape(name)}'{mark}>{escape(cell)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f"<div class='scroll'><table><thead><tr>{head}</tr></thead>"
+        f"<div class='scroll'><table>{above}<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

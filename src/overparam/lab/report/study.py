@@ -206,7 +206,8 @@ def _settings(study: Study, manifest: dict[str, Any]) -> str:
         ["Study identity", manifest["identity"]],
     ]
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        for name, value in rows
     )
     return f"<table class='facts'>{cells}</table>"
 

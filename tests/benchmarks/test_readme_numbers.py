@@ -1,0 +1,87 @@
+"""The numbers in the README's box are those of the stored results."""
+
+import re
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REPRODUCED = """
+{% set gd, ball = "Gradient descent", "Heavy ball" %}
+in {{ map.count("faster", optimizer=gd, power=6) }} of 35 cells and slower in
+{{ map.count("slower", optimizer=gd, power=6) }} at p = 6, and faster in
+{{ map.count("faster", optimizer=gd, power=4) }} and slower in
+{{ map.count("slower", optimizer=gd, power=4) }} at p = 4.
+
+faster in {{ map.count("faster", optimizer=ball, power=4) }} of 35 cells both at p = 4 and at p = 6,
+and slower in {{ map.count("slower", optimizer=ball, power=4) }} and
+{{ map.count("slower", optimizer=ball, power=6) }}.
+
+faster in {{ map.count("faster", optimizer=[gd, ball], power=2) }} of 70 cells and slower in
+{{ map.count("slower", optimizer=[gd, ball], power=2) }};
+
+ends {{ n("l4", "Adam, 1 layer", 2) }} above the optimum. The best depth of gradient descent ends at
+{{ n("l4", "rule of depth 2", 3) }},
+
+faster in {{ map.count("faster", optimizer="Adam") }} of {{ map.count(optimizer="Adam") }} cells and
+slower in {{ map.count("slower", optimizer="Adam") }}.
+
+from {{ n("adam", "Adam, 1 layer", 2) }} to {{ n("adam", "Adam, 2 layers", 2) }} after 200,000
+
+ends at {{ n("l4", "1 layer", 3) }} with a constant learning rate and at
+{{ n("warm_up", "1 layer", 2) }} with a warm-up. Two layers without a warm-up end at
+{{ n("l4", "2 layers", 3) }}.
+
+is lower by a factor of {{ ratio(fact("MNIST, authors' batch loss, original"),
+fact("MNIST, authors' batch loss, product"), 2) }}.
+
+({{ fact("MNIST, cross-entropy over the last 600 steps, original and product") }}, and once
+{{ fact("MNIST, cross-entropy over the last 600 steps, product, seed 1") }} with depth)
+
+from {{ fact("MNIST, cross-entropy over the last 600 steps, original without penalty") }} to
+{{ fact("MNIST, cross-entropy over the last 600 steps, product without penalty") }}.
+
+takes {{ fact("MNIST, seconds per step, product") }} s instead of
+{{ fact("MNIST, seconds per step, original") }} s.
+"""
+MECHANISM = """
+gradient descent {{ span(["gd"], "radial:2", "radial:4", "radial:8", schedule="cosine") }} times as
+fast, and the rule {{ faster("gd", "rule:2", digits=3, schedule="cosine") }} times.
+"""
+ATLAS = re.compile(r"Depth is faster in (\d+) of (\d+) cases, slower in (\d+)")
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import mechanism_page
+    import reproduction_page
+
+    yield reproduction_page, mechanism_page
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        sys.modules.pop(file.stem, None)
+
+
+def test_the_box_says_what_was_measured(pages):
+    reproduction, mechanism = pages
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    cells = pl.read_parquet(mechanism.STORED).filter(
+        pl.col("data") == "ethanol", pl.col("power") == 4, pl.col("schedule") == "cosine"
+    )
+    told = [
+        *reproduction.page(reproduction.stored_results(), REPRODUCED).split("\n\n"),
+        mechanism.page(cells, MECHANISM),
+    ]
+    assert len(told) > 10
+    for phrase in (" ".join(text.split()) for text in told):
+        assert phrase in readme
+
+
+def test_the_box_says_what_the_atlas_says():
+    page = (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8")
+    found = ATLAS.search(page[page.index("## The quick atlas") :])
+    assert found is not None
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    assert f"without it in {found[1]} of {found[2]} cases and slower in {found[3]}." in readme
