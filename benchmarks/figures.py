@@ -18,6 +18,14 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 from origin import recorded
+from overparam.lab.problems.mnist_cnn.figures import penalty_chart
+from overparam.lab.problems.mnist_cnn.jobs import (
+    load_curves,
+    paper_penalty_job,
+    penalty_jobs,
+    training_jobs,
+)
+from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, SCALES
 
 from overparam.data import load_images
 from overparam.lab.charts.study import loss_chart
@@ -28,14 +36,6 @@ from overparam.lab.paper.results import StudyResult
 from overparam.lab.paper.scale import PAPER
 from overparam.lab.paper.studies import regression_studies
 from overparam.lab.paper.tables import series_chart
-from overparam.lab.problems.mnist_cnn.figures import penalty_chart
-from overparam.lab.problems.mnist_cnn.jobs import (
-    load_curves,
-    paper_penalty_job,
-    penalty_jobs,
-    training_jobs,
-)
-from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, SCALES
 from overparam.lab.report.page import Section
 from overparam.lab.store import StudyDirectory
 from overparam.lab.summary import tuned
