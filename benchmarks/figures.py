@@ -18,20 +18,21 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 from origin import recorded
-from overparam.lab.problems.mnist_cnn.figures import penalty_chart
-from overparam.lab.problems.mnist_cnn.jobs import (
-    load_curves,
-    paper_penalty_job,
-    penalty_jobs,
-    training_jobs,
-)
-from overparam.lab.problems.mnist_cnn.study import AUTHORS_LOSS, SCALES
 
 from overparam.data import load_images
 from overparam.lab.charts.study import loss_chart
 from overparam.lab.comparison.plans import machine
 from overparam.lab.paper.depth_map import map_chart
 from overparam.lab.paper.emulation import distance_lines
+from overparam.lab.paper.network_charts import penalty_chart
+from overparam.lab.paper.network_curves import load_curves
+from overparam.lab.paper.network_study import (
+    AUTHORS_LOSS,
+    SCALES,
+    alone_jobs,
+    paper_jobs,
+    training_jobs,
+)
 from overparam.lab.paper.results import StudyResult
 from overparam.lab.paper.scale import PAPER
 from overparam.lab.paper.studies import regression_studies
@@ -136,12 +137,12 @@ def store(runs: Path) -> None:
     write("demo", study("demo"))
     write("fixed", pl.concat([study(name) for name in RUNS if "fixed" in name]))
     quick, path = SCALES["quick"], runs / "reproduce-quick" / "network"
-    own = [job for job in penalty_jobs(quick, path) if job.study == quick]
     trained = training_jobs(quick, load_images(quick.data, download=False).fingerprint, path)
-    kinds = {"training": trained, "penalty": own, "paper penalty": [paper_penalty_job(quick, path)]}
+    alone, of_paper = alone_jobs(quick, path), paper_jobs(quick, path)
+    kinds = {"training": trained, "penalty": alone, "paper penalty": of_paper}
     tables = [
         load_curves(jobs)
-        .filter(pl.col("variant").is_in(list(AUTHORS_LOSS)))
+        .filter(pl.col("method").is_in(list(AUTHORS_LOSS)))
         .with_columns(*about("network", kind=kind))
         for kind, jobs in kinds.items()
     ]

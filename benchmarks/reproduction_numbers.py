@@ -219,15 +219,15 @@ class Fixed:
         return tuned_distances(result.curves, result.optimum)[method]
 
 
-def penalty_alone(network: pl.DataFrame, variant: str, step: int, digits: int = 3) -> str:
+def penalty_alone(network: pl.DataFrame, method: str, step: int, digits: int = 3) -> str:
     """The penalty of the paper's network trained without data, at a step; -1 is the last one.
 
     Args:
         network: results/network.parquet.
-        variant: ``plain`` or ``product``.
+        method: ``plain`` or ``product``.
         step: one that is stored.
         digits: of the number.
     """
-    rows = network.filter(pl.col("kind") == "paper penalty", pl.col("variant") == variant)
+    rows = network.filter(pl.col("kind") == "paper penalty", pl.col("method") == method)
     wanted = rows["step"].max() if step < 0 else step
     return significant(rows.filter(pl.col("step") == wanted)["penalty"].item(), digits)

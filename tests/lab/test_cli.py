@@ -26,7 +26,7 @@ SMALL = [
 def test_run_and_report(command, tmp_path):
     status, out, errors = command("run", *SMALL)
     assert (status, errors) == (0, "")
-    for text in ("Training: 100 %", "Iterations to reach a loss", "Adam", "After 60 iterations",
+    for text in ("Training: 100 %", "Iterations to reach a loss", "Adam", "after 60 iterations",
                  "Report: runs/study/report.html"):  # fmt: skip
         assert text in out
     assert "\x1b" not in out  # no bar and no colours outside a terminal

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.pretend_device import set_up
 from torch import nn
 
 from overparam import EndToEnd, Factored, Radial
@@ -127,21 +126,6 @@ def test_an_expanded_gradient_does_not_hide_the_error_of_the_inner_optimizer():
     p.grad = torch.ones(1).expand(3)
     with pytest.raises(RuntimeError, match="the inner error"):
         optimizer.step()
-
-
-def test_a_first_step_that_is_skipped_on_the_device_is_not_counted():
-    set_up()
-
-    def after(*gradients: float) -> torch.Tensor:
-        torch.manual_seed(0)
-        p = nn.Parameter(torch.randn(3, 3).to("pretend"))
-        optimizer = EndToEnd([p], lr=0.1, inner="nadam", foreach=False)
-        for gradient in gradients:
-            p.grad = torch.full((3, 3), gradient).to("pretend")
-            optimizer.step()
-        return p.detach().to("cpu")
-
-    assert torch.allclose(after(torch.nan, 1.0), after(1.0), atol=1e-6)
 
 
 def test_parameters_on_two_devices_step():

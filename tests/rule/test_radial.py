@@ -1,5 +1,7 @@
 """Stretched steps: against projections written as matrices, and against Claim 2."""
 
+from decimal import Decimal
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from support.core_cases import TOLERANCE, normal
 from torch import Tensor
 
 from overparam import single_output_update
-from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
+from overparam.rule.radial import bias_correction, radial_stretch, radial_stretch_in_metric
 
 RADIALS = (0.0, 0.5, 1.0, 2.0, 7.5)
 SHAPES = st.tuples(st.lists(st.integers(1, 3), max_size=2).map(tuple), st.integers(1, 6))
@@ -138,3 +140,14 @@ def test_narrow_types_are_rounded_once(dtype: torch.dtype) -> None:
     assert _close(plain.double(), radial_stretch(wide[0], wide[1], 3.0), bound)
     expected = radial_stretch_in_metric(*wide, 0.5, 3.0)
     assert _close(in_metric.double(), expected, bound)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999999])
+@pytest.mark.parametrize("count", [1, 7, 100_000])
+def test_bias_correction_keeps_its_digits(beta: float, count: int) -> None:
+    exact = float(1 - Decimal(beta) ** count)
+    assert bias_correction(beta, torch.tensor(float(count))) == pytest.approx(exact, rel=1e-9)
+    tensor = bias_correction(
+        torch.tensor(beta, dtype=torch.float64), torch.tensor(float(count), dtype=torch.float64)
+    )
+    assert float(tensor) == pytest.approx(exact, rel=1e-6)

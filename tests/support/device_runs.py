@@ -54,6 +54,21 @@ def the_device_is_strict() -> None:
             mix()
 
 
+def a_first_step_that_is_skipped_is_not_counted() -> None:
+    """With a gradient that is not finite, of which the host does not know."""
+
+    def after(*gradients: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(3, 3).to(NAME))
+        optimizer = EndToEnd([p], lr=0.1, inner="nadam", foreach=False)
+        for gradient in gradients:
+            p.grad = torch.full((3, 3), gradient).to(NAME)
+            optimizer.step()
+        return p.detach().cpu()
+
+    assert torch.allclose(after(torch.nan, 1.0), after(1.0), atol=1e-6)
+
+
 def sweep() -> None:
     """Every method of every study of `overparam reproduce`, with rates that diverge."""
     data = standardize(load("diabetes"))
@@ -222,7 +237,15 @@ def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> No
 
 RUNS = {
     run.__name__: run
-    for run in (the_device_is_strict, sweep, interruption, reproduce, network, optimizers)
+    for run in (
+        the_device_is_strict,
+        a_first_step_that_is_skipped_is_not_counted,
+        sweep,
+        interruption,
+        reproduce,
+        network,
+        optimizers,
+    )
 }
 
 
