@@ -186,8 +186,7 @@ class StandIn:
 
     def begun(self, state: State) -> list[tuple[Tensor, Tensor]]:
         """What counts steps and was made in this one, with its values before the first."""
-        counts = {} if self.names else {"step": 0.0, "mu_product": 1.0}
-        made = [(state.get(name), value) for name, value in counts.items()]
+        made = [] if self.names else [(state.get("step"), 0.0), (state.get("mu_product"), 1.0)]
         return [(t, torch.full_like(t, value)) for t, value in made if isinstance(t, Tensor)]
 
     def undo(self) -> None:

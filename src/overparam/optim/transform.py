@@ -126,10 +126,10 @@ class Transform(Grouped):
         if options == self._checked:
             return
         for number, group in enumerate(self.param_groups):
-            if group.get("fallback") and self._fallback is None:
-                raise ValueError(f"group {number} asks for the fallback, and there is none.")
             if not group.get("fallback"):
                 self._check_options(group)
+            elif self._fallback is None:
+                raise ValueError(f"group {number} asks for the fallback, and there is none.")
         self._checked = options
 
     # State
@@ -156,8 +156,8 @@ class Transform(Grouped):
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
         items = itertools.chain(states.items(), *(options.items() for _, options in kept))
-        values = [v for name, v in items if isinstance(v, _MUTABLE) and name not in _BESIDE]
-        in_place = [(v, copy_of(v)) for v in values]
+        mutable = (v for name, v in items if isinstance(v, _MUTABLE) and name not in _BESIDE)
+        in_place = [(v, copy_of(v)) for v in mutable]
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
@@ -165,8 +165,7 @@ class Transform(Grouped):
                 for p, view, _ in readings(options):
                     stand_ins += self._stand_ins(p, view, group)
                 group["params"] = [each.tensor for each in stand_ins[first:]]
-            for each in stand_ins:
-                states[each.tensor] = self._working_state(each)
+            states.update((each.tensor, self._working_state(each)) for each in stand_ins)
             linked: list[Optimizer] = []
             for optimizer in inner:
                 chosen = optimizer is self._fallback

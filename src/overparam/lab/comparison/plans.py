@@ -209,6 +209,6 @@ def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> PlanFil
     if not overwrite:
         raise ValueError(
             f"{file.parent} holds another comparison; choose another directory (or --name), or "
-            "pass overwrite."
+            "pass --overwrite (in Python, overwrite=True)."
         )
     return None
