@@ -51,6 +51,7 @@ gradient descent {{ span(["gd"], "radial:2", "radial:4", "radial:8", schedule="c
 fast, and the rule {{ faster("gd", "rule:2", digits=3, schedule="cosine") }} times.
 """
 ATLAS = re.compile(r"Depth is faster in (\d+) of (\d+) cases, slower in (\d+)")
+STRETCH = re.compile(r"\(r > 1\) is faster in (\d+) of (\d+) cases.*median speed-up ([\d.]+)")
 
 
 @pytest.fixture
@@ -85,3 +86,10 @@ def test_the_box_says_what_the_atlas_says():
     assert found is not None
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
     assert f"without it in {found[1]} of {found[2]} cases and slower in {found[3]}." in readme
+    full = page[page.index("## The full atlas") : page.index("## The quick atlas")]
+    found = ATLAS.search(full)
+    assert found is not None
+    assert f"depth is faster in {found[1]} of {found[2]} cases and slower in {found[3]}." in readme
+    found = STRETCH.search(full)
+    assert found is not None
+    assert f"is faster in steps in {found[1]} of {found[2]}, median {found[3]}," in readme
