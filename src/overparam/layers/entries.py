@@ -81,7 +81,7 @@ def readings(group: dict[str, Any]) -> Iterator[tuple[Tensor, MatrixView | None,
         complete_views(group)
         views = group["views"]
     for place, (p, entry) in enumerate(zip(group["params"], views, strict=True)):
-        if len(entry) <= 2:  # not is_chosen: every step comes here
+        if not is_chosen(entry):
             yield p, None, entry[0]
             continue
         view = _view(entry)

@@ -49,7 +49,7 @@ class Transform(Grouped):
 
     is_transform = True
     _aligned: list[list[int]] | None = None
-    _checked: list[list[Any]] | None = None
+    _checked: list[Group] | None = None
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Transform(Grouped):
     def _check_changes(self) -> None:
         """Check the options of this class where one of them is not what it was."""
         own = {"fallback", *self.defaults} - {*self._inner.defaults, *self._structure}
-        options = [[group.get(name) for name in sorted(own)] for group in self.param_groups]
+        options = [{name: group.get(name) for name in own} for group in self.param_groups]
         if options == self._checked:
             return
         for number, group in enumerate(self.param_groups):

@@ -58,9 +58,8 @@ def check_imbalance(imbalance: Imbalance, depth: float | Tensor) -> Offsets:
         >>> check_imbalance(0.0, 2.5), check_imbalance((1.0, 1.0), 2)
         ((), ())
     """
-    if type(imbalance) is float and imbalance == 0:  # every step comes here
-        return ()
-    if isinstance(imbalance, numbers.Real) and not isinstance(imbalance, bool):
+    # Every step comes here, with a float: numbers.Real alone is slow to ask.
+    if isinstance(imbalance, (float, numbers.Real)) and not isinstance(imbalance, bool):
         if imbalance == 0:
             return ()
         values = [0.0, float(imbalance)]
