@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from overparam._files import check_writable
@@ -29,3 +31,16 @@ def test_a_link_to_nowhere_and_a_name_too_long(tmp_path):
         with pytest.raises(OSError, match=r"exists|too long"):
             check_writable(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_another_process_may_write_while_the_folder_is_checked(tmp_path, monkeypatch):
+    real, made = Path.mkdir, []
+
+    def written_by_others(path, *arguments, **options):
+        made.append(path)
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", written_by_others)
+    check_writable(tmp_path / "cache" / "figures")
+    assert made
+    assert not [path for path in made if path.is_relative_to(tmp_path / "cache")]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 
@@ -34,7 +36,9 @@ def write_whole(path: Path, content: bytes) -> None:
 def check_writable(folder: Path, *subfolders: str) -> None:
     """Make sure that files can be written in a folder, before the work that fills it.
 
-    A missing folder is made and removed again, so that a later refusal leaves nothing behind.
+    A missing folder is not made, for a later refusal has to leave nothing behind, and one that is
+    made and removed again would go away under another process that writes there. The folders that
+    are missing are tried under a name of their own.
 
     Args:
         folder: where files will be written.
@@ -43,25 +47,23 @@ def check_writable(folder: Path, *subfolders: str) -> None:
     Raises:
         OSError: a folder cannot be made, or a file in it cannot be written.
     """
-    made: list[Path] = []
+    for path in (folder, *(folder / name for name in subfolders)):
+        nearest = _nearest_folder(path)
+        try:
+            with tempfile.TemporaryDirectory(suffix=".part", prefix=".", dir=nearest) as made:
+                probe = Path(made) / path.relative_to(nearest)
+                probe.mkdir(parents=True, exist_ok=True)
+                (probe / "file").touch()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The path itself or the nearest above it that exists; an error if that is no folder."""
+    if path.is_dir():
+        return path
     try:
-        for path in (folder, *(folder / name for name in subfolders)):
-            _make_folders(path, made)
-            probe = path / f".{secrets.token_hex(4)}.part"
-            probe.touch(exist_ok=False)
-            probe.unlink()
-    finally:
-        for path in reversed(made):
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-def _make_folders(folder: Path, made: list[Path]) -> None:
-    """Make a folder with its parents; adds those that were missing to ``made``, outermost first."""
-    missing = [folder]
-    while not missing[-1].exists() and missing[-1] != missing[-1].parent:
-        missing.append(missing[-1].parent)
-    for path in reversed(missing):
-        if not path.is_dir():
-            path.mkdir()
-            made.append(path)
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _nearest_folder(path.parent)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
