@@ -55,7 +55,7 @@ class Cell(NamedTuple):
 
 def cells(iterations: int) -> Iterator[Cell]:
     """All of them, the most important first."""
-    schedules, small = ("constant", "cosine"), ("diabetes", "breast_cancer", "abalone")
+    schedules, small = ("constant", "cosine"), ("diabetes", "breast_cancer", "abalone", "linnerud")
     for schedule in schedules:
         yield Cell("ethanol", 4.0, schedule, iterations)
     for schedule, power in itertools.product(schedules, (4.0, 2.0, 6.0)):
@@ -148,7 +148,7 @@ def three_stages(trainer: Trainer, methods: Sequence[str]) -> dict[str, pl.DataF
     study = trainer.study
     brief = mechanism_study(
         study.data, study.power, study.schedule, study.iterations // 10,
-        width=1, points=2, device=study.device,
+        points=2, device=study.device,
     )  # fmt: skip
     rescales = {method: parse_method(method).optimizer in RESCALING for method in methods}
     scan = trainer.train(brief, {m: SCANNED[rescales[m]] for m in methods}, SEEDS[:1])
@@ -171,7 +171,7 @@ def unit(cell: Cell, optimizers: Sequence[str], device: str, deadline: float) ->
     """One unit of work as a table: distances from the optimum, in float32."""
     start = time.monotonic()
     data = standardize(load(cell.data, download=False))
-    study = mechanism_study(*cell, seeds=SEEDS, width=1, points=50, device=device)
+    study = mechanism_study(*cell, seeds=SEEDS, points=50, device=device)
     optimum = find_optimum(data.features, data.targets, cell.power).loss
     methods = [m for m in study.methods if parse_method(m).optimizer in optimizers]
     tables = [

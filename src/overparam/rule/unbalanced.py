@@ -120,17 +120,18 @@ def excess_squares(singular: Tensor, offsets: Sequence[float | Tensor]) -> Tenso
     zero = singular == 0
     square = 2 * torch.where(zero, 1.0, singular).log()
     shifts = [torch.zeros_like(singular[..., :1, :]) + offset for offset in offsets]
+    larger = torch.stack(shifts, -1).sort(-1, descending=True).values.unbind(-1)[:-1]
     # Each bound leaves out l of the k smallest offsets and x of the others.
-    logs = torch.stack(shifts, -1).sort(-1, descending=True).values.log().unbind(-1)
     log, behind = square / len(offsets), 0.0
-    for count, larger in zip(range(len(offsets) - 1, 0, -1), logs, strict=False):
-        behind = behind + larger
+    for count, shift in zip(range(len(offsets) - 1, 0, -1), larger, strict=True):
+        behind = behind + shift.log()
         log = torch.minimum(log, (square - behind) / count)
     for _ in range(_STEPS if singular.dtype == torch.float64 else _STEPS_NARROW):
-        x, excess, slope = log.exp(), -square, 0.0
-        for shift in shifts:
+        x, excess, slope = log.exp(), log - square, torch.ones_like(log)  # of the offset 0
+        for shift in larger:
             shifted = x + shift
-            excess, slope = excess + shifted.log(), slope + x / shifted
+            excess += shifted.log()  # in place: for many entries, new memory costs more
+            slope += x / shifted
         log = log - excess / slope
     return torch.where(zero, 0.0, log.exp())
 
