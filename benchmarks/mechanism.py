@@ -4,7 +4,7 @@
 
 Each method is tuned on the grid 10^(k/8): half decades with seed 0 and a tenth of the iterations,
 then quarters of a decade around the best rate until it is bracketed, then the eighths around the
-best of these with three seeds. Problems come in the order of importance, all with one output. A
+best of these with three seeds. Problems come in the order of importance. A
 unit of work (a problem, a schedule, an optimizer with its parts) is stored as a whole, and the same
 command continues behind the stored ones. On a GPU all optimizers of a problem are one unit.
 """
@@ -62,7 +62,8 @@ def cells(iterations: int) -> Iterator[Cell]:
         yield from (Cell(data, power, schedule, iterations) for data in small)
     for schedule, power in itertools.product(schedules, (2.0, 6.0)):
         yield Cell("ethanol", power, schedule, iterations)
-    yield Cell("ethanol", 4.0, "constant", 5 * iterations)
+    for schedule, power in itertools.product(schedules, (4.0, 2.0, 6.0)):
+        yield Cell("ethanol", power, schedule, 5 * iterations)
 
 
 class OutOfTime(Exception):  # noqa: N818

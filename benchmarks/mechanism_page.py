@@ -106,6 +106,19 @@ class Results:
         faster, slower, every = map(sum, zip(*found, strict=True))
         return f"faster in {faster}, slower in {slower} of {every}" if every else "not run"
 
+    def limited(self, optimizers: Iterable[str], **wanted: object) -> str:
+        """For how many parts the rate above the best one diverges in some seed, of those tried."""
+        found: list[bool] = []
+        for cell, rows in each_cell(self.stored):
+            if cell not in self.problems(**wanted):
+                continue
+            for row in self._tables[cell].filter(pl.col("optimizer").is_in(optimizers)).to_dicts():
+                above = (pl.col("rate") / (row["rate"] * STEP)).log().abs() < 0.1
+                next_rate = rows.filter(above, pl.col("method") == row["method"])
+                if len(next_rate):
+                    found.append(next_rate["diverged_at"].is_not_null().any())
+        return f"{sum(found)} of {len(found)}"
+
     @staticmethod
     def _verdict(row: dict, plain: dict) -> str:
         if row["speed_up_low"] > STEP and not plain["edge"]:
@@ -214,8 +227,8 @@ def page(stored: pl.DataFrame, template: str) -> str:
         lstrip_blocks=True, autoescape=False,  # Markdown, not HTML
     )  # fmt: skip
     results = Results(stored)
-    names = ("faster", "end", "lr", "span", "counted", "verdicts", "overview", "problems", "share",
-             "row", "on_each_problem", "every_cell", "not_run")  # fmt: skip
+    names = ("faster", "end", "lr", "span", "counted", "limited", "verdicts", "overview", "problems",
+             "share", "row", "on_each_problem", "every_cell", "not_run")  # fmt: skip
     known = {name: getattr(results, name) for name in names}
     return environment.from_string(template).render(**known, **results.made(), step=STEP)
 

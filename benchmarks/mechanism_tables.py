@@ -124,6 +124,9 @@ def main() -> None:
     units = pl.concat(pl.read_parquet(file) for file in sorted(folder.glob("*.parquet")))
     whole = pl.concat(thinned(rows) for _, rows in each_cell(units))
     whole = whole.with_columns(*recorded("python benchmarks/mechanism.py"))
+    if STORED.exists():  # what the folder does not have stays
+        others = pl.read_parquet(STORED).join(whole, on=Cell._fields, how="anti")
+        whole = pl.concat([others, whole.select(others.columns)])
     STORED.parent.mkdir(exist_ok=True)
     whole.write_parquet(STORED, compression="zstd", compression_level=19)
     print(f"{STORED}: {len(whole):,} rows, {STORED.stat().st_size / 1e6:.2f} MB")

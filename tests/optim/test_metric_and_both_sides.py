@@ -176,6 +176,8 @@ def test_runs_on_both_sides_are_saved_and_skip_what_is_not_finite() -> None:
         ({"normalize": None}, "normalize is None; use True"),
         ({"normalize": "metric", "both_sides": True}, "both_sides is True.*set only one"),
         ({"differentiable": True, "both_sides": True}, "both_sides is True.*set only one"),
+        ({"weight_decay": 0.1, "both_sides": True}, "weight_decay is 0.1 and SGD is not known to"),
+        ({"inner": "adam", "weight_decay": 0.1, "both_sides": True}, "Use AdamW, Adafactor or"),
     ],
 )
 def test_bad_words_name_value_and_remedy(options, message: str) -> None:

@@ -208,7 +208,7 @@ def test_a_step_of_factors_or_a_stretch_is_left_as_it_is_by_the_compiler(kind) -
         {"depth": 3.5, "normalize": False, "weight_decay": 0.1, "singular_value_floor": 1e-3},
         {"depth": 3, "imbalance": (0.1, 0.0, 0.2), "normalize": "metric"},
         {"imbalance": 0.5, "granularity": "entry"},
-        {"imbalance": 0.5, "both_sides": True, "weight_decay": 0.1},
+        {"imbalance": 0.5, "both_sides": True},
     ],
 )
 def test_an_accelerator_neither_waits_nor_decomposes(capturable: bool, options: dict) -> None:

@@ -105,6 +105,25 @@ def test_degenerate_optima() -> None:
         predict_speedup(torch.eye(3), singular, 2)
 
 
+def test_equal_eigenvalues() -> None:
+    """Lanczos' method has met them all after one step, and the rates are both at once."""
+    far = torch.randn(33, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rotation = torch.linalg.qr(far).Q
+    found = predict_speedup(lambda w: (w - rotation).square().sum(), rotation, 3)
+    assert found.plain == found.with_depth == found.speedup == 1
+    two = torch.where(torch.arange(far.numel()) % 2 == 0, 1.0, 9.0).view_as(far)
+    found = predict_speedup(lambda w: (two * (w - rotation).square()).sum(), rotation, 1)
+    assert found == (pytest.approx(9), pytest.approx(9), pytest.approx(1))
+    assert predict_speedup(2 * torch.eye(3), torch.zeros(3), 2, imbalance=1.0) == (1, 1, 1)
+
+
+def test_what_is_no_problem_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"optimum has shape \(1, 2, 2\)"):
+        predict_speedup(torch.eye(4), torch.ones(1, 2, 2), 2)
+    with pytest.raises(ValueError, match="not finite"):
+        predict_speedup(torch.full((2, 2), math.nan), torch.ones(2), 2)
+
+
 def test_a_loss_in_another_dtype_is_told_so() -> None:
     features = torch.randn(20, 4)
     with pytest.raises(TypeError, match=r"make them float64 too, with \.double"):

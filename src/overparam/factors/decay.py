@@ -78,6 +78,20 @@ def check_known(optimizer: Optimizer, decoupled: bool | None) -> None:
         )
 
 
+def check_scales(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Raise where decay may be part of the gradient, which the rule changes on both sides.
+
+    Raises:
+        ValueError: it is.
+    """
+    if group.get("weight_decay") and not is_decoupled(optimizer, group):
+        raise ValueError(
+            f"weight_decay is {group['weight_decay']!r} and {type(optimizer).__name__} is not known "
+            "to scale the weight by it; with both_sides=True the rule would act on it. Use AdamW, "
+            "Adafactor or Muon inside, or weight_decay=0."
+        )
+
+
 def check_amount(lr: float | Tensor, weight_decay: float) -> None:
     """Raise where a product would decay by the whole or more.
 

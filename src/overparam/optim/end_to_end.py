@@ -78,10 +78,10 @@ class EndToEnd(Transform):
     (:func:`overparam.rule.metric_normalized`).
 
     **Both sides.** With ``both_sides=True`` the inner optimizer is given ``P^(1/2) [G]``, for the
-    preconditioner P of the rule, and its step goes through ``P^(1/2)``. For plain SGD that is the
-    same step. ``inner="muon"`` becomes Muon in the metric of depth
-    (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which tends
-    to Muon as ``imbalance`` grows. Whether it trains better is open.
+    preconditioner P of the rule, and its step goes through ``P^(1/2)``: for plain SGD the same
+    step. Only decay that scales the weight is taken. ``inner="muon"`` becomes Muon in the metric of
+    depth (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which
+    tends to Muon as ``imbalance`` grows. Whether it trains better is open.
 
     **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
     point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
@@ -353,9 +353,11 @@ class EndToEnd(Transform):
         for name, allowed in (("granularity", GRANULARITIES), ("basis", _BASES)):
             if group[name] not in allowed:
                 raise ValueError(f"{name} is {group[name]!r}; use one of {', '.join(allowed)}.")
-        if group["both_sides"] and any(sharded.is_shared(p, self._among) for p in group["params"]):
-            why = "several processes share these parameters; leave it out."
-            raise NotImplementedError(f"both_sides=True is for one process, and {why}")
+        if group["both_sides"]:
+            decay.check_scales(self._inner, group)
+            if any(sharded.is_shared(p, self._among) for p in group["params"]):
+                why = "several processes share these parameters; leave it out."
+                raise NotImplementedError(f"both_sides=True is for one process, and {why}")
 
     def _reads(self, group: Group) -> bool:
         # Tensors and entries are taken as they are, known or not.

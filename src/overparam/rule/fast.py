@@ -136,7 +136,7 @@ def update_of_rows(
         squares, shifts = _squares(length, unit, offsets)
         along, across = (unbalanced_kernel(squares, other, shifts) for other in (squares, 0.0))
         largest = along.amax(-2, keepdim=True)
-        factor = 1 / largest if normalize else _unbalanced_factor(unit, len(offsets))
+        factor = _over(largest) if normalize else _unbalanced_factor(unit, len(offsets))
         across = across * factor
         excess = along * factor - across
     else:
@@ -271,4 +271,9 @@ def _unbalanced(
     if not normalize:
         return kernel, outside, _unbalanced_factor(unit, len(offsets))
     top = squares.amax(-2, keepdim=True)
-    return kernel, outside, 1 / unbalanced_kernel(top, top, shifts)
+    return kernel, outside, _over(unbalanced_kernel(top, top, shifts))
+
+
+def _over(eigenvalue: Tensor) -> Tensor:
+    """Its inverse; a weight whose kernel vanishes stays as it is."""
+    return 1 / eigenvalue.clamp_min(torch.finfo(eigenvalue.dtype).tiny)

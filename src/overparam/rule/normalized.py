@@ -30,8 +30,8 @@ def reference_update(
         ``D``, ``(..., m, n)``.
     """
     update = end_to_end_update(weight, gradient, depth, imbalance=offsets or 0.0)
-    largest = torch.linalg.matrix_norm(weight, ord=2, keepdim=True)
-    return update / _eigenvalue(largest, depth, offsets) if normalize else update
+    largest = torch.linalg.matrix_norm(weight.double(), ord=2, keepdim=True)
+    return _over(update, largest, depth, offsets) if normalize else update
 
 
 def reference_update_of_rows(
@@ -40,13 +40,25 @@ def reference_update_of_rows(
     """The same for each row ``(..., r, d)`` as a matrix of its own, over the largest of all."""
     rows = weight[..., None, :], gradient[..., None, :]
     update = end_to_end_update(*rows, depth, imbalance=offsets or 0.0)[..., 0, :]
-    largest = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).amax(-2, keepdim=True)
-    return update / _eigenvalue(largest, depth, offsets) if normalize else update
+    largest = torch.linalg.vector_norm(weight.double(), dim=-1, keepdim=True)
+    largest = largest.amax(-2, keepdim=True)
+    return _over(update, largest, depth, offsets) if normalize else update
 
 
-def _eigenvalue(singular: Tensor, depth: float, offsets: Offsets) -> Tensor:
-    """The eigenvalue of the dominant direction, ``(..., 1, 1)``, from its singular value."""
+def _over(update: Tensor, largest: Tensor, depth: float, offsets: Offsets) -> Tensor:
+    """Divide by the eigenvalue of the dominant direction, ``(..., 1, 1)``.
+
+    A weight whose kernel vanishes stays as it is.
+
+    Args:
+        update: ``D``.
+        largest: the largest singular value in float64, ``(..., 1, 1)``.
+        depth: ``N``.
+        offsets: of the factors.
+    """
     if offsets:
-        squares = excess_squares(singular.double(), offsets)
-        return unbalanced_kernel(squares, squares, offsets).to(singular.dtype)
-    return (1.0 if math.isinf(depth) else depth) * singular ** (2 - 2 / depth)
+        squares = excess_squares(largest, offsets)
+        eigenvalue = unbalanced_kernel(squares, squares, offsets)
+    else:
+        eigenvalue = (1.0 if math.isinf(depth) else depth) * largest ** (2 - 2 / depth)
+    return update / eigenvalue.to(update.dtype).clamp_min(torch.finfo(update.dtype).tiny)

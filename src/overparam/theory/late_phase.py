@@ -82,6 +82,8 @@ def predict_speedup(
         True
     """
     point = optimum.detach().double()
+    if point.ndim > 2:
+        raise ValueError(f"optimum has shape {tuple(point.shape)}; pass a matrix or a vector.")
     if not isinstance(hessian, Tensor):
         _check_loss(hessian, point)
     matrix = point[None] if point.ndim < 2 else point
@@ -109,7 +111,8 @@ def predict_speedup(
             "the Hessian is not positive definite at this weight: it is not a non-degenerate "
             "minimum, and no rate of convergence is predicted."
         )
-    return LatePhase(plain, deep, _log_rate(deep) / _log_rate(plain))
+    speedup = 1.0 if plain == deep else _log_rate(deep) / _log_rate(plain)
+    return LatePhase(plain, deep, speedup)
 
 
 def _check_loss(loss: Loss, point: Tensor) -> None:
@@ -139,6 +142,8 @@ def _root(spectrum: PreconditionerSpectrum, matrices: Tensor) -> Tensor:
 def _conditions(hessian: Tensor, spectrum: PreconditionerSpectrum) -> tuple[float, float]:
     """The two condition numbers, from the matrix."""
     shape, size = spectrum.eigenvalues.shape, len(hessian)
+    if not hessian.isfinite().all():
+        raise ValueError("the Hessian has entries that are not finite at this weight.")
     symmetric = (hessian + hessian.mT) / 2
     half = _root(spectrum, symmetric.reshape(size, *shape)).reshape(size, size)
     both = _root(spectrum, half.mT.reshape(size, *shape)).reshape(size, size)
@@ -148,9 +153,14 @@ def _conditions(hessian: Tensor, spectrum: PreconditionerSpectrum) -> tuple[floa
 
 
 def _condition(values: Tensor) -> float:
-    """Largest over smallest of ascending eigenvalues; infinite where the smallest is round-off."""
-    floor = len(values) * torch.finfo(values.dtype).eps * values[-1]
-    return (values[-1] / values[0]).item() if values[0] > floor else math.inf
+    """Largest over smallest of ascending eigenvalues; infinite where the smallest is round-off.
+
+    Equal up to round-off counts as equal.
+    """
+    round_off = len(values) * torch.finfo(values.dtype).eps * values[-1]
+    if values[-1] - values[0] <= round_off:
+        return 1.0
+    return (values[-1] / values[0]).item() if values[0] > round_off else math.inf
 
 
 def _hessian_product(loss: Loss, point: Tensor) -> Callable[[Tensor], Tensor]:
@@ -179,12 +189,15 @@ def _lanczos_condition(times: Callable[[Tensor], Tensor], like: Tensor, steps: i
         for _ in range(2):  # twice is enough
             image = image - known.mT @ (known @ image)
         beside.append(image.norm())
-        if step % 10 == 0 or step == like.numel():
+        # Nothing is left of the image where all eigenvalues have been met.
+        round_off = like.numel() * torch.finfo(image.dtype).eps * torch.stack(diagonal).abs().max()
+        complete = step == like.numel() or bool(beside[-1] <= round_off)
+        if complete or step % 10 == 0:
             band = torch.stack(beside[:-1]) if step > 1 else image.new_zeros(0)
             ritz = torch.stack(diagonal).diag() + band.diag(1) + band.diag(-1)
             values, vectors = torch.linalg.eigh(ritz)
             misses = beside[-1] * vectors[-1].abs()
-            if step == like.numel() or bool(misses[0] <= 1e-4 * values[0].abs()):
+            if complete or bool(misses[0] <= 1e-4 * values[0].abs()):
                 return _condition(values)
         basis.append(image / beside[-1])
     raise RuntimeError(
