@@ -227,8 +227,8 @@ def page(stored: pl.DataFrame, template: str) -> str:
         lstrip_blocks=True, autoescape=False,  # Markdown, not HTML
     )  # fmt: skip
     results = Results(stored)
-    names = ("faster", "end", "lr", "span", "counted", "limited", "verdicts", "overview", "problems",
-             "share", "row", "on_each_problem", "every_cell", "not_run")  # fmt: skip
+    names = ("faster", "end", "lr", "span", "counted", "limited", "verdicts", "overview",
+             "problems", "share", "row", "on_each_problem", "every_cell", "not_run")  # fmt: skip
     known = {name: getattr(results, name) for name in names}
     return environment.from_string(template).render(**known, **results.made(), step=STEP)
 

@@ -86,8 +86,8 @@ def check_scales(optimizer: Optimizer, group: dict[str, Any]) -> None:
     """
     if group.get("weight_decay") and not is_decoupled(optimizer, group):
         raise ValueError(
-            f"weight_decay is {group['weight_decay']!r} and {type(optimizer).__name__} is not known "
-            "to scale the weight by it; with both_sides=True the rule would act on it. Use AdamW, "
+            f"weight_decay is {group['weight_decay']!r} and {type(optimizer).__name__} is not known"
+            " to scale the weight by it; with both_sides=True the rule would act on it. Use AdamW, "
             "Adafactor or Muon inside, or weight_decay=0."
         )
 
