@@ -72,13 +72,16 @@ class Written:
         seen = self._seen.get(p)
         return seen[1] if seen is not None and seen[0] is factor else None
 
-    def is_unchanged(self, p: Tensor) -> bool:
-        """Whether a weight is what was written to it.
+    def is_unchanged(self, p: Tensor, factor: Tensor) -> bool | None:
+        """Whether a weight is what was written to it; None as in :meth:`written`.
 
         On an accelerator the version that torch counts is enough, so that the host need not wait;
         writes through ``p.data`` escape it.
         """
-        _, written, version, place = self._seen[p]
+        seen = self._seen.get(p)
+        if seen is None or seen[0] is not factor:
+            return None
+        _, written, version, place = seen
         if p.is_meta or (p.device.type != "cpu" and (version, place) == (p._version, p.data_ptr())):
             return True
         return same_bits(p, written)

@@ -262,8 +262,9 @@ class FactorStore:
         held = self.held(p)
         if not held:
             return False
-        if self._written.written(p, held["factor1"]) is not None:
-            return self._written.is_unchanged(p)
+        unchanged = self._written.is_unchanged(p, held["factor1"])
+        if unchanged is not None:
+            return unchanged
         if p.is_meta:
             return True
         if "written" in held:  # loaded

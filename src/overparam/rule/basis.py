@@ -60,7 +60,7 @@ def exact_left_basis(weight: Tensor) -> Tensor:
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
         broken = ~(trace < math.inf)[..., None, None]
         left = torch.linalg.eigh(gram.masked_fill_(broken, 0.0)).eigenvectors.flip(-1)
-    return left.masked_fill(broken, math.nan).to(weight.dtype)
+    return left.to(weight.dtype).masked_fill(broken, math.nan)
 
 
 def basis_error(rotated: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def exact_basis(old: Tensor, weight: Tensor) -> Basis:
         left = torch.stack(slots)
     failed = _broken(left)
     left = torch.where(failed[:, None, None], old, left)
-    return Basis(left, torch.zeros_like(left[:, 0, 0]), failed)
+    return Basis(left, left.new_zeros(len(left)), failed)
 
 
 def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
@@ -237,18 +237,23 @@ def tracked_basis(old: Tensor, weight: Tensor, *, look: bool) -> Basis:
     """
     left, error = _sweep(old, rotated_gram(old, weight))
     failed = torch.zeros_like(error, dtype=torch.bool)
-    if look and bool((error > _RESET_ABOVE).any()):
+    if look and _any_above(_RESET_ABOVE, error):
         lost = error > _RESET_ABOVE
         fresh = exact_basis(old[lost], weight[lost])
         old = old.index_put((lost,), fresh.left)
         failed = failed.index_put((lost,), fresh.failed)
         left, error = _sweep(old, rotated_gram(old, weight))
     for _ in range(_MOST_SWEEPS - 1 if look else 0):
-        if not bool((error > _SWEEP_ABOVE).any()):
+        if not _any_above(_SWEEP_ABOVE, error):
             break
         left, error = _sweep(left, rotated_gram(left, weight))
     broken = _broken(left)
     return Basis(torch.where(broken[:, None, None], old, left), error, failed | broken)
+
+
+def _any_above(bound: float, errors: Tensor) -> bool:
+    """Whether the host sees an error above a bound."""
+    return any(error > bound for error in errors.tolist())
 
 
 def _broken(left: Tensor) -> Tensor:
