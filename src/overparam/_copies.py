@@ -46,15 +46,14 @@ class Copies:
 
     def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Copies of all, until the next call."""
-        pairs = itertools.zip_longest(tensors, self._held[: len(tensors)])
-        self._held = [_room(tensor, held) for tensor, held in pairs]
         alike: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-        for copy, tensor in zip(self._held, tensors, strict=True):
-            if tensor.is_sparse:
-                continue
-            both = alike.setdefault((tensor.device, tensor.dtype), ([], []))
-            both[0].append(copy)
-            both[1].append(tensor)
+        held, self._held = self._held, []
+        for tensor, old in itertools.zip_longest(tensors, held[: len(tensors)]):
+            self._held.append(_room(tensor, old))
+            if not tensor.is_sparse:
+                both = alike.setdefault((tensor.device, tensor.dtype), ([], []))
+                both[0].append(self._held[-1])
+                both[1].append(tensor)
         for copies, originals in alike.values():  # a few launches for all
             torch._foreach_copy_(copies, originals)  # pyright: ignore[reportPrivateImportUsage]
         return self._held
@@ -90,8 +89,8 @@ def put_back(value: Any, copied: Any) -> None:
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:
-    """Tensors of one shape as one, ``(k, *shape)``; of a single one no entry is copied."""
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+    """Tensors of one shape as one, ``(k, *shape)``; a single one as it is, ``shape``."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def laid_out(update: Tensor, p: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
         ...     (one @ one).dtype
         torch.float32
     """
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+    kind = device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(kind, enabled=False)
 
 
 def state_dtype(p: Tensor) -> torch.dtype:

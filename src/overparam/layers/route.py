@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +39,15 @@ class Route:
     note: str = ""
 
     def split(self, stack: Tensor) -> Tensor:
-        """Parameters ``(k, *shape)`` of this route as ``(k * batch, rows, columns)``."""
+        """One parameter of this route, or ``(k, *shape)``, as ``(k * batch, rows, columns)``."""
         if self.turned:
             return stack.reshape(-1, self.columns, self.rows).mT
         return stack.reshape(-1, self.rows, self.columns)
 
-    def join(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of :meth:`split` for parameters of the given shape."""
+    def join(self, matrices: Tensor, shape: tuple[int, ...], count: int) -> Sequence[Tensor]:
+        """The inverse of :meth:`split` for ``count`` parameters of the given shape."""
         stored = matrices.mT if self.turned else matrices
-        return stored.reshape(-1, *shape)
+        return stored.reshape(count, *shape).unbind() if count > 1 else (stored.reshape(shape),)
 
 
 # Every step asks this of every parameter, so each answer is found once. (torch.compile warns of

@@ -80,12 +80,13 @@ def mark_finite(items: Sequence[Item]) -> None:
                 plain.setdefault(item.p.shape, []).append(item)
         for stack in plain.values():
             gradients = _finite_or_zero(stack, stacked([item.gradient for item in stack]))
-            for item, gradient in zip(stack, gradients.unbind(), strict=True):
+            gradients = gradients.reshape(len(stack), *stack[0].p.shape).unbind()
+            for item, gradient in zip(stack, gradients, strict=True):
                 item.gradient = gradient
 
 
 def _finite_or_zero(items: list[Item], gradients: Tensor) -> Tensor:
-    """Gradients ``(k, *shape)`` with zeros for those of which the device knows no good."""
+    """Gradients, as they are stacked, with zeros for those of which the device knows no good."""
     flags = [item.finite for item in items if isinstance(item.finite, Tensor)]
     if not flags:
         return gradients
@@ -112,7 +113,7 @@ def directions(
         for stack in _bounded(alike):
             with without_autocast(stack[0].p.device):
                 found, write = _direction(stack, due=key[-1])
-            pairs = zip(stack, found.unbind(), strict=True)
+            pairs = zip(stack, found, strict=True)
             yield {item.p: laid_out(update, item.p) for item, update in pairs}, write
 
 
@@ -132,13 +133,13 @@ def _age(state: State) -> int:
     return state.get("basis_age", 0)
 
 
-def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | None]:
-    """``D`` for parameters of one shape, ``(k, *shape)``, and what writes their bases."""
+def _direction(items: list[Item], due: bool | None) -> tuple[Sequence[Tensor], Write | None]:
+    """``D`` for parameters of one shape, and what writes their bases."""
     route, p, group = items[0].route, items[0].p, items[0].group
-    depth, shape = float(group["depth"]), tuple(p.shape)
+    depth = float(group["depth"])
     weight = route.split(stacked([item.p for item in items]).to(state_dtype(p)))
-    gradient = _finite_or_zero(items, stacked([item.gradient for item in items]))
-    gradient = route.split(gradient)
+    gradient = stacked([item.gradient for item in items])
+    gradient = route.split(_finite_or_zero(items, gradient))
     form, basis = fast_options(group, route.transposed), None
     if group.get("differentiable"):
         # Autograd saves what the rule reads; the parameter changes in place later.
@@ -152,7 +153,7 @@ def _direction(items: list[Item], due: bool | None) -> tuple[Tensor, Write | Non
     if group["normalize"] == "metric":
         update = metric_normalized(update, gradient)
     write = None if basis is None else partial(_write_bases, items, basis, due)
-    return route.join(update, shape), write
+    return route.join(update, p.shape, len(items)), write
 
 
 def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
@@ -161,7 +162,8 @@ def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
     if due is None:
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         return exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
-    old = stacked([item.state["basis"] for item in items]).flatten(0, 1)
+    old = stacked([item.state["basis"] for item in items])
+    old = old.reshape(-1, *old.shape[-2:])
     if not due:
         return Basis(old, old, old)  # nothing is written
     if group["basis"] == "exact" or (group["basis"] == "auto" and on_host):

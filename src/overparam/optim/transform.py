@@ -42,6 +42,8 @@ from overparam.sharded import local
 
 _BESIDE = frozenset({"params", "param_names", "views"})
 _MUTABLE = (Tensor, list, dict)
+# Types of most options. Every step asks, and to look a type up is quicker than isinstance.
+_FIXED = frozenset({bool, int, float, str, tuple, type(None)})
 
 
 class Transform(Grouped):
@@ -156,8 +158,8 @@ class Transform(Grouped):
         states: defaultdict[Any, Any] = defaultdict(dict)
         states.update((key, v) for key, v in self.state.items() if not isinstance(key, Tensor))
         items = itertools.chain(states.items(), *(options.items() for _, options in kept))
-        mutable = (v for name, v in items if isinstance(v, _MUTABLE) and name not in _BESIDE)
-        in_place = [(v, copy_of(v)) for v in mutable]
+        others = (v for name, v in items if type(v) not in _FIXED and name not in _BESIDE)
+        in_place = [(v, copy_of(v)) for v in others if isinstance(v, _MUTABLE)]
         stand_ins: list[StandIn] = []
         try:
             for group, options in kept:
@@ -301,21 +303,15 @@ class Transform(Grouped):
 
         The copies are in the stand-ins, but for those of the user's gradients.
         """
-        tensors: list[Tensor] = []
-        counts: list[int] = []
-        for each in stand_ins:
-            first = len(tensors)
-            tensors.append(local(each.tensor))
-            tensors += [local(v) for v in states[each.tensor].values() if isinstance(v, Tensor)]
-            counts.append(len(tensors) - first)
+        values = [(each.tensor, *states[each.tensor].values()) for each in stand_ins]
+        written = [[local(v) for v in each if isinstance(v, Tensor)] for each in values]
         given = [(each.p, self._gradient_of_user(each)) for each in stand_ins]
         given = [(p, gradient) for p, gradient in given if gradient is not None]
-        tensors += [local(gradient) for _, gradient in given]
-        copies = self._copies.of(tensors)
-        pairs = iter(zip(tensors, copies, strict=True))
-        for each, count in zip(stand_ins, counts, strict=True):
-            each.before = list(itertools.islice(pairs, count))
-        return [(*each, copy) for each, (_, copy) in zip(given, pairs, strict=True)]
+        everything = itertools.chain(*written, (local(gradient) for _, gradient in given))
+        copies = iter(self._copies.of(list(everything)))
+        for each, own in zip(stand_ins, written, strict=True):
+            each.before = list(zip(own, copies, strict=False))
+        return [(*each, copy) for each, copy in zip(given, copies, strict=True)]
 
     def _gradient_of_user(self, stand_in: StandIn) -> Tensor | None:
         """The user's gradient where the inner optimizer is given it: some work in it."""

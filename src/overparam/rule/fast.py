@@ -19,6 +19,8 @@ from overparam.rule.unbalanced import Offsets, excess_squares, unbalanced_kernel
 _ROUND_OFF = 8.0
 # Rows whose longest is between these, and rows 1e-15 times as long, have squares in float32.
 _IN_RANGE = (2.0**-12, 2.0**12)
+# The unit of rows that are taken as they are.
+_ONE = torch.ones((), device="cpu")
 
 
 def update_in_basis(
@@ -162,10 +164,10 @@ def _measured(weight: Tensor, least: float, look: bool) -> tuple[Tensor, Tensor,
     if look and least == 0 and weight.device.type == "cpu" and not torch.compiler.is_compiling():
         # Most weights are in that range as they are, and here a look costs less than to divide.
         length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
-        largest = _largest(length)
+        largest = length.amax(-2, keepdim=True)
         sizes = largest.flatten().tolist()
         if all(_IN_RANGE[0] < size < _IN_RANGE[1] for size in sizes):
-            return weight, torch.ones_like(largest), length, largest
+            return weight, _ONE, length, largest
     rows, unit = in_range(weight, least)
     if weight.device.type == "cpu":  # bit for bit the same, however the rows come here
         highest = math.frexp(torch.finfo(unit.dtype).max)[1] - 1  # 2^128 is no float32
