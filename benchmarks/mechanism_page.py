@@ -1,4 +1,4 @@
-"""The page docs/mechanism.md, from results/mechanism.parquet and a template.
+"""The pages docs/mechanism.md and mechanism_cells.md, from results/mechanism.parquet.
 
     python benchmarks/mechanism_tables.py --thin runs/mechanism     # stores the results
     python benchmarks/mechanism_page.py                             # writes the page
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jinja2
 import polars as pl
-from mechanism import Cell
+from mechanism import EASY, Cell
 from mechanism_tables import ITERATIONS, STORED, each_cell, markdown, not_run, parts_of, tables
 
 from overparam.lab.methods import OPTIMIZERS, label_of
@@ -26,9 +26,11 @@ from overparam.lab.paper.studies import MECHANISM_OPTIMIZERS, MECHANISM_PARTS
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "docs" / "mechanism.md.j2"
 PAGE = ROOT / "docs" / "mechanism.md"
+CELLS = ROOT / "docs" / "mechanism_cells.md"
 SCHEDULES = {"constant": "constant", "cosine": "warmed up and decayed"}
 # Two neighbouring learning rates of the grid differ by this factor: smaller gains decide nothing.
 STEP = 10 ** (1 / 8)
+SHORT = ITERATIONS // 100
 _COMPACT = ("norm:2", "radial:2", "radial:4", "rule:2", "rule:2,lam=1", "metric:2", "factors:2")
 
 
@@ -78,10 +80,13 @@ class Results:
         wanted = [self.row(name, part, **cell)["speed_up"] for name in optimizers for part in parts]
         return " to ".join(dict.fromkeys(f"{x:.{digits}g}" for x in (min(wanted), max(wanted))))
 
-    def problems(self, **wanted: object) -> list[Cell]:
-        """What was run."""
+    def problems(self, main: bool = False, **wanted: object) -> list[Cell]:
+        """What was run, or of that the length that speaks for each data set."""
         return [
-            cell for cell in self._tables if all(getattr(cell, k) == v for k, v in wanted.items())
+            cell
+            for cell in self._tables
+            if all(getattr(cell, k) == v for k, v in wanted.items())
+            and (not main or cell.iterations == (SHORT if cell.data in EASY else ITERATIONS))
         ]
 
     def verdicts(
@@ -90,14 +95,15 @@ class Results:
         """In how many cases a part is faster, slower, and how many there are.
 
         A case is decided if every seed agrees by more than one step of the grid of learning rates,
-        and the slower one's best learning rate is not at the edge of those tried.
+        and the slower one's best learning rate is not at the edge of those tried. It is none where
+        both arrive at the optimum: which rate is best then is a matter of round-off.
         """
         count = {"faster": 0, "slower": 0, "": 0}
         for cell in self.problems(**wanted):
             for optimizer in optimizers:
                 row = self._rows.get((cell, optimizer, part))
-                if row is not None:
-                    count[self._verdict(row, self._rows[cell, optimizer, ""])] += 1
+                if row is not None and not _arrive(row, plain := self._rows[cell, optimizer, ""]):
+                    count[self._verdict(row, plain)] += 1
         return count["faster"], count["slower"], sum(count.values())
 
     def counted(self, optimizers: Iterable[str], *parts: str, **wanted: object) -> str:
@@ -121,6 +127,8 @@ class Results:
 
     @staticmethod
     def _verdict(row: dict, plain: dict) -> str:
+        if _arrive(row, plain):
+            return ""
         if row["speed_up_low"] > STEP and not plain["edge"]:
             return "faster"
         return "slower" if row["speed_up_high"] < 1 / STEP and not row["edge"] else ""
@@ -135,14 +143,17 @@ class Results:
         return markdown(["part", *(OPTIMIZERS[name].label for name in MECHANISM_OPTIMIZERS)], rows)
 
     def _over_problems(self, optimizer: str, part: str, schedule: str) -> str:
-        cells = self.problems(schedule=schedule, iterations=ITERATIONS)
-        found = [row for cell in cells if (row := self._rows.get((cell, optimizer, part)))]
+        cells = self.problems(main=True, schedule=schedule)
+        found = [
+            row
+            for cell in cells
+            if (row := self._rows.get((cell, optimizer, part)))
+            and not _arrive(row, self._rows[cell, optimizer, ""])
+        ]
         if not found:
             return ""
         median = pl.Series([row["speed_up"] for row in found]).median()
-        faster, slower, count = self.verdicts(
-            [optimizer], part, schedule=schedule, iterations=ITERATIONS
-        )
+        faster, slower, count = self.verdicts([optimizer], part, main=True, schedule=schedule)
         return f"{median:.2g} (+{faster} -{slower} of {count})"
 
     def compact(self, data: str, power: float, iterations: int = ITERATIONS) -> str:
@@ -163,7 +174,7 @@ class Results:
             if row is None or plain is None:
                 shown.append("-")
                 continue
-            text = _number(row, "speed_up", 2)
+            text = "both arrive" if _arrive(row, plain) else _number(row, "speed_up", 2)
             shown.append(f"**{text}**" if self._verdict(row, plain) else text)
         return "" if set(shown) == {"-"} else " / ".join(shown)
 
@@ -173,6 +184,15 @@ class Results:
         wanted = {(cell.data, cell.power, cell.iterations) for cell in self._tables}
         ordered = sorted(wanted, key=lambda each: (each[2], order[each[0]], each[1]))
         return [(*problem, self.compact(*problem)) for problem in ordered]
+
+    def arriving(self, *data: str) -> tuple[int, int]:
+        """How many pairs of the main lengths both arrive at the optimum, and of how many."""
+        pairs = [
+            _arrive(row, self._rows[cell, optimizer, ""])
+            for (cell, optimizer, part), row in self._rows.items()
+            if part and cell in self.problems(main=True) and (not data or cell.data in data)
+        ]
+        return sum(pairs), len(pairs)
 
     def every_cell(self) -> dict[str, str]:
         """The full tables by heading."""
@@ -205,6 +225,11 @@ class Results:
         }
 
 
+def _arrive(*rows: dict) -> bool:
+    """Whether all end below a millionth of the first distance, where only round-off is left."""
+    return all(row["distance"] == 0 for row in rows)
+
+
 def _number(row: dict, quantity: str, digits: int, ranged: bool = False) -> str:
     if row["distance"] == float("inf"):
         return "diverged"
@@ -228,16 +253,33 @@ def page(stored: pl.DataFrame, template: str) -> str:
     )  # fmt: skip
     results = Results(stored)
     names = ("faster", "end", "lr", "span", "counted", "limited", "verdicts", "overview",
-             "problems", "share", "row", "on_each_problem", "every_cell", "not_run")  # fmt: skip
+             "problems", "share", "row", "on_each_problem", "arriving", "not_run")  # fmt: skip
     known = {name: getattr(results, name) for name in names}
     return environment.from_string(template).render(**known, **results.made(), step=STEP)
 
 
+def cells_page(stored: pl.DataFrame) -> str:
+    """The page with every distance and speed-up."""
+    tables = Results(stored).every_cell().items()
+    folded = (
+        f"<details>\n<summary>{heading}</summary>\n\n{table}\n\n</details>\n"
+        for heading, table in tables
+    )
+    lead = (
+        "<!-- Written by benchmarks/mechanism_page.py from results/mechanism.parquet. -->\n\n"
+        "# The parts of depth, every cell\n\n"
+        "What [the page on the parts of depth](mechanism.md) counts. A star marks a best learning "
+        "rate at the edge of those tried; distances below a millionth of the first count as 0.\n"
+    )
+    return "\n".join([lead, *folded])
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the pages."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     stored = pl.read_parquet(STORED)
     PAGE.write_text(page(stored, TEMPLATE.read_text(encoding="utf-8")), encoding="utf-8")
+    CELLS.write_text(cells_page(stored), encoding="utf-8")
     print(f"{PAGE}: {len(Results(stored).problems())} problems and schedules")
 
 

@@ -35,6 +35,7 @@ def test_the_page_is_that_of_the_stored_results(modules):
     template = page.TEMPLATE.read_text(encoding="utf-8")
     stored = pl.read_parquet(tables.STORED)
     assert page.PAGE.read_text(encoding="utf-8") == page.page(stored, template)
+    assert page.CELLS.read_text(encoding="utf-8") == page.cells_page(stored)
     # Another result gives another page: its sentences too, not only its tables.
     cell = (pl.col("data") == "ethanol") & (pl.col("power") == 4) & (pl.col("method") == "gd")
     worse = pl.when(cell).then(2 * pl.col("distance")).otherwise("distance")
