@@ -22,7 +22,7 @@ from overparam.rule.kernel import clear_round_off, round_off_floor
 _BLOCK = 192
 # Long matrices are read in blocks of this many columns, which stay in the cache: a narrow weight
 # is never held in float64 as a whole.
-_COLUMNS = 2048
+_COLUMNS = 1024
 # Larger turns between two levels are left out: the two singular values are equal to round-off.
 _LARGEST_TURN = 1e-6
 # What the decomposition may add to errors that are promised to stay below 1e-12 and 1e-5.
