@@ -4,9 +4,9 @@
 
 First the paper's methods on Ethanol, p = 4: gradient descent, five methods, all nine, with 27 runs
 each. On a GPU, eager steps beside captured ones, with blocks of runs one after the other and side
-by side, the launches per step, and the distance to the losses of the CPU. Then one job of every
-study, a few hundred steps each, times jobs and iterations: an estimate, since runs that diverge
-later make the batch smaller.
+by side, the launches per step, and the distance to the losses of the CPU. Then every job, times its
+iterations: an estimate, since runs that diverge later make the batch smaller. Beside it, what the
+matrix products of the gradient alone take, measured at the shapes of the job.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import statistics
 import time
+from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from overparam.data import RegressionData, load, standardize
 from overparam.lab.methods import parse_method
 from overparam.lab.paper.scale import PAPER, QUICK, STANDARD, Scale
-from overparam.lab.paper.studies import map_studies, regression_studies
+from overparam.lab.paper.studies import map_studies, mechanism_studies, regression_studies
 from overparam.lab.study import DTYPES, PAPER_METHODS, Run, Study, cut_into_jobs
 from overparam.lab.training.batch import Batch
 from overparam.lab.training.batched import LOOK_EVERY, Sweep
@@ -32,6 +33,7 @@ from overparam.lab.training.replay import Capture, cuda_graph
 _SCALES = {scale.name: scale for scale in (QUICK, STANDARD, PAPER)}
 _SETS = (("gd",), PAPER_METHODS[:5], PAPER_METHODS)
 _REPEATS = 5
+_FIRST_STEPS = 30
 
 
 class _Launches(TorchDispatchMode):
@@ -54,17 +56,23 @@ def _refused(work):
     raise RuntimeError("asked to stay eager")
 
 
+def on_gpu(device: str) -> bool:
+    """Whether a device is a GPU."""
+    return device.startswith("cuda")
+
+
 def _microseconds(sweep: Sweep, steps: int) -> float:
     """Median time of a step; the CPU's is processor time, which other work delays less."""
-    on_gpu = sweep.objective.device.type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
+    waits = on_gpu(sweep.objective.device.type)
+    clock = time.perf_counter if waits else time.process_time
 
     def now() -> float:
-        if on_gpu:
+        if waits:
             torch.cuda.synchronize()
         return clock()
 
-    sweep.advance(3 * LOOK_EVERY if on_gpu else 3)
+    # Most runs that diverge do so in their first steps.
+    sweep.advance(3 * LOOK_EVERY if waits else _FIRST_STEPS)
     times = []
     for _ in range(_REPEATS):
         start = now()
@@ -133,26 +141,56 @@ def plan(scale: Scale, data: RegressionData, device: str, only: tuple[str, ...])
     studies = {
         **regression_studies(scale, data.name, data.features.shape[1], device),
         **map_studies(scale, device),
+        **mechanism_studies(scale, device),
     }
-    sets, total, steps = {data.name: data}, 0.0, 200 if device.startswith("cuda") else 10
+    sets, total, steps = {data.name: data}, Counter[str](), 200 if on_gpu(device) else 10
+    print("\n| study | jobs | us per step | s | products alone, s | share |")
     for name, study in studies.items():
         if only and not name.startswith(only):
             continue
         if study.data not in sets:
             sets[study.data] = standardize(load(study.data, download=False))
-        found = []
+        found, products = [], 0.0
         for work in cut_into_jobs(study):
             sweep = _sweep(sets[study.data], study, work.runs)
             if device != "cpu" and not sweep.replayable:
                 continue
             found.append(_microseconds(sweep, steps))
+            products += 0.0 if on_gpu(device) else _products(sweep)
         skipped = len(cut_into_jobs(study)) - len(found)
         seconds = sum(found) * 1e-6 * study.iterations
-        total += seconds
-        print(f"{name:24} {len(found):3} jobs {statistics.mean(found or [0]):9.1f} us per step "
-              f"{seconds:7.0f} s{f', {skipped} jobs left out (SVD)' * bool(skipped)}",
-              flush=True)  # fmt: skip
-    print(f"{scale.name}: {total:.0f} s for one worker, without the network")
+        products *= 1e-6 * study.iterations
+        kind = name.split("-")[0] if name.startswith(("map", "mechanism")) else "regression"
+        total[kind] += seconds
+        total[f"{kind}, products alone"] += products
+        print(f"| {name} | {len(found)} | {statistics.mean(found or [0]):.1f} | {seconds:.0f} | "
+              f"{products:.0f} | {products / seconds if seconds else 0:.0%} |"
+              f"{f' {skipped} jobs left out (SVD)' * bool(skipped)}", flush=True)  # fmt: skip
+    print(f"\n{scale.name}, seconds of one worker, without the network")
+    for name, seconds in total.items():
+        print(f"| {name} | {seconds:.0f} |")
+
+
+def _by_gram(objective: PowerLoss) -> bool:
+    """Whether the gradient takes the Gram matrix of the data in the place of the data."""
+    return objective.power == 2 and objective.rows > objective.inputs
+
+
+def _products(sweep: Sweep) -> float:
+    """Microseconds of the matrix products of one gradient, by themselves, for the runs left."""
+    objective, weights = sweep.objective, sweep.weights()
+    flat = weights.reshape(-1, objective.inputs)
+    rows = objective.inputs if _by_gram(objective) else objective.rows
+    matrix = torch.randn(objective.inputs, rows, dtype=flat.dtype)
+    made, total = flat.new_empty(len(flat), rows), torch.empty_like(flat)
+    times = []
+    for _ in range(30):
+        start = time.thread_time()
+        torch.mm(flat, matrix, out=made)
+        if not _by_gram(objective):
+            torch.mm(made, matrix.mT, out=total)
+        times.append(time.thread_time() - start)
+    return 1e6 * statistics.median(times)
 
 
 def main() -> None:
@@ -164,7 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = standardize(load("ethanol", download=False))
-    methods_table(data, arguments.device)
+    if not arguments.only:
+        methods_table(data, arguments.device)
     if arguments.scale != "none":
         plan(_SCALES[arguments.scale], data, arguments.device, tuple(arguments.only))
 

@@ -20,7 +20,7 @@ from measure import Contenders, measure, print_rows
 from torch import Tensor
 
 import overparam
-from overparam import end_to_end_update
+from overparam import balanced_factors, end_to_end_update
 
 Rule = Callable[[Tensor, Tensor, float], Tensor]
 SHAPES = [
@@ -115,6 +115,7 @@ def break_down(weight: Tensor, gradient: Tensor, repeats: int) -> None:
         "now": lambda: end_to_end_update(weight, gradient, 2),
         "eigenproblem (float64)": lambda: torch.linalg.eigh(gram),
         "one matrix product (float64)": lambda: gram @ slope,
+        "balanced_factors": lambda: balanced_factors(weight, 2),
         "not used: float64 svd": lambda: torch.linalg.svd(wide, full_matrices=False),
         "not used: float32 svd": lambda: torch.linalg.svd(weight.float(), full_matrices=False),
     }

@@ -1,5 +1,6 @@
 """Settings from words to layouts, refusals before anything changes, and the report."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -134,3 +135,12 @@ def test_generator_makes_starts_repeatable() -> None:
         starts.append(model[1].weight.detach())
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
+
+
+def test_a_model_that_was_not_sharded_imports_nothing_to_see_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "torch.distributed.fsdp"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    overparameterize(nn.Linear(3, 2))
+    assert name not in sys.modules

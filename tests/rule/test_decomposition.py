@@ -91,3 +91,16 @@ def test_a_level_cut_for_one_slot_leaves_the_others_right() -> None:
     _, singular, _ = singular_rows(weight, 1e-15, 1e-3)
     expected = torch.tensor(spectra, dtype=torch.float64)
     assert (singular - expected).abs().max() <= 5e-15
+
+
+@pytest.mark.parametrize("shape", [(7, 5000), (5000, 7), (2, 3, 2049), (400, 2100)])
+def test_a_long_narrow_matrix_is_decomposed_as_if_it_were_float64(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    left, singular, right = thin_decomposition(weight, torch.float32, 0.5)
+    assert {left.dtype, singular.dtype, right.dtype} == {torch.float64}
+    assert relative_error((left * singular[..., None, :]) @ right, weight.double()) <= 1e-13
+    torch.testing.assert_close(singular, torch.linalg.svdvals(weight.double()))
+    eye = torch.eye(singular.shape[-1]).double().expand(*singular.shape, -1)
+    assert relative_error(left.mT @ left, eye) <= 1e-12
+    assert relative_error(right @ right.mT, eye) <= 1e-12

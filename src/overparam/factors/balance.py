@@ -72,7 +72,9 @@ def balanced_factors(
     check_floating("weight", weight)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
-    if not is_finite(weight):
+    # For large weights each pass over the entries counts, and most need no scale.
+    plain = weight.numel() > 0 and is_moderate(weight)
+    if not plain and not is_finite(weight):
         raise ValueError("weight has non-finite entries; it has no balanced factorization.")
     m, n = weight.shape[-2:]
     rank = min(m, n)
@@ -81,15 +83,14 @@ def balanced_factors(
     widths = _hidden_widths(depth, width, default=rank, least=rank)
     if depth == 1:
         return (weight.clone(),)
-    # For large weights each pass over the entries counts, and most need no scale.
-    plain = weight.numel() > 0 and is_moderate(weight)
-    scaled, exponent = (weight.double(), None) if plain else split_scale(weight, trailing=2)
+    scaled, exponent = (weight, None) if plain else split_scale(weight, trailing=2)
     left, singular, right = thin_decomposition(scaled, weight.dtype, 1 / depth, _ROUND_OFF)
     root = singular ** (1 / depth)
     middle = [torch.diag_embed(root) for _ in range(depth - 2)]
-    parts = [root[..., :, None] * right, *middle, left * root[..., None, :]]
+    # In place: none of the three is anybody else's.
+    parts = [right.mul_(root[..., :, None]), *middle, left.mul_(root[..., None, :])]
     if exponent is None:
-        parts = [part.to(weight.dtype) for part in parts]
+        parts = [part.to(weight.dtype, memory_format=torch.contiguous_format) for part in parts]
     else:
         parts = [join_scale(part, exponent / depth, weight.dtype) for part in parts]
     sizes = [n, *widths, m]

@@ -98,7 +98,9 @@ def _check_widths(layout: Layout) -> None:
 def _check_alive(layout: Layout, factors: Sequence[Tensor], init: str) -> None:
     """Raise where two factors of one product are zero."""
     batch = layout.view.batch if isinstance(layout, MatrixLayout) else layout.groups
-    zero = torch.stack([(factor.reshape(batch, -1) == 0).all(dim=1) for factor in factors])
+    flat = [factor.reshape(batch, -1) for factor in factors]
+    # A sum of absolute values is zero only where all of them are.
+    zero = torch.stack([torch.linalg.vector_norm(each, 1, dim=1) == 0 for each in flat])
     dead = int((zero.sum(dim=0) >= 2).sum())
     if dead:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from overparam.reparam.checkpoint import accept_plain_checkpoints, refuse_plain_
 from overparam.reparam.optimizer_state import GroupOrder, check_collapse, exchange
 from overparam.reparam.plan import already_sharded, already_wrapped
 from overparam.reparam.product import memory_format_of
+from overparam.reparam.progress import progress_bar
 from overparam.reparam.swap import all_or_nothing, take_out
 from overparam.reparam.verify import first_difference, outputs_of
 
@@ -39,6 +41,7 @@ def collapse(
     *,
     example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    progress: bool = True,
 ) -> _Model:
     """Replace every product by its value: the model is plain again, and computes the same.
 
@@ -52,6 +55,7 @@ def collapse(
             evaluation mode with the same random numbers; on a mismatch everything is put back.
         optimizer: holding the factors; the weights take their places, with state. That takes a
             singular value decomposition and a few dozen products of each weight in float64.
+        progress: show a bar where standard error is a terminal and this takes more than 5 s.
 
     Returns:
         The model.
@@ -92,22 +96,30 @@ def collapse(
     )
     gradients = {key: gradient_of_weight(held) for key, held in held_lists.items()}
     states: dict[int, dict[str, Any]] = {}
-    if optimizer is not None:
-        states = {key: _carried(optimizer, held) for key, held in held_lists.items()}
+    parameters: dict[int, nn.Parameter] = {}
+    entries = sum(math.prod(layout_of(held).shape) for held in held_lists.values())
+    total = entries * (1 if optimizer is None else 2)
+    with progress_bar("Collapsing weights", total, shown=progress) as advance:
+        for key, held in held_lists.items():
+            parameters[key] = _plain_parameter(held)
+            advance(parameters[key].numel())
+            if optimizer is not None:
+                states[key] = _carried(optimizer, held)
+                advance(parameters[key].numel())
     before = None if example_inputs is None else outputs_of(model, example_inputs)
     with all_or_nothing((place.module for place in found), optimizer):
         order = None if optimizer is None else GroupOrder.of(optimizer, model)
-        swap = _Swap.plain(found)
+        _Swap.plain(found, parameters)
         if example_inputs is not None and before is not None:
             difference = first_difference(before, outputs_of(model, example_inputs))
             if difference is not None:
                 raise RuntimeError(f"collapse changed the model, and was undone: {difference}.")
         if optimizer is not None and order is not None:
             for key, held in held_lists.items():
-                exchange(optimizer, factors_of(held), [swap.parameters[key]], [states[key]])
+                exchange(optimizer, factors_of(held), [parameters[key]], [states[key]])
             order.restore(optimizer, model)
     for key, gradient in gradients.items():
-        swap.parameters[key].grad = gradient
+        parameters[key].grad = gradient
     return model
 
 
@@ -169,7 +181,8 @@ def collapsed(model: _Model) -> Iterator[_Model]:
             "overparam.collapse_state_dict."
         )
     check_detachable(found)
-    swap = _Swap.plain(found)
+    held_lists = {id(place.factors): place.factors for place in found}
+    swap = _Swap.plain(found, {key: _plain_parameter(held) for key, held in held_lists.items()})
     try:
         yield model
     finally:
@@ -191,13 +204,9 @@ class _Swap:
     owners: list[_Owner]
 
     @classmethod
-    def plain(cls, found: list[Place]) -> _Swap:
+    def plain(cls, found: list[Place], parameters: dict[int, nn.Parameter]) -> _Swap:
         """Replace every product by a plain parameter, tied ones by one and the same."""
         taken = [(place, place.factors) for place in found]
-        parameters: dict[int, nn.Parameter] = {}
-        for _, held in taken:
-            if id(held) not in parameters:
-                parameters[id(held)] = _plain_parameter(held)
         modules = {id(place.module): place.module for place in found}
         swap = cls(taken, parameters, [])
         with all_or_nothing(modules.values()):

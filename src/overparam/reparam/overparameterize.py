@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from overparam.reparam.plan import (
     already_wrapped,
     plan_overparameterization,
 )
+from overparam.reparam.progress import progress_bar
 from overparam.reparam.swap import all_or_nothing
 from overparam.reparam.weight_decay import check_decay, set_weight_decay_on
 
@@ -43,6 +44,7 @@ def overparameterize(
     generator: torch.Generator | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     weight_decay_on: str = "factors",
+    progress: bool = True,
 ) -> _Model:
     """Replace weights by products of ``depth`` factors, which are trained in their stead.
 
@@ -96,6 +98,7 @@ def overparameterize(
         generator: for random starts.
         optimizer: holding the model's parameters; the factors take their places, with state.
         weight_decay_on: ``"factors"`` or ``"product"``.
+        progress: show a bar where standard error is a terminal and this takes more than 5 s.
 
     Returns:
         The model.
@@ -130,22 +133,26 @@ def overparameterize(
         strategy=strategy,
         std=std,
     )
-    starts = _starts(plan, generator)
+    states: list[list[dict[str, Any]]] = [[] for _ in plan.entries]
+    entries = sum(entry.selected.parameter.numel() for entry in plan.entries)
+    total = entries * (1 if optimizer is None else 2)
+    with progress_bar("Factoring weights", total, shown=progress) as advance:
+        starts = _starts(plan, generator, advance)
+        if optimizer is not None:
+            check_optimizer(optimizer, [entry.selected.parameter for entry in plan.entries])
+            for state, entry, factors in zip(states, plan.entries, starts, strict=True):
+                parameter = entry.selected.parameter
+                known = optimizer.state.get(parameter, {})
+                state += state_to_factors(entry.layout, factors, known)
+                advance(parameter.numel())
+        gradients = [
+            gradients_for_factors(entry.layout, factors, entry.selected.parameter.grad)
+            for entry, factors in zip(plan.entries, starts, strict=True)
+        ]
     warn_of_hooks(
         ((entry.name, entry.selected.parameter) for entry in plan.entries),
         "a product of factors takes the weight's place, and the weight has no gradient of its own",
     )
-    states: list[list[dict[str, Any]]] = [[] for _ in plan.entries]
-    if optimizer is not None:
-        check_optimizer(optimizer, [entry.selected.parameter for entry in plan.entries])
-        states = [
-            state_to_factors(entry.layout, f, optimizer.state.get(entry.selected.parameter, {}))
-            for entry, f in zip(plan.entries, starts, strict=True)
-        ]
-    gradients = [
-        gradients_for_factors(entry.layout, factors, entry.selected.parameter.grad)
-        for entry, factors in zip(plan.entries, starts, strict=True)
-    ]
     # From here on the model changes.
     owners = [site.module for entry in plan.entries for site in entry.selected.sites]
     with all_or_nothing(owners, optimizer):
@@ -203,7 +210,9 @@ def _unless_product(model: Any, method: str, owner: nn.Module, *args: Any, **opt
     return getattr(type(model), method)(model, *args, **options)
 
 
-def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.Tensor, ...]]:
+def _starts(
+    plan: Plan, generator: torch.Generator | None, advance: Callable[[float], None]
+) -> list[tuple[torch.Tensor, ...]]:
     """The first factors of every entry; all are made before anything changes."""
     if not plan.entries:
         reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in plan.skipped[:5])
@@ -223,6 +232,7 @@ def _starts(plan: Plan, generator: torch.Generator | None) -> list[tuple[torch.T
             refused.append((entry.name, error))
         else:
             starts.append(_keep_padding(entry.selected, factors))
+        advance(parameter.numel())
     if refused:
         (name, error), *others = refused
         more = f" Refused too: {', '.join(other for other, _ in others)}." if others else ""

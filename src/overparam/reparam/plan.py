@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from overparam.factors.initialize import INITIALIZATIONS
@@ -206,7 +206,8 @@ def already_wrapped(model: nn.Module) -> str | None:
 
 def already_sharded(model: nn.Module) -> str | None:
     """Why the weights of a model are not whole on this process, or None."""
-    if torch.distributed.is_available():
+    # Whoever has sharded a model has imported this; the import would take half a second.
+    if "torch.distributed.fsdp" in sys.modules:
         from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
         for path, module in model.named_modules():

@@ -10,6 +10,7 @@ So relative accuracy survives the Gram matrices, as it does in one-sided Jacobi 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ from overparam.rule.kernel import clear_round_off, round_off_floor
 
 # Gram matrices are formed in blocks of this many rows, as only one triangle is read.
 _BLOCK = 192
+# Long matrices are read in blocks of this many columns, which stay in the cache: a narrow weight
+# is never held in float64 as a whole.
+_COLUMNS = 1024
 # Larger turns between two levels are left out: the two singular values are equal to round-off.
 _LARGEST_TURN = 1e-6
 # What the decomposition may add to errors that are promised to stay below 1e-12 and 1e-5.
@@ -46,14 +50,15 @@ def thin_decomposition(
     """``W = U diag(s) V^T``, as accurate as functions of degree ``2 - 2/N`` need it.
 
     Args:
-        weight: ``W``, ``(..., m, n)``, float64, finite; squares of its entries must be in range.
+        weight: ``W``, ``(..., m, n)``, finite, in float64 or in the dtype ``stored``; squares of
+            its entries must be in range.
         stored: the dtype that the weight was given in.
         inverse: ``1/N``.
         tolerance: what the decomposition may add to an error, where ``stored`` is float64.
 
     Returns:
-        ``U (..., m, k)``, ``s (..., k)`` and ``V^T (..., k, n)`` with ``k = min(m, n)``, in
-        descending order. Singular values at round-off are zero, with zeros in the place of their
+        ``U (..., m, k)``, ``s (..., k)`` and ``V^T (..., k, n)`` with ``k = min(m, n)``, float64,
+        in descending order. Singular values at round-off are zero, with zeros in the place of their
         rows of ``V^T`` (of their columns of ``U`` for ``m > n``).
 
     Raises:
@@ -67,7 +72,7 @@ def thin_decomposition(
     """
     m, n = weight.shape[-2:]
     if weight.numel() == 0:
-        return torch.linalg.svd(weight, full_matrices=False)
+        return torch.linalg.svd(weight.double(), full_matrices=False)
     if m > n:
         right, singular, left = thin_decomposition(weight.mT, stored, inverse, tolerance)
         return left.mT, singular, right.mT
@@ -89,14 +94,14 @@ def singular_rows(weight: Tensor, round_off: float, resolution: float) -> Singul
     rows of each further level, which are few where most singular values are near the largest.
 
     Args:
-        weight: ``W``, ``(..., m, n)`` with ``m <= n``, float64, finite; squares of its entries
-            must be in range.
+        weight: ``W``, ``(..., m, n)`` with ``m <= n``, float64 or narrower, finite; squares of
+            its entries must be in range.
         round_off: rows this short, in units of ``s_max``, are not told apart.
         resolution: singular values down to this, in units of the largest of their level, are
             taken from one Gram matrix; between ``1e-4`` and 1.
 
     Returns:
-        The left basis, the singular values and the rows.
+        The left basis, the singular values and the rows, in float64.
 
     Raises:
         torch.linalg.LinAlgError: an eigenproblem did not converge.
@@ -109,8 +114,12 @@ def singular_rows(weight: Tensor, round_off: float, resolution: float) -> Singul
     """
     m = weight.shape[-2]
     left = _descending_basis(weight)
-    rows = left.mT @ weight
-    singular = torch.linalg.vector_norm(rows, dim=-1)
+    rows = torch.empty_like(weight, dtype=torch.float64)
+    squares = rows.new_zeros(rows.shape[:-1])
+    for columns, block in _wide_blocks(weight):
+        part = torch.matmul(left.mT, block, out=rows[..., columns])
+        squares += part.square().sum(-1)
+    singular = squares.sqrt()
     least = round_off * singular[..., :1]
     first = 0
     while first < m - 1:
@@ -164,14 +173,20 @@ def _turn_apart(left: Tensor, rows: Tensor, singular: Tensor, large: slice, smal
 
 
 def _descending_basis(rows: Tensor) -> Tensor:
-    """Eigenvectors of ``R R^T``, the largest eigenvalue first."""
+    """Eigenvectors of ``R R^T`` in float64, the largest eigenvalue first."""
     m = rows.shape[-2]
-    if m <= 2 * _BLOCK:
-        gram = rows @ rows.mT
-    else:
-        gram = rows.new_zeros(*rows.shape[:-1], m)
-        for start in range(0, m, _BLOCK):
-            stop = min(start + _BLOCK, m)
-            gram[..., start:stop, :stop] = rows[..., start:stop, :] @ rows[..., :stop, :].mT
+    gram = rows.new_zeros(*rows.shape[:-1], m, dtype=torch.float64)
+    height = _BLOCK if m > 2 * _BLOCK else m
+    for _, block in _wide_blocks(rows):
+        for start in range(0, m, height):
+            stop = min(start + height, m)
+            gram[..., start:stop, :stop] -= block[..., start:stop, :] @ block[..., :stop, :].mT
     # Negative, as eigh sorts in ascending order; it reads the lower triangle.
-    return torch.linalg.eigh(gram.neg_()).eigenvectors
+    return torch.linalg.eigh(gram).eigenvectors
+
+
+def _wide_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The columns of a matrix in float64, block by block."""
+    for start in range(0, rows.shape[-1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        yield columns, rows[..., columns].double()
