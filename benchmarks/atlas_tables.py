@@ -173,7 +173,7 @@ def main() -> None:
         if STORED.exists():  # the other atlas may be in another folder
             stored = pl.read_parquet(STORED)
             others = stored.filter(~pl.col("atlas").is_in(table["atlas"].unique().implode()))
-            table = pl.concat([others, table])
+            table = pl.concat([others, table], how="diagonal")
         table.write_parquet(STORED, compression="zstd", compression_level=19)
         print(f"{STORED}: {len(table)} rows, {STORED.stat().st_size / 1e3:.0f} kB")
     write()

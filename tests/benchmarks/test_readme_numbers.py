@@ -51,6 +51,9 @@ gradient descent {{ span(["gd"], "radial:2", "radial:4", "radial:8", schedule="c
 fast, and the rule {{ faster("gd", "rule:2", digits=3, schedule="cosine") }} times.
 """
 ATLAS = re.compile(r"Depth is faster in (\d+) of (\d+) cases, slower in (\d+)")
+UNSEEN = re.compile(
+    r"(In matrix completion .* cases with factors) and with .*; in (\d+ of \d+ cases with rule)"
+)
 STRETCH = re.compile(r"\(r > 1\) is faster in (\d+) of (\d+) cases.*median speed-up ([\d.]+)")
 
 
@@ -90,6 +93,9 @@ def test_the_box_says_what_the_atlas_says():
     found = ATLAS.search(full)
     assert found is not None
     assert f"depth is faster in {found[1]} of {found[2]} cases and slower in {found[3]}." in readme
+    found = UNSEEN.search(full)
+    assert found is not None
+    assert f"{found[1]}, and in {found[2]}." in readme
     found = STRETCH.search(full)
     assert found is not None
     assert f"is faster in steps in {found[1]} of {found[2]}, median {found[3]}," in readme

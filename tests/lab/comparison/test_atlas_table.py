@@ -1,6 +1,7 @@
 """The table of the atlas, against the runs that it is made of."""
 
 import io
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -22,10 +23,14 @@ from overparam.lab.comparison.ladder import steps_to
 METHODS = ["sgd", "momentum", "sgd+rule:2", "momentum+factors:2", "sgd+radial:2"]
 
 
+def size(model):
+    return sum(float(p.square().sum()) for p in model.parameters())
+
+
 @pytest.fixture(scope="module")
 def result():
     return compare(
-        small_problem(),
+        replace(small_problem(), evaluate={"size": size}),
         methods=METHODS,
         controls=False,
         steps=12,
@@ -101,13 +106,28 @@ def test_the_picture_has_every_cell(table):
     assert {point["problem"] for point in points} == {"mnist1d-mlp none", "mnist1d-mlp batch"}
 
 
+def test_what_was_not_seen_is_counted_for_matrices(table):
+    assert not [line for line in sentences(table) if "not seen" in line]
+    matrices = table.with_columns(
+        pl.col("problem").str.replace("mnist1d-mlp", "matrix-completion"),
+        pl.lit(1.0).alias("measured_than"),
+        pl.when(pl.col("method") == "sgd+rule:2").then(0.5).otherwise(1.2).alias("measured"),
+    )
+    (line,) = (line for line in sentences(matrices) if "not seen" in line)
+    assert "in 2 of 2 cases with rule and with a higher one in 0 (median ratio 0.5)" in line
+    assert "in 0 of 2 cases with factors and with a higher one in 2 (median ratio 1.2)" in line
+
+
 def test_every_cell_is_a_line_of_the_table(table, result):
     lines = problem_lines(table)
     assert len(lines) == 6
-    for name, method, loss, over, _, own in lines:
+    (metric,) = result.metrics
+    for name, method, loss, also, over, _, own in lines:
         found = result.findings.speed_ups[method]
         assert name.startswith("mnist1d-mlp ")
         assert loss == f"{result.final_loss(method):.4g}"
+        values = (result.final_metric(each, metric) for each in (method, result.findings.baseline))
+        assert also == metric + " {:.3g} ({:.3g})".format(*values)
         assert over.startswith(f"{found.median:.2f} [{found.low:.2f}, ")
         assert f"] {found.decision}" in over
         assert "] " in own

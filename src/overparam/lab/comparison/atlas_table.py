@@ -25,7 +25,7 @@ _SCHEMA = {
     "low": pl.Float64, "high": pl.Float64, "in_seconds": pl.Float64, "smallest": pl.Float64,
     "censored": pl.Int64, "values": pl.List(pl.Float64), "lr": pl.Float64, "edge": pl.Boolean,
     "steps": pl.Int64, "loss": pl.Float64, "loss_than": pl.Float64, "notes": pl.String,
-    "machines": pl.String,
+    "machines": pl.String, "metric": pl.String, "measured": pl.Float64, "measured_than": pl.Float64,
 }  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def atlas_table(results: Mapping[str, Result]) -> pl.DataFrame:
 
 def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
     findings, rows = result.findings, []
+    metric = result.metrics[0] if result.metrics else ""
     for name in sorted(result.deep):
         method, tuned = parse_method(name), findings.tuning[name]
         own = next((plain for plain in findings.losses if _is_plain_of(plain, name)), None)
@@ -60,6 +61,9 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
                 "loss": result.final_loss(name), "loss_than": result.final_loss(than),
                 "notes": "\n".join(result.stored.notes),
                 "machines": "\n".join(result.stored.machines),
+                "metric": metric,
+                "measured": result.final_metric(name, metric) if metric else None,
+                "measured_than": result.final_metric(than, metric) if metric else None,
             })  # fmt: skip
     return rows
 
@@ -103,6 +107,8 @@ def sentences(table: pl.DataFrame) -> list[str]:
     ):
         if len(part := own.filter(chosen)):
             lines.append(counted(what, part, "over the same optimizer"))
+    if line := _unseen(best.filter(depth, pl.col("problem").str.starts_with("matrix-"))):
+        lines.append(line)
     faster = best.filter(depth, pl.col("decision") == "faster")
     kept = faster.filter(pl.col("in_seconds") > 1)
     lines.append(
@@ -110,6 +116,24 @@ def sentences(table: pl.DataFrame) -> list[str]:
         f"without, {len(kept)} are so in seconds too."
     )
     return lines
+
+
+def _unseen(cells: pl.DataFrame) -> str:
+    """What each kind of depth does to the error of a matrix of which a part was seen."""
+    known = cells.filter(pl.col("measured").is_not_null()).with_columns(
+        (pl.col("measured") / pl.col("measured_than")).alias("ratio")
+    )
+    parts = [
+        f"{(part['ratio'] < 0.95).sum()} of {len(part)} cases with {part['kind'][0]} and with a "
+        f"higher one in {(part['ratio'] > 1.05).sum()} (median ratio {part['ratio'].median():.2g})"
+        for part in known.partition_by("kind", maintain_order=True)
+    ]
+    if not parts:
+        return ""
+    return (
+        "In matrix completion and sensing the error of what was not seen ends lower, by more than "
+        f"5 %, than with the fastest method without depth in {'; in '.join(parts)}."
+    )
 
 
 def counted(what: str, cells: pl.DataFrame, over: str) -> str:
@@ -215,7 +239,10 @@ def short_name(problem: str) -> str:
     return " ".join([word, *(str(value) for value in options.values())])
 
 
-HEADER = ("problem", "method", "loss", "over the best", "in seconds", "over its own optimizer")
+HEADER = (
+    *("problem", "method", "loss", "also measured", "over the best", "in seconds"),
+    "over its own optimizer",
+)
 
 
 def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
@@ -224,7 +251,10 @@ def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
     for cell in table.partition_by("problem", "method", maintain_order=True):
         found = {row["over"]: row for row in cell.iter_rows(named=True)}
         best, own = found[BEST], found.get(OWN)
-        numbers = (f"{best['loss']:.4g}", _said(best), f"{best['in_seconds']:.2f}")
+        also = ""
+        if best["metric"]:
+            also = f"{best['metric']} {best['measured']:.3g} ({best['measured_than']:.3g})"
+        numbers = (f"{best['loss']:.4g}", also, _said(best), f"{best['in_seconds']:.2f}")
         name = short_name(best["problem"])
         lines.append((name, best["method"], *numbers, _said(own) if own else ""))
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import altair as alt
 import polars as pl
@@ -310,34 +310,22 @@ def _tuning_table(result: Result) -> str:
 
 def _cost_table(result: Result) -> str:
     rows = []
-    metrics = sorted({m for o in result.findings.outcomes.values() for m in o.metrics or ()})
     for name, cost in result.costs.methods.items():
         if cost.failure:
             continue
         shares = [f"{1000 * cost.seconds:.3g} ms", f"{cost.flops:.3g}"]
         kept = [f"{cost.parameters:,}", f"{cost.state:,}"]
-        rows.append([name, *shares, *kept, *(_metric(result, name, metric) for metric in metrics)])
+        measured = (result.final_metric(name, metric) for metric in result.metrics)
+        shown = ("" if math.isnan(value) else f"{value:.4g}" for value in measured)
+        rows.append([name, *shares, *kept, *shown])
     where = escape(result.stored.machines[0]) if result.stored.machines else "this machine"
-    header = ["method", "seconds", "flops", "parameters", "state", *metrics]
+    header = ["method", "seconds", "flops", "parameters", "state", *result.metrics]
     note = (
         f"<p class='note'>Of one step: seconds as measured, methods in turns, on {where}; flops of "
         "matrix products and convolutions (decompositions are not counted). Parameters of the "
         "model; numbers that the optimizer keeps beside them, factors included.</p>"
     )
     return html_table(header, rows) + note
-
-
-def _metric(result: Result, name: str, metric: str) -> str:
-    values = [
-        outcome.metrics[metric]
-        for trial, outcome in result.findings.outcomes.items()
-        if trial.method == name
-        and trial.seed < result.plan.seeds
-        and trial.horizon == result.plan.horizon
-        and trial.stream == 0
-        and outcome.metrics
-    ]
-    return f"{fmean(values):.4g}" if values else ""
 
 
 def _failures(result: Result) -> str:

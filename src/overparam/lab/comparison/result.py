@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from overparam.lab.comparison.costs import Costs
 from overparam.lab.comparison.methods import DEPTH, parse_method
@@ -88,6 +88,24 @@ class Result:
         """Median judged loss over fresh seeds, after as many steps as in tuning."""
         middle = self.plan.ladder.index(self.plan.horizon)
         return median(row[middle] for row in self.findings.losses[name])
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what is measured beside the loss."""
+        return sorted({m for o in self.findings.outcomes.values() for m in o.metrics or ()})
+
+    def final_metric(self, name: str, metric: str) -> float:
+        """Mean of a metric over fresh seeds where :meth:`final_loss` is taken; NaN if unknown."""
+        values = [
+            outcome.metrics[metric]
+            for trial, outcome in self.findings.outcomes.items()
+            if trial.method == name
+            and trial.seed < self.plan.seeds
+            and trial.horizon == self.plan.horizon
+            and trial.stream == 0
+            and outcome.metrics
+        ]
+        return fmean(values) if values else math.nan
 
     def cost_ratio(self, name: str, what: str) -> float:
         """Cost of a step of a method over that of the best baseline, in seconds or flops."""
