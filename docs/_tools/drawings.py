@@ -36,8 +36,7 @@ def inline(svg: str, name: str, alt_text: str) -> str:
     body = re.sub(r'\s(?:aria-[a-z]+|role)="[^"]*"', "", body)
     label = escape(alt_text, quote=True)
     return (
-        f'<figure class="{kind}" role="img" aria-label="{label}" tabindex="0">'
-        f"{head}{body}</figure>"
+        f'<figure class="{kind}" role="img" aria-label="{label}" tabindex="0">{head}{body}</figure>'
     )
 
 
