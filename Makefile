@@ -1,4 +1,5 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first; a
+# demo without anything set up before installs only what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := src tests benchmarks examples docs
@@ -12,7 +13,7 @@ OLDEST := tests/rule tests/factors tests/layers tests/optim tests/reparam tests/
 
 .PHONY: demo test test-oldest lint format docs package bench clean
 
-demo: .venv/installed  ## run the L4 Ethanol study and write runs/demo/report.html
+demo: $(or $(wildcard .venv/installed),.venv/lab)  ## run the L4 Ethanol study and write runs/demo/report.html
 	$(BIN)/overparam run --name demo --fallback diabetes --overwrite
 
 test: .venv/installed  ## run every test
@@ -34,6 +35,7 @@ format: .venv/installed
 docs: .venv/installed  ## build the site in docs/_build/html and check its links
 	$(BIN)/python -m sphinx -W -q -j 2 -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/_tools/check_links.py docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 package: .venv/installed  ## build wheel and sdist; try both, the wheel in a clean environment
 	rm -rf dist
@@ -56,11 +58,19 @@ clean:
 	.venv-oldest/bin/python -m pip install --quiet torch==2.9.0 --editable ".[test]"
 	@touch $@
 
-.venv/installed: pyproject.toml constraints.txt
+define set_up # an extra
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "overparam needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(1)]"
+endef
+
+.venv/lab: pyproject.toml constraints.txt
+	$(call set_up,lab)
+	@touch $@
+
+.venv/installed: pyproject.toml constraints.txt
+	$(call set_up,dev)
 # timm lies apart from all else: see tests/support/timm_models.py.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
 		--target .venv/vision pillow timm torchvision

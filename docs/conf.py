@@ -72,6 +72,10 @@ autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
 autosummary_context = {"top": overparam.__all__}
+# Some file systems do not tell Problem.html from problem.html.
+autosummary_filename_map = {
+    "overparam.lab.comparison.problem": "overparam.lab.comparison.problem-decorator"
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -26,6 +26,8 @@ def inline(svg: str, name: str, alt_text: str) -> str:
     if found is None:
         raise ValueError(f"{name}: an SVG with a viewBox that begins at 0 0 is needed.")
     width, height = found[1], found[2]
+    # Names at the ends of lines: what a narrow page should show first.
+    kind = "drawn stored named" if 'mark" text-anchor="start"' in svg else "drawn stored"
     head = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true" style="max-width: {width}px">'
     body = svg[found.end() :]
     body = re.sub(r'(\bid=")([^"]+")', rf"\1{name}-\2", body)
@@ -34,8 +36,7 @@ def inline(svg: str, name: str, alt_text: str) -> str:
     body = re.sub(r'\s(?:aria-[a-z]+|role)="[^"]*"', "", body)
     label = escape(alt_text, quote=True)
     return (
-        f'<figure class="drawn stored" role="img" aria-label="{label}" tabindex="0">'
-        f"{head}{body}</figure>"
+        f'<figure class="{kind}" role="img" aria-label="{label}" tabindex="0">{head}{body}</figure>'
     )
 
 

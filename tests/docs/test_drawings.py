@@ -29,6 +29,12 @@ def test_drawings_of_one_page_share_no_names(inline):
     assert "url(#map-clip0)" in drawn
 
 
+def test_a_drawing_with_names_at_its_lines_is_marked(inline):
+    name = '<text aria-roledescription="text mark" text-anchor="start">Adam</text></svg>'
+    assert 'class="drawn stored named"' in inline(SVG.replace("</svg>", name), "map", "")
+    assert 'class="drawn stored"' in inline(SVG, "map", "")
+
+
 def test_a_drawing_without_a_size_is_refused(inline):
     with pytest.raises(ValueError, match="map: an SVG with a viewBox"):
         inline('<svg width="90"></svg>', "map", "")

@@ -71,7 +71,8 @@ def test_extras_exist(command):
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".simple", ".rule", ".layers", ".reparam", ".theory", ".data"]
+    "module",
+    ["", ".simple", ".rule", ".layers", ".reparam", ".theory", ".data", ".lab.comparison"],
 )
 def test_modules_of_the_reference_say_what_is_public(module):
     """The reference lists what is in ``__all__``, and every entry opens with a sentence."""
