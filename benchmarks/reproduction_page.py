@@ -33,6 +33,9 @@ from reproduction_numbers import (
     word,
 )
 
+from overparam.lab.paper.claims import Claim
+from overparam.lab.verdicts import Verdict
+
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results" / "reproduction.parquet"
 TEMPLATE = ROOT / "docs" / "reproduction.md.j2"
@@ -80,11 +83,39 @@ class Results:
         """The rows of a table, header first."""
         return [[self._resolved(text) for text in row] for row in self.tables[name]]
 
+    def claim(self, row: int, table: str = "claims") -> Claim:
+        """A claim with the counts that were measured; its verdict is that of today's rule."""
+        name, *texts = self.cells(table)[row]
+        return Claim(name, "", (), counts=_three(texts[-3:]))
+
+    def quick(self, row: int) -> Claim | None:
+        """The same claim with --quick; None if it is not asked there."""
+        names = [cells[0] for cells in self.tables["quick"]]
+        name = self.tables["claims"][row][0]
+        return self.claim(names.index(name), "quick") if name in names else None
+
+    def claims(self) -> str:
+        """The table of all claims, with the words and the counts of the command."""
+        header, *rows = self.cells("claims")
+        shown = [[*header[:3], "verdict", "with `--quick`"]]
+        for i, row in enumerate(rows, start=1):
+            whole, quick = self.claim(i), self.quick(i)
+            verdict = f"**{whole.verdict}**: {whole.number}"
+            short = f"{quick.verdict}: {quick.number}" if quick else "not asked"
+            shown.append([*row[:3], verdict, short])
+        return markdown(shown)
+
     def differing(self, quick: str = "") -> int:
         """How many claims have another verdict with --quick, or this one."""
-        pairs = [(row[3].replace("*", ""), row[4]) for row in self.tables["claims"][1:]]
-        found = [b for a, b in pairs if a != b and b != "not asked"]
-        return sum(b == quick for b in found) if quick else len(found)
+        pairs = [(self.claim(i), self.quick(i)) for i in range(1, len(self.tables["claims"]))]
+        found = [
+            short.verdict for whole, short in pairs if short and short.verdict != whole.verdict
+        ]
+        return found.count(Verdict(quick)) if quick else len(found)
+
+    def machine(self, table: str) -> str:
+        """Where the numbers of a table were measured."""
+        return self.stored.filter(pl.col("table") == table)["machine"][0].partition(", torch")[0]
 
     def text(self, table: str, row: str | int, column: int) -> str:
         """A cell, by its row's name or number and its column's number.
@@ -163,7 +194,8 @@ def page(stored: Mapping[str, pl.DataFrame], template: str) -> str:
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["sig"] = significant
-    names = {name: getattr(results, name) for name in ("table", "n", "whole", "fact", "differing")}
+    of_results = ("table", "n", "text", "whole", "fact", "claim", "claims", "differing", "machine")
+    names = {name: getattr(results, name) for name in of_results}
     names |= {each.__name__: each for each in (below, markdown, ratio, share, within, word)}
     names |= {"map": DepthMap(stored["depth_map"]), "map_step": MAP_STEP, "fixed": fixed}
     names |= {
@@ -202,6 +234,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
         "|" + "|".join("---" if c == "---" else f" {c} " if c else " " for c in row) + "|"
         for row in lines
     )
+
+
+def _three(counts: Sequence[str]) -> tuple[int, int, int]:
+    agree, against, undecided = map(int, counts)
+    return agree, against, undecided
 
 
 def _plain(text: str) -> str:

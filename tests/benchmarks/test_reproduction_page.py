@@ -7,6 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from overparam.lab.verdicts import Verdict, verdict_of
+
 ROOT = Path(__file__).parents[2]
 # Numbers of settings, grids and the paper, which nobody measured here.
 SETTINGS = {"2.13", "2.4e-2", "1.8e-2", "5.6e-5", "7.5e-5", "5.6e-3", "7.5e-3", "3.2e-6", "1.2",
@@ -60,6 +62,46 @@ def test_another_result_gives_another_page(module, results, stored, template):
     assert "it is faster in 0 of 105 cells and slower in 105." in page
 
 
+def test_every_verdict_is_a_word_of_today_that_follows_from_its_counts(module):
+    text = module.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\| \*\*([\w ]+)\*\*: ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    verdicts = [(word, counts) for word, counts, _ in rows]
+    verdicts += [short.split(": ") for *_, short in rows if short != "not asked"]
+    assert len(verdicts) == 17 + 16
+    for word, counts in verdicts:
+        agree, total, against, open_ = map(
+            int,
+            re.fullmatch(r"(\d+) of (\d+) for, (\d+) against(?:, (\d+) open)?", counts).groups("0"),
+        )
+        assert agree + against + open_ == total
+        assert word == verdict_of([True] * agree + [False] * against + [None] * open_)
+    prose = re.findall(r"\*: \*\*([\w ]+)\*\*", text)
+    assert prose
+    assert set(prose) <= set(Verdict)
+    assert not re.search(r"holds? in part|\*\*holds?\*\*|does not hold", text)
+
+
+def test_counts_of_the_map_are_those_of_its_tiles(module, results, stored):
+    found = module.Results(stored)
+    cells = module.DepthMap(results["depth_map"])
+    for row, texts in enumerate(found.cells("claims")):
+        if "cells" in texts[2]:
+            counts = {
+                outcome: cells.count(outcome, optimizer=texts[0].partition(" is faster")[0])
+                for outcome in ("faster", "slower", "not decided")
+            }
+            assert found.claim(row).cases == tuple(counts.values())
+            assert [int(n) for n in re.findall(r"(\d+) of 105", texts[2])] == list(counts.values())
+
+
+def test_other_counts_give_another_verdict(module, results, stored, template):
+    cell = (pl.col("table") == "claims") & (pl.col("row") == 10) & (pl.col("column") == 4)
+    changed = stored.with_columns(pl.when(cell).then(pl.lit("9")).otherwise("text").alias("text"))
+    page = module.page(results | {"reproduction": changed}, template)
+    assert "| **mostly no**: 3 of 12 for, 9 against | too early: 0 of 3 for" in page
+    assert "*Near zero, 4 and 8 layers do not train*: **mostly no**." in page
+
+
 def test_the_template_holds_tables_and_measured_numbers_by_name_only(template):
     prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template)
     lines = [line for line in prose.splitlines() if not line.startswith("    ")]
@@ -76,7 +118,12 @@ def test_the_template_holds_tables_and_measured_numbers_by_name_only(template):
 
 
 def test_every_table_and_fact_is_shown(module, stored, template):
-    shown = set(re.findall(r'table\("(\w+)"\)', template)) | {"facts", "emulation"}
+    shown = set(re.findall(r'table\("(\w+)"\)', template)) | {
+        "facts",
+        "emulation",
+        "claims",
+        "quick",
+    }
     assert shown == set(stored["table"])
     facts = stored.filter((pl.col("table") == "facts") & (pl.col("row") > 0))
     names = facts.filter(pl.col("column") == 0)["text"].to_list()
