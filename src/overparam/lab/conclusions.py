@@ -53,7 +53,8 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
     sentences.insert(
         1,
         f"All losses are after {iterations:,} iterations, each method at its best learning rate; "
-        f"the optimal loss is {optimum:.4g}.",
+        f"the optimal loss is {optimum:.4g}."
+        + (" Iterations to a loss are at the learning rate that is best for it." * bool(arrivals)),
     )
     for name, method in methods.items():
         rule = Method("gd", "rule", method.depth).name

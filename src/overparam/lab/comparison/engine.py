@@ -164,7 +164,8 @@ def compare(
                 f"{error}; the machine is too busy for {seconds:.0f} s. Use a larger budget"
                 + ("." if directory is None else ", or run the same command again to go on.")
             ) from None
-    return Result(loaded.title, loaded.judged_by, stored, findings)
+    asked = tuple(parse_method(name).name for name in methods)
+    return Result(loaded.title, loaded.judged_by, stored, findings, asked)
 
 
 def _methods(names: Sequence[str], controls: bool) -> list[Method]:
