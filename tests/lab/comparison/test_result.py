@@ -55,8 +55,8 @@ def test_a_bound_is_one_in_flops_and_seconds_too(tmp_path):
     write_result(result, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     for text in (str(result), page):
-        assert text.count("≤ and ≥ are bounds") == 1
-    assert "are bounds" not in str(result_of(SLOWER, SLOWER))
+        assert text.count("≤ and ≥ mark bounds") == 1
+    assert "mark bounds" not in str(result_of(SLOWER, SLOWER))
 
 
 def test_over_its_own_optimizer_where_that_is_not_the_baseline():

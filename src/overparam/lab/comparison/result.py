@@ -16,6 +16,10 @@ from overparam.lab.comparison.protocol import CONTROL, Findings, Plan, compare_l
 from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp, decide
 from overparam.lab.verdicts import Verdict
 
+BOUNDS = (
+    "≤ and ≥ mark bounds, in flops and seconds too: for most seeds the target lies outside of the "
+    "lengths that were run."
+)
 _FINE = 2.01  # rates this far apart are fine enough for the parabola between them
 
 
@@ -188,10 +192,7 @@ class Result:
         cells = " ".join(cell for row in self.table()[1] for cell in row)
         if "≤" not in cells and "≥" not in cells:
             return []
-        return [
-            "≤ and ≥ are bounds, and so are the flops and seconds that follow from them: for most "
-            "seeds the target lies outside of the lengths that were run."
-        ]
+        return [BOUNDS]
 
     def warnings(self) -> list[str]:
         """What a reader should know before believing the answer."""
