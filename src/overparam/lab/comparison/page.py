@@ -132,7 +132,7 @@ def _answer(result: Result) -> str:
 
 def _advice(result: Result) -> str:
     control = result.findings.control
-    if control is None:
+    if control is None or set(control.values) == {1.0}:  # there are no other batches
         return ""
     logs = [math.log(value) for value in control.values]
     needed = seeds_needed(logs, math.log(1.1))
