@@ -124,6 +124,10 @@ _CURVE_CAPTION = "Training loss within the runs of tuning length, median over fr
 
 def _answer(result: Result) -> str:
     header, rows = result.table()
+    # An interval stays on one line.
+    rows = [
+        [each.replace(", ", ",\u00a0") if "[" in each else each for each in row] for row in rows
+    ]
     warnings = html_list(result.warnings()) if result.warnings() else ""
     target = f"Target: loss {result.findings.target:.4g}.{_advice(result)}"
     notes = "".join(f"<p class='note'>{note}</p>" for note in (*result.legend(), target))

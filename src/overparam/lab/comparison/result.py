@@ -242,7 +242,10 @@ def _controls(result: Result) -> str:
     if not names:
         return ""
     speeds = {name: result.findings.speed_ups[name] for name in names}
-    said = [f"{name} is {_SAID[each.decision]} ({_number(each)})" for name, each in speeds.items()]
+    said = [
+        f"{name} is {_SAID[each.decision]} ({_SIGNS[_bound(each)]}{_digits(each)[0]})"
+        for name, each in speeds.items()
+    ]
     return f" Control{'s' * (len(said) > 1)}: {'; '.join(said)}."
 
 
