@@ -34,7 +34,7 @@ from overparam.lab.comparison.atlas_table import (
 )
 from overparam.lab.comparison.names import folder_name
 from overparam.lab.comparison.protocol import OutOfTimeError
-from overparam.lab.comparison.result import Result
+from overparam.lab.comparison.result import BOUNDS, Result
 
 ROOT = Path(__file__).parents[1]
 STORED, GPU = ROOT / "results" / "atlas.parquet", ROOT / "results" / "transformer.parquet"
@@ -91,6 +91,7 @@ def generated(stored: pl.DataFrame, transformer: pl.DataFrame | None) -> str:
         if len(table):
             parts += [_list(sentences(table)), _figure(atlas), _how(table)]
             parts += [f"### Every cell of {_TITLES[atlas].lower()}", markdown(problem_lines(table))]
+            parts.append(BOUNDS)
         missing = [c.problem for c in cells if c.problem not in set(table["problem"])]
         if missing:
             parts += ["Not run to the end, so nothing is known:", _list(f"`{n}`" for n in missing)]

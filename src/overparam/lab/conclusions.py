@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import polars as pl
 
 from overparam.lab.methods import Method, label_of, parse_method
-from overparam.lab.summary import final_losses, tuned
+from overparam.lab.summary import final_losses, iterations_to, targets, tuned
 
 
 def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> list[str]:
@@ -15,9 +16,10 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
 
     The tuned methods are compared by their median final loss: every depth with gradient descent,
     the plain-weight optimizers with the best depth, the rule with explicit factors of the same
-    depth. Two methods are not ordered if their ranges over seeds overlap or if their losses are
-    equal to three digits. In an unfinished study nothing is compared, because its runs have
-    trained for different times or at different learning rates.
+    depth. Methods whose final loss is the optimum, to three digits, are compared by their
+    iterations to the lowest loss of the table. Two methods are not ordered if their ranges over
+    seeds overlap or if their numbers are equal to three digits. In an unfinished study nothing is
+    compared, because its runs have trained for different times or at different learning rates.
     """
     if not finished or _lacks_runs(curves):
         return [
@@ -38,15 +40,21 @@ def conclusions(curves: pl.DataFrame, optimum: float, finished: bool = True) -> 
         if method.depth_kind == "plain" and method.optimizer != "gd"
     ]
     sentences = []
+    arrivals = _arrivals(curves, optimum, table)
     if depths and "gd" in table:
-        sentences.append(_depths_against_gd(depths, table["gd"]))
+        found, text = _against(depths, table["gd"], "plain gradient descent", arrivals)
+        sentences.append(f"{_CLAIMS[found]} gradient descent here. {text}")
     if depths and plain:
-        best = f"the best depth, {_labelled_value(depths[0])}"
-        sentences.append(f"On the plain weight: {_compared(_sides(plain, depths[0]), best)}")
+        best = min(
+            depths, key=lambda row: arrivals.get(row["method"], {"median": math.inf})["median"]
+        )
+        text = _against(plain, best, f"the best depth, {label_of(best['method'])}", arrivals)[1]
+        sentences.append(f"On the plain weight: {text}")
     sentences.insert(
         1,
         f"All losses are after {iterations:,} iterations, each method at its best learning rate; "
-        f"the optimal loss is {optimum:.4g}.",
+        f"the optimal loss is {optimum:.4g}."
+        + (" Iterations to a loss are at the learning rate that is best for it." * bool(arrivals)),
     )
     for name, method in methods.items():
         rule = Method("gd", "rule", method.depth).name
@@ -82,20 +90,40 @@ def _lacks_runs(curves: pl.DataFrame) -> bool:
     return steps.n_unique() > 1 or counts.n_unique() > 1
 
 
-def _depths_against_gd(depths: list[dict], gd: dict) -> str:
-    sides = _sides(depths, gd)
-    if sides["lower"]:
-        claim = "Depth helps gradient descent here"
-    elif sides["overlapping"]:
-        claim = "It is not established that depth helps gradient descent here"
-    else:
-        claim = "Depth does not help gradient descent here"
-    return f"{claim}. {_compared(sides, f'plain gradient descent ({_value(gd)})')}"
+def _arrivals(curves: pl.DataFrame, optimum: float, table: Mapping[str, dict]) -> dict[str, dict]:
+    """Iterations to the lowest tabled loss, by method, of those that end at the optimum."""
+    lowest = targets(curves, optimum)[-1:]
+    return {
+        row["method"]: {**row, "seeds": table[row["method"]]["seeds"]}
+        for row in iterations_to(curves, lowest).rename({"iterations": "median"}).to_dicts()
+        if row["median"] is not None and _value(table[row["method"]]) == f"{optimum:.3g}"
+    }
+
+
+def _against(
+    rows: list[dict], reference: dict, name: str, arrivals: Mapping[str, dict]
+) -> tuple[str, str]:
+    """The best side of a reference that one of the rows is on, and how all of them compare.
+
+    Rows that arrive at the optimum, as the reference does, are compared by their iterations.
+    """
+    own = arrivals.get(reference["method"])
+    arrived = [arrivals[row["method"]] for row in rows if own and row["method"] in arrivals]
+    others = [row for row in rows if not (own and row["method"] in arrivals)]
+    found, text = [], []
+    if own and arrived:
+        found.append(_sides(arrived, own))
+        text.append(_compared(found[-1], f"{name} ({_value(own)})", _sooner(own["target"])))
+        text.append("These all end at the optimum, to three digits.")
+    if others:
+        found.append(_sides(others, reference))
+        text.append(_compared(found[-1], f"{name} ({_value(reference)})", _LOWER))
+    return next(side for side in _LOWER if any(s[side] for s in found)), " ".join(text)
 
 
 def _sides(rows: list[dict], reference: dict) -> dict[str, list[dict]]:
-    """The rows, sorted by how their final losses compare with the reference."""
-    sides: dict[str, list[dict]] = {"lower": [], "equal": [], "overlapping": [], "higher": []}
+    """The rows, sorted by how their final losses, or iterations, compare with the reference."""
+    sides: dict[str, list[dict]] = {side: [] for side in _LOWER}
     for row in rows:
         if _value(row) == _value(reference):
             side = "equal"
@@ -107,20 +135,40 @@ def _sides(rows: list[dict], reference: dict) -> dict[str, list[dict]]:
     return sides
 
 
-def _compared(sides: dict[str, list[dict]], reference: str) -> str:
+def _compared(
+    sides: dict[str, list[dict]], reference: str, verbs: Mapping[str, tuple[str, str]]
+) -> str:
     """One clause per side; the first one names the reference."""
-    verbs = {
-        "lower": ("ends lower than", "end lower than"),
-        "equal": ("ends, to three digits, equal to", "end, to three digits, equal to"),
-        "overlapping": ("overlaps over seeds with", "overlap over seeds with"),
-        "higher": ("ends higher than", "end higher than"),
-    }
     clauses = [
         f"{_join([_labelled_value(row) for row in rows])} {verbs[side][len(rows) > 1]} "
         for side, rows in sides.items()
         if rows
     ]
     return f"{clauses[0]}{reference}{''.join(f'; {clause}it' for clause in clauses[1:])}."
+
+
+# The best side first.
+_LOWER = {
+    "lower": ("ends lower than", "end lower than"),
+    "overlapping": ("overlaps over seeds with", "overlap over seeds with"),
+    "equal": ("ends, to three digits, equal to", "end, to three digits, equal to"),
+    "higher": ("ends higher than", "end higher than"),
+}
+_CLAIMS = {
+    "lower": "Depth helps",
+    "overlapping": "It is not established that depth helps",
+    "equal": "Depth does not help",
+    "higher": "Depth does not help",
+}
+
+
+def _sooner(target: float) -> dict[str, tuple[str, str]]:
+    there = f"to a loss of {target:g}"
+    return _LOWER | {
+        "lower": (f"gets {there} sooner than", f"get {there} sooner than"),
+        "equal": (f"gets {there} as soon as", f"get {there} as soon as"),
+        "higher": (f"gets {there} later than", f"get {there} later than"),
+    }
 
 
 def _overlap(first: dict, second: dict) -> bool:
@@ -140,6 +188,8 @@ def _labelled_value(row: dict) -> str:
 
 
 def _value(row: dict) -> str:
+    if "target" in row:
+        return f"{row['median']:,.0f} iterations"
     return "diverged" if row["median"] == math.inf else f"{row['median']:.3g}"
 
 

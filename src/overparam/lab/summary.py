@@ -134,11 +134,13 @@ def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame
     infinite; the best lr is the one with the smallest number. Losses are recorded at log-spaced
     steps, so a number is too large by at most one recording step.
 
-    Columns: ``method, target, iterations`` (null if no lr gets there), ``rate``.
+    Columns: ``method, target, iterations`` (null if no lr gets there), ``rate``, and ``low, high``,
+    the range over seeds.
     """
     runs = curves.select(_RUN).unique(maintain_order=True)
-    schema = {"method": pl.String, "target": pl.Float64, "iterations": pl.Float64}
-    tables = [pl.DataFrame(schema=schema | {"rate": pl.Float64})]
+    columns = ("method", "target", "iterations", "rate", "low", "high")
+    schema = dict.fromkeys(columns, pl.Float64) | {"method": pl.String}
+    tables = [pl.DataFrame(schema=schema)]
     for target in losses:
         first = (
             curves.filter(pl.col("loss") <= target)
@@ -149,7 +151,8 @@ def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame
             runs.join(first, on=_RUN, how="left", maintain_order="left")
             .with_columns(pl.col("step").fill_null(math.inf))
             .group_by(["method", "rate"], maintain_order=True)
-            .agg(pl.col("step").median().alias("iterations"))
+            .agg(*median_and_range("step"))
+            .rename({"median": "iterations"})
             .sort("iterations", "rate")
             .group_by("method", maintain_order=True)
             .first()
@@ -158,5 +161,4 @@ def iterations_to(curves: pl.DataFrame, losses: Sequence[float]) -> pl.DataFrame
                 pl.when(pl.col("iterations").is_finite()).then("iterations").alias("iterations"),
             )
         )
-    columns = ("method", "target", "iterations", "rate")
     return pl.concat([table.select(columns) for table in tables])

@@ -41,6 +41,13 @@ def test_a_wrong_method_ends_with_status_2(tmp_path, capsys):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("problem", ["train.py:problem", "digits-mpl", "digits-mlp(nrm=1)"])
+def test_a_problem_that_does_not_exist_leaves_nothing_behind(problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", problem, "--workers", "1"]) == 2
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", [["compare", "digits-mlp"], ["atlas", "--quick"]])
 def test_what_cannot_be_written_is_found_before_the_work(command, tmp_path, monkeypatch, capsys):
     def work(*_, **__):

@@ -54,6 +54,7 @@ def test_the_page_is_in_order_for_those_who_hear_it(html):
         named = re.search(r"aria-labelledby='([^']+)'", table)
         assert "<caption>" in table or (named and f'id="{named[1]}"' in content)
     assert "<th scope='row'>Learning rates</th>" in content
+    assert "<th scope='row' data-of='Method'>Adam</th>" in content
     levels = [1, *map(int, re.findall(r"<h([1-6])", content))]
     assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
 
@@ -92,6 +93,8 @@ def test_figures_are_well_formed(folder):
     for name in ("loss", "rates"):
         root = ElementTree.parse(folder / "figures" / f"{name}.svg").getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("role") == "img"
+        assert "learning rate" in root.get("aria-label")
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 10
 
 
@@ -142,6 +145,21 @@ def test_page_in_a_browser(browser, folder):
     assert problems == []
 
 
+def test_a_chart_is_heard_as_one_image_with_a_name(browser, folder):
+    page = opened(browser, folder)
+    heard = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    page.close()
+    heard = [node for node in heard if not node["ignored"]]
+    names = [node["name"]["value"] for node in heard if node["role"]["value"] in ("img", "image")]
+    assert names == [
+        "Loss above the optimum against iterations, each method at its best learning rate.",
+        "Final loss above the optimum and failures, against the learning rate.",
+    ]
+    roles = {node["role"]["value"] for node in heard}
+    assert not any("graphics" in role or "Svg" in role for role in roles)
+    assert "rowheader" in roles
+
+
 def test_page_fits_a_telephone_and_shows_a_legend_there(browser, folder):
     page = opened(browser, folder, width=390)
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
@@ -179,8 +197,8 @@ def test_the_numbers_behind_a_chart_are_those_of_the_curves(browser, folder):
     numbers = page.locator("details.numbers").first
     assert not numbers.locator("table").is_visible()
     numbers.locator("summary").press("Enter")
-    header = numbers.locator("th").all_inner_texts()
-    last = numbers.locator("tbody tr").last.locator("td").all_inner_texts()
+    header = numbers.locator("thead th").all_inner_texts()
+    last = numbers.locator("tbody tr").last.locator("th, td").all_inner_texts()
     page.close()
     curves = pl.read_parquet(folder / "curves.parquet")
     optimum = json.loads((folder / "run.json").read_text())["optimum"]["loss"]

@@ -50,8 +50,8 @@ CHECKS = (
 class TheoryCommand:
     """Check the paper's theory: run every check, print the verdicts, draw the charts.
 
-    Takes under a minute on one core. The regression losses are those of the Ethanol data if it is
-    on this machine, else of scikit-learn's diabetes data.
+    Takes one to two minutes on one core. The regression losses are those of the Ethanol data if it
+    is on this machine, else of scikit-learn's diabetes data.
 
     Examples:
         overparam theory
@@ -80,6 +80,7 @@ def run_theory(output: Path, console: Console | None = None) -> int:
     features, targets, data, remark = regression_data()
     if remark:
         say_sentence(console, remark)
+    say_sentence(console, f"{len(CHECKS)} checks; together they take one to two minutes.")
     with single_thread():
         results = [
             module.check(features, targets, data) if module is circulation else module.check()

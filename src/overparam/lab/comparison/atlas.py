@@ -29,7 +29,7 @@ from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.names import folder_name
 from overparam.lab.comparison.plans import stored_budget
 from overparam.lab.comparison.protocol import OutOfTimeError
-from overparam.lab.comparison.result import Result
+from overparam.lab.comparison.result import BOUNDS, Result
 from overparam.lab.local_workers import local_pool
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.report.page import Section, html_list, html_table, write_page
@@ -222,10 +222,11 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
     first, *others = atlas.sentences
     sections = [Section("Problem by problem", f"<ul>{items}</ul>")]
     if atlas.results:
+        cells = html_table(HEADER, problem_lines(atlas.table))
         sections = [
             Section("The picture", html_list(others), picture(atlas.table), CAPTION),
             *sections,
-            Section("Every cell", html_table(HEADER, problem_lines(atlas.table))),
+            Section("Every cell", cells + f"<p class='note'>{BOUNDS}</p>"),
         ]
     write_page(path, title="Where does depth help?", answer=first, lead=_LEAD, sections=sections)
 

@@ -11,8 +11,7 @@ import polars as pl
 from overparam.lab.charts.theme import BLUE, GREEN, GREY, ORANGE, PINK, SKY, SOFT, VIOLET, styled
 from overparam.lab.comparison.methods import DEPTH, parse_method
 from overparam.lab.comparison.names import parse_call
-from overparam.lab.comparison.protocol import compare_ladders
-from overparam.lab.comparison.result import Result
+from overparam.lab.comparison.result import Result, decided, ratio
 from overparam.lab.comparison.statistics import SpeedUp
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.verdicts import verdict_of
@@ -45,16 +44,14 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
     metric = result.metrics[0] if result.metrics else ""
     for name in sorted(result.deep):
         method, tuned = parse_method(name), findings.tuning[name]
-        own = next((plain for plain in findings.losses if _is_plain_of(plain, name)), None)
+        own = result.over_own(name)
         compared = [(BEST, findings.baseline, findings.speed_ups[name])]
         if own is not None:
-            target = min(findings.tuning[own].losses.values())
-            losses = (findings.losses[own], findings.losses[name])
-            compared.append((OWN, own, compare_ladders(result.plan.ladder, *losses, target)))
+            compared.append((OWN, *own))
         for over, than, found in compared:
             seconds = [result.costs.methods[each].seconds for each in (than, name)]
             rows.append({
-                "problem": problem, "method": name, "optimizer": own or method.base,
+                "problem": problem, "method": name, "optimizer": own[0] if own else method.base,
                 "kind": method.kind, "over": over, "than": than, **_numbers(found),
                 "in_seconds": found.median * seconds[0] / seconds[1],
                 "lr": tuned.lr, "edge": tuned.edge, "steps": result.plan.horizon,
@@ -66,19 +63,6 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
                 "measured_than": result.final_metric(than, metric) if metric else None,
             })  # fmt: skip
     return rows
-
-
-def _is_plain_of(plain: str, name: str) -> bool:
-    """Whether a method is the optimizer of another one, without its depth."""
-    if plain.endswith("A/A"):
-        return False
-    own, method = parse_method(plain), parse_method(name)
-    same = own.base == method.base and set(own.options) <= set(method.options)
-    return (
-        same
-        and own.is_baseline
-        and ("momentum" in dict(own.options)) == ("momentum" in dict(method.options))
-    )
 
 
 def _numbers(found: SpeedUp) -> dict[str, Any]:
@@ -254,7 +238,8 @@ def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
         also = ""
         if best["metric"]:
             also = f"{best['metric']} {best['measured']:.3g} ({best['measured_than']:.3g})"
-        numbers = (f"{best['loss']:.4g}", also, _said(best), f"{best['in_seconds']:.2f}")
+        seconds = ratio(_speed_up(best), best["in_seconds"])
+        numbers = (f"{best['loss']:.4g}", also, _said(best), seconds)
         name = short_name(best["problem"])
         lines.append((name, best["method"], *numbers, _said(own) if own else ""))
     return lines
@@ -262,4 +247,9 @@ def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
 
 def _said(row: Mapping[str, Any]) -> str:
     edge = ", lr at the edge" if row["edge"] else ""
-    return f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['decision']}{edge}"
+    return f"{decided(_speed_up(row))}{edge}"
+
+
+def _speed_up(row: Mapping[str, Any]) -> SpeedUp:
+    names = ("median", "low", "high", "decision", "smallest", "censored")
+    return SpeedUp(tuple(row["values"]), **{name: row[name] for name in names})

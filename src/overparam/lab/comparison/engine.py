@@ -124,6 +124,20 @@ def compare(
         budget = "10min"
     seconds = math.inf if budget is None else seconds_of(budget)
     limit = Time(begin + _ROUND_SHARE * seconds, begin + _STOP_SHARE * seconds, suspend)
+    with _PREPARING:  # before anything is made, since this is what fails most
+        loaded = load_problem(given) if isinstance(given, str) else given
+        settings = {
+            "format": _FORMAT,
+            "problem": loaded.title,
+            "fingerprint": fingerprint(loaded),
+            "judged_by": loaded.judged_by,
+            "methods": [method.name for method in chosen],
+            "seeds": seeds,
+            "trials": trials,
+            "tuning_seeds": tuning_seeds,
+            "steps": steps,
+            "budget": seconds if math.isfinite(seconds) else None,
+        }
     with ExitStack() as stack:
         if directory is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -139,19 +153,6 @@ def compare(
             # Before the measurement, so that it sees the time that is left.
             wait([pool.submit(ready, given) for _ in range(workers)])
         with _PREPARING:
-            loaded = load_problem(given) if isinstance(given, str) else given
-            settings = {
-                "format": _FORMAT,
-                "problem": loaded.title,
-                "fingerprint": fingerprint(loaded),
-                "judged_by": loaded.judged_by,
-                "methods": [method.name for method in chosen],
-                "seeds": seeds,
-                "trials": trials,
-                "tuning_seeds": tuning_seeds,
-                "steps": steps,
-                "budget": seconds if math.isfinite(seconds) else None,
-            }
             stored = stored_plan(folder, settings, loaded, workers, overwrite, begin)
         console = console or open_console(stderr=True)
         try:
@@ -163,7 +164,8 @@ def compare(
                 f"{error}; the machine is too busy for {seconds:.0f} s. Use a larger budget"
                 + ("." if directory is None else ", or run the same command again to go on.")
             ) from None
-    return Result(loaded.title, loaded.judged_by, stored, findings)
+    asked = tuple(parse_method(name).name for name in methods)
+    return Result(loaded.title, loaded.judged_by, stored, findings, asked)
 
 
 def _methods(names: Sequence[str], controls: bool) -> list[Method]:

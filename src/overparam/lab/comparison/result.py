@@ -12,10 +12,14 @@ from statistics import fmean, median
 from overparam.lab.comparison.costs import Costs
 from overparam.lab.comparison.methods import DEPTH, parse_method
 from overparam.lab.comparison.plans import PlanFile
-from overparam.lab.comparison.protocol import Findings, Plan
-from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp
+from overparam.lab.comparison.protocol import CONTROL, Findings, Plan, compare_ladders
+from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp, decide
 from overparam.lab.verdicts import Verdict
 
+BOUNDS = (
+    "≤ and ≥ mark bounds, in flops and seconds too: for most seeds the target lies outside of the "
+    "lengths that were run."
+)
 _FINE = 2.01  # rates this far apart are fine enough for the parabola between them
 
 
@@ -28,12 +32,14 @@ class Result:
         judged_by: what runs are judged by.
         stored: the plan, the costs of each method, and what was changed on the way.
         findings: of the protocol.
+        asked: names of the methods that were asked for; the others are controls.
     """
 
     title: str
     judged_by: str
     stored: PlanFile
     findings: Findings
+    asked: tuple[str, ...]
 
     @property
     def plan(self) -> Plan:
@@ -58,16 +64,17 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether depth makes the training faster, in steps."""
-        found = [self.findings.speed_ups[name].decision for name in self.deep]
+        """Whether depth makes the training faster, in steps; controls do not count."""
+        speeds = self.findings.speed_ups
+        found = [speeds[name].decision for name in self.deep if name in self.asked]
         if "faster" in found:
             return Verdict.YES
         return Verdict.TOO_EARLY if "too early" in found or not found else Verdict.NO
 
     @property
     def sentence(self) -> str:
-        """The answer, with its number."""
-        return answer(self)
+        """The answer, with its number, and what the controls say."""
+        return answer(self) + _controls(self)
 
     @property
     def failures(self) -> list[tuple[str, str, int, int]]:
@@ -112,6 +119,18 @@ class Result:
         own, base = (getattr(self.costs.methods[n], what) for n in (name, self.findings.baseline))
         return own / base if base else math.nan
 
+    def over_own(self, name: str) -> tuple[str, SpeedUp] | None:
+        """The same optimizer without depth, and the speed-up over it, read off the same runs.
+
+        The target is the loss that the optimizer without depth reached in tuning.
+        """
+        losses = self.findings.losses
+        own = next((plain for plain in losses if _is_plain_of(plain, name)), None)
+        if own is None:
+            return None
+        target = min(self.findings.tuning[own].losses.values())
+        return own, compare_ladders(self.plan.ladder, losses[own], losses[name], target)
+
     def save(self, path: Path | str) -> Path:
         """Write the page, which opens without a network.
 
@@ -125,30 +144,38 @@ class Result:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: one for each method, then the A/A control."""
-        header = ["method", "lr", "loss", "speed-up in steps", "in flops", "in seconds", "verdict"]
         base = self.findings.baseline
-        rows = []
+        own = {name: over for name in self.deep if (over := self.over_own(name))}
+        if all(plain == base for plain, _ in own.values()):
+            own = {}  # it would say what the speed-up in steps says
+        header = ["method", "lr", "loss", "speed-up in steps", "in flops", "in seconds"]
+        header += [*["over its own optimizer"] * bool(own), "verdict"]
+        rows: list[list[str]] = []
         if base:
             lr = self.findings.tuning[base].lr
-            rows.append(
-                [base, f"{lr:.3g}", f"{self.final_loss(base):.4g}", "1", "1", "1", "baseline"]
-            )
+            rows.append([base, f"{lr:.3g}", f"{self.final_loss(base):.4g}", "1", "1", "1"])
+            rows[-1] += [*[""] * bool(own), "baseline"]
         for name in self.ranked:
             found, tuned = self.findings.speed_ups[name], self.findings.tuning[name]
             ratios = [
-                _ratio(found.median / self.cost_ratio(name, what)) for what in ("flops", "seconds")
+                ratio(found, found.median / self.cost_ratio(name, what))
+                for what in ("flops", "seconds")
             ]
+            if own:
+                ratios.append(decided(own[name][1]) if name in own else "")
             note = ", lr at the edge" if tuned.edge else ""
             cells = [f"{tuned.lr:.3g}", f"{self.final_loss(name):.4g}", interval(found), *ratios]
             rows.append([name, *cells, found.decision + note])
         failed = [n for n in self.costs.methods if n != base and n not in self.findings.speed_ups]
-        rows += [[name, "", "", "", "", "", "failed"] for name in failed]
+        blank = [""] * (len(header) - 2)
+        rows += [[name, *blank, "failed"] for name in failed]
         if self.findings.control is not None:
             control = self.findings.control
             says = (
                 "no difference" if control.decision in ("not faster", "too early") else "different!"
             )
-            rows.append([f"A/A: {base}, other batches", "", "", interval(control), "", "", says])
+            cells = [*blank[:2], interval(control), *blank[3:]]
+            rows.append([f"A/A: {base}, other batches", *cells, says])
         return header, rows
 
     def __str__(self) -> str:
@@ -158,7 +185,14 @@ class Result:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (header, *rows)
         ]
-        return "\n".join([self.sentence, *self.warnings(), "", *lines])
+        return "\n".join([self.sentence, *self.warnings(), "", *lines, *self.legend()])
+
+    def legend(self) -> list[str]:
+        """What stands below the table."""
+        cells = " ".join(cell for row in self.table()[1] for cell in row)
+        if "≤" not in cells and "≥" not in cells:
+            return []
+        return [BOUNDS]
 
     def warnings(self) -> list[str]:
         """What a reader should know before believing the answer."""
@@ -170,12 +204,13 @@ def answer(result: Result) -> str:
     base, speeds = result.findings.baseline, result.findings.speed_ups
     if not base:
         return "Too early to say: no method without depth ended with a finite loss."
-    if not result.deep:
+    deep = [name for name in result.deep if name in result.asked]
+    if not deep:
         if result.failures or any(not parse_method(n).is_baseline for n in result.costs.methods):
             return f"Too early to say: no method with depth could be trained; {base} could."
         return f"{base} is the best of the methods without depth; none with depth was compared."
-    # What trains with depth comes before the part of it that costs nothing.
-    deep = sorted(result.deep, key=lambda name: parse_method(name).kind not in DEPTH)
+    # What trains with depth comes before the radial step, which is a part of it.
+    deep.sort(key=lambda name: parse_method(name).kind not in DEPTH)
     if result.verdict is Verdict.YES:
         name = next(name for name in deep if speeds[name].decision == "faster")
         found = speeds[name]
@@ -201,6 +236,35 @@ def answer(result: Result) -> str:
     )
 
 
+def _controls(result: Result) -> str:
+    """What the methods that were not asked for say; empty if there are none."""
+    names = [name for name in result.deep if name not in result.asked]
+    if not names:
+        return ""
+    speeds = {name: result.findings.speed_ups[name] for name in names}
+    said = [
+        f"{name} is {_SAID[each.decision]} ({_SIGNS[_bound(each)]}{_digits(each)[0]})"
+        for name, each in speeds.items()
+    ]
+    return f" Control{'s' * (len(said) > 1)}: {'; '.join(said)}."
+
+
+_SAID = {word: word for word in ("faster", "slower", "not faster")} | {"too early": "undecided"}
+
+
+def _is_plain_of(plain: str, name: str) -> bool:
+    """Whether a method is the optimizer of another one, without its depth."""
+    if plain.endswith(CONTROL):
+        return False
+    own, method = parse_method(plain), parse_method(name)
+    same = own.base == method.base and set(own.options) <= set(method.options)
+    return (
+        same
+        and own.is_baseline
+        and ("momentum" in dict(own.options)) == ("momentum" in dict(method.options))
+    )
+
+
 def percent(share: float) -> str:
     """A share in per cent.
 
@@ -218,19 +282,39 @@ def interval(found: SpeedUp) -> str:
         >>> interval(SpeedUp((1.2, 1.3), 1.25, 1.1, 1.4, "faster", 1.1))
         '1.25 [1.10, 1.40]'
     """
-    bound = {-1: "≤ ", 1: "≥ ", 0: ""}[_bound(found)]
-    return f"{bound}{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    median, low, high = _digits(found)
+    return f"{_SIGNS[_bound(found)]}{median} [{low}, {high}]"
 
 
-def _ratio(value: float) -> str:
-    """A ratio; nothing where the baseline costs nothing that is counted."""
-    return f"{value:.2f}" if math.isfinite(value) else ""
+def decided(found: SpeedUp) -> str:
+    """A speed-up with its interval and the decision."""
+    return f"{interval(found)} {found.decision}"
+
+
+def ratio(found: SpeedUp, value: float) -> str:
+    """A ratio that follows from a speed-up; nothing where it is not a number.
+
+    Where the speed-up is a bound, so is the ratio.
+    """
+    return f"{_SIGNS[_bound(found)]}{value:.2f}" if math.isfinite(value) else ""
 
 
 def _number(found: SpeedUp) -> str:
     bound = {-1: "at most ", 1: "at least ", 0: ""}[_bound(found)]
-    text = f"speed-up {bound}{found.median:.2f}"
-    return text if _bound(found) else f"{text}, 95 % interval {found.low:.2f} to {found.high:.2f}"
+    median, low, high = _digits(found)
+    text = f"speed-up {bound}{median}"
+    return text if _bound(found) else f"{text}, 95 % interval {low} to {high}"
+
+
+def _digits(found: SpeedUp) -> list[str]:
+    """Median and interval with two decimals, or as many as show why the rule decides as it does."""
+    numbers = (found.median, found.low, found.high)
+    enough = (n for n in range(2, 6) if decide(*(round(x, n) for x in numbers)) == decide(*numbers))
+    digits = next(enough, 6)
+    return [f"{number:.{digits}f}" for number in numbers]
+
+
+_SIGNS = {-1: "≤ ", 1: "≥ ", 0: ""}
 
 
 def _bound(found: SpeedUp) -> int:
@@ -283,6 +367,7 @@ def _warnings(result: Result) -> Iterable[str]:
         )
         if not first > last:
             yield (
-                "Four times as many steps do not lower the loss of the baseline, so speed means "
-                "nothing here: take shorter runs, or a problem that is not solved so soon."
+                f"{plan.ladder[-1] / plan.ladder[0]:.2g} times as many steps do not lower the loss "
+                "of the baseline, so speed means nothing here: take shorter runs, or a problem "
+                "that is not solved so soon."
             )

@@ -47,10 +47,16 @@ class Section:
             raise ValueError(f"the section {self.heading!r} has no chart.")
         return self.chart.to_dict()
 
+    @property
+    def description(self) -> str:
+        """What the chart shows, for readers who cannot see it."""
+        return self.specification.get("description", self.heading)
+
     @cached_property
     def svg(self) -> bytes:
         """The chart as a file of its own; the same chart gives the same bytes."""
         drawn, names = vl_convert.vegalite_to_svg(self.specification), {}
+        drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{escape(self.description)}"', 1)
         # Vega numbers some elements on from the chart that it drew before.
         return re.sub(
             r'(?<=["#])(clip|gradient_)\d+',
@@ -110,9 +116,8 @@ def _shown(section: Section, number: int) -> dict[str, object]:
     )
     # "</" would end the script element that holds the specification.
     chart = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
-    description = spec.get("description", section.heading)
     numbers = _named_tables(tables, anchor)
-    return shown | {"chart": chart, "numbers": numbers, "description": description}
+    return shown | {"chart": chart, "numbers": numbers, "description": section.description}
 
 
 def _named_tables(html: str, anchor: str) -> str:
@@ -141,7 +146,9 @@ def html_table(
     classes: Mapping[tuple[int, int], str] | None = None,
     caption: str = "",
 ) -> str:
-    """An HTML table of plain cells; a narrow page shows each row as a list of named cells.
+    """An HTML table of plain cells, where the first one names its row.
+
+    A narrow page shows each row as a list of named cells.
 
     Args:
         header: column names.
@@ -159,7 +166,8 @@ def html_table(
             if j and " " not in cell:
                 names.append("one")  # a number such as 1e-07 stays on one line
             mark = f" class='{' '.join(names)}'" if names else ""
-            cells.append(f"<td data-of='{escape(name)}'{mark}>{escape(cell)}</td>")
+            tag, scope = ("td", "") if j else ("th", " scope='row'")
+            cells.append(f"<{tag}{scope} data-of='{escape(name)}'{mark}>{escape(cell)}</{tag}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (

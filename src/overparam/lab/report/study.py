@@ -67,7 +67,7 @@ def write_report(directory: StudyDirectory) -> Results:
         caption="Each method at its best learning rate: the one with the lowest median final "
         "loss among those at which no seed failed. With several seeds, the line is the median "
         "and the band goes from the smallest to the largest. Both axes are logarithmic. Click "
-        "a line to single it out; hover for values.",
+        "a line to single it out, hover for values, or unfold the numbers below.",
     )
     rates = Section(
         "Every learning rate",
