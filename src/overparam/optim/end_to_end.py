@@ -13,6 +13,7 @@ from torch import Tensor
 
 from overparam import sharded
 from overparam._checks import plain_number
+from overparam._compiled import uncompiled
 from overparam._copies import undo_unless
 from overparam._precision import state_dtype
 from overparam._words import warn_user
@@ -261,11 +262,9 @@ class EndToEnd(Transform):
                 gradient = gradient.to_dense()
             yield Item(p, gradient.to(state_dtype(p)), self.state, chosen, group)
 
+    @uncompiled  # torch 2.9 does not follow attributes that come and go
     def _inner_step_along(self, found: Mapping[Tensor, Tensor | None]) -> list[StandIn]:
-        """The inner step, with directions in the place of gradients.
-
-        Those of half precision go to the stand-ins.
-        """
+        """The inner step along directions; those of half precision go to the stand-ins."""
         self._directions, self._gradients = found, {p: p.grad for p in found}
         try:
             for p, direction in found.items():

@@ -120,7 +120,7 @@ def _check_loss(loss: Loss, point: Tensor) -> None:
     try:
         loss(point)
     except RuntimeError as error:
-        if "dtype" not in str(error):
+        if not any(word in str(error) for word in ("dtype", "scalar type")):
             raise
         raise TypeError(
             "the loss is called with a weight in float64, and its own tensors are of another "
