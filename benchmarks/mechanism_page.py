@@ -115,8 +115,9 @@ class Results:
     def limited(self, optimizers: Iterable[str], **wanted: object) -> str:
         """For how many parts the rate above the best one diverges in some seed, of those tried."""
         found: list[bool] = []
+        asked = self.problems(**wanted)
         for cell, rows in each_cell(self.stored):
-            if cell not in self.problems(**wanted):
+            if cell not in asked:
                 continue
             for row in self._tables[cell].filter(pl.col("optimizer").is_in(optimizers)).to_dicts():
                 above = (pl.col("rate") / (row["rate"] * STEP)).log().abs() < 0.1
@@ -187,10 +188,11 @@ class Results:
 
     def arriving(self, *data: str) -> tuple[int, int]:
         """How many pairs of the main lengths both arrive at the optimum, and of how many."""
+        asked = [cell for cell in self.problems(main=True) if not data or cell.data in data]
         pairs = [
             _arrive(row, self._rows[cell, optimizer, ""])
             for (cell, optimizer, part), row in self._rows.items()
-            if part and cell in self.problems(main=True) and (not data or cell.data in data)
+            if part and cell in asked
         ]
         return sum(pairs), len(pairs)
 
