@@ -102,8 +102,8 @@ class Results:
         for cell in self.problems(**wanted):
             for optimizer in optimizers:
                 row = self._rows.get((cell, optimizer, part))
-                if row is not None and not _arrive(row, plain := self._rows[cell, optimizer, ""]):
-                    count[self._verdict(row, plain)] += 1
+                if row is not None and not row["arrive"]:
+                    count[self._verdict(row, self._rows[cell, optimizer, ""])] += 1
         return count["faster"], count["slower"], sum(count.values())
 
     def counted(self, optimizers: Iterable[str], *parts: str, **wanted: object) -> str:
@@ -128,7 +128,7 @@ class Results:
 
     @staticmethod
     def _verdict(row: dict, plain: dict) -> str:
-        if _arrive(row, plain):
+        if row["arrive"]:
             return ""
         if row["speed_up_low"] > STEP and not plain["edge"]:
             return "faster"
@@ -148,8 +148,7 @@ class Results:
         found = [
             row
             for cell in cells
-            if (row := self._rows.get((cell, optimizer, part)))
-            and not _arrive(row, self._rows[cell, optimizer, ""])
+            if (row := self._rows.get((cell, optimizer, part))) and not row["arrive"]
         ]
         if not found:
             return ""
@@ -175,7 +174,7 @@ class Results:
             if row is None or plain is None:
                 shown.append("-")
                 continue
-            text = "both arrive" if _arrive(row, plain) else _number(row, "speed_up", 2)
+            text = "both arrive" if row["arrive"] else _number(row, "speed_up", 2)
             shown.append(f"**{text}**" if self._verdict(row, plain) else text)
         return "" if set(shown) == {"-"} else " / ".join(shown)
 
@@ -190,9 +189,7 @@ class Results:
         """How many pairs of the main lengths both arrive at the optimum, and of how many."""
         asked = [cell for cell in self.problems(main=True) if not data or cell.data in data]
         pairs = [
-            _arrive(row, self._rows[cell, optimizer, ""])
-            for (cell, optimizer, part), row in self._rows.items()
-            if part and cell in asked
+            row["arrive"] for (cell, _, part), row in self._rows.items() if part and cell in asked
         ]
         return sum(pairs), len(pairs)
 
@@ -225,11 +222,6 @@ class Results:
             else f"{seconds / 60:.0f} minutes",
             "machines": "; ".join(units["machine"].unique().sort()),
         }
-
-
-def _arrive(*rows: dict) -> bool:
-    """Whether all end below a millionth of the first distance, where only round-off is left."""
-    return all(row["distance"] == 0 for row in rows)
 
 
 def _number(row: dict, quantity: str, digits: int, ranged: bool = False) -> str:

@@ -83,6 +83,18 @@ def test_cells_say_what_diverged_and_what_lies_at_the_edge():
     assert [row[0] for row in faster] == [row[0] for row in rows[1:]]
 
 
+def test_two_that_arrive_at_the_optimum_get_no_speed_up():
+    ends = dict.fromkeys(mechanism_methods(), 1e-8) | {"rule:2": 0.1}
+    made = study_result(NAME, ends)
+    table = mechanism.part_table(made.curves, made.optimum)
+    _, rows = mechanism.cell_grid(table, "speed_up")
+    cells = {row[0]: row[1:] for row in rows}
+    assert cells["Depth 2 (norm factor)"][0] == "both arrive"
+    assert float(cells["Depth 2 (rule)"][0].split()[0]) < 1
+    _, ends = mechanism.cell_grid(table, "distance")
+    assert ends[0] == ["Plain", "0", "0", "0", "0"]
+
+
 def test_claims_have_the_verdicts_of_the_ends():
     made = mechanism.report({NAME: result(), "l4-adam": None})
     verdicts = {claim.statement: claim.verdict for claim in made.claims}

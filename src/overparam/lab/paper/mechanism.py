@@ -51,7 +51,8 @@ def part_table(curves: pl.DataFrame, optimum: float) -> pl.DataFrame:
 
     Columns: ``method, optimizer, part`` (empty for the plain weight), ``rate, edge`` of
     :func:`~overparam.lab.summary.tuned`, ``distance`` and ``speed_up`` against the plain weight
-    (see :mod:`overparam.lab.paper.distances`), each with ``_low`` and ``_high``.
+    (see :mod:`overparam.lab.paper.distances`), each with ``_low`` and ``_high``, and ``arrive``:
+    whether both end at the optimum, where round-off decides which learning rate is the best one.
     """
     best = {row["method"]: row for row in tuned(curves).to_dicts()}
     distances = tuned_distances(curves, optimum)
@@ -59,6 +60,7 @@ def part_table(curves: pl.DataFrame, optimum: float) -> pl.DataFrame:
     for name, distance in distances.items():
         optimizer = parse_method(name).optimizer
         faster = speed_up(curves, optimum, name, optimizer)
+        arrive = distance.median == distances[optimizer].median == 0
         rows.append(
             {
                 "method": name,
@@ -68,6 +70,7 @@ def part_table(curves: pl.DataFrame, optimum: float) -> pl.DataFrame:
                 "edge": best[name]["edge"],
                 **_columns("distance", distance),
                 **_columns("speed_up", faster),
+                "arrive": arrive,
             }
         )
     return pl.DataFrame(rows)
@@ -107,6 +110,8 @@ def _cell(row: dict[str, float] | None, quantity: str) -> str:
         return ""
     if row["distance"] == float("inf"):
         return "diverged"
+    if quantity == "speed_up" and row["arrive"]:
+        return "both arrive"
     value = Interval(row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"])
     return str(value) + (" *" if row["edge"] else "")
 
