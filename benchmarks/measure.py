@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,12 @@ def seconds(call: Callable[[], object], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return clock() - start
+
+
+def quartiles(values: Sequence[float], digits: int = 3) -> str:
+    """Median and quartiles, as the tables show them."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
 
 
 def print_table(header: list[str], lines: list[list[str]]) -> None:

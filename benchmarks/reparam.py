@@ -1,21 +1,23 @@
 """Forward and backward of an overparameterized layer against the plain one, and the prediction.
 
 Run ``python benchmarks/reparam.py``. The plain step, the overparameterized step and the planner's
-products are timed in turn, so that a change of the machine's speed hits all of them; the fastest
-round is reported, which other work on the machine disturbs least. The prediction is the plain step
-plus the products by themselves. A second table compares one materialized kernel with running the
-convolutions of the chain one after another.
+products are timed in turn, so that a change of the machine's speed hits all of them. Times are
+processor time of the thread: medians and quartiles over the rounds, ratios within a round. The
+prediction is the plain step plus the products by themselves. A second table compares one
+materialized kernel with running the convolutions of the chain one after another.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from measure import print_load, print_table, quartiles, seconds
 from torch import Tensor, nn
 
 from overparam.reparam import overparameterize, plan_overparameterization
@@ -93,25 +95,26 @@ def step_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], None]:
     return step
 
 
-def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[float]:
-    """Fastest seconds of each call, one round of all after another."""
-    times: list[list[float]] = [[] for _ in calls]
+def time_in_turn(calls: list[Callable[[], object]], least: float) -> list[list[float]]:
+    """Milliseconds of each call in each round, one round of all after another."""
     for call in calls:
         call()
+    times: list[list[float]] = [[] for _ in calls]
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times[0]) < 5:
+    while time.perf_counter() - begin < least or len(times[0]) < 5:
         for call, kept in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            kept.append(time.perf_counter() - start)
-    return [min(kept) for kept in times]
+            kept.append(1e3 * seconds(call, "cpu"))
+    return times
 
 
-def compare_layers(depth: int, seconds: float) -> float:
+def ratios(times: list[float], base: list[float]) -> str:
+    """Of the times in the same round."""
+    return quartiles([a / b for a, b in zip(times, base, strict=True)])
+
+
+def compare_layers(depth: int, least: float) -> float:
     """Print the first table; the largest relative error of the prediction."""
-    print("| layer | batch | plain ms | factored ms | ratio | predicted ms | error |")
-    print("|---|---|---|---|---|---|---|")
-    worst = 0.0
+    lines, worst = [], 0.0
     for case in CASES:
         for batch in case.batches:
             torch.manual_seed(0)
@@ -124,15 +127,14 @@ def compare_layers(depth: int, seconds: float) -> float:
                 for entry in plan.entries
             ]
             calls = [step_of(plain, inputs), step_of(factored, inputs), *products]
-            before, after, *each = time_in_turn(calls, seconds)
-            extra = sum(each)
-            error = (before + extra) / after - 1
+            before, after, *each = time_in_turn(calls, least)
+            predicted = [sum(parts) for parts in zip(before, *each, strict=True)]
+            error = statistics.median(predicted) / statistics.median(after) - 1
             worst = max(worst, abs(error))
-            print(
-                f"| {case.name} | {batch} | {before * 1e3:.2f} | {after * 1e3:.2f} | "
-                f"{after / before:.2f} | {(before + extra) * 1e3:.2f} | {error:+.0%} |",
-                flush=True,
-            )
+            shown = [quartiles(before), quartiles(after), ratios(after, before)]
+            lines.append([case.name, f"{batch}", *shown, quartiles(predicted), f"{error:+.0%}"])
+    header = ["layer", "batch", "plain ms", "factored ms", "ratio", "predicted ms", "error"]
+    print_table(header, lines)
     return worst
 
 
@@ -144,10 +146,9 @@ def run_sequence(layer: nn.Conv2d, factors: list[Tensor], x: Tensor) -> Tensor:
     return x
 
 
-def compare_sequences(seconds: float) -> None:
+def compare_sequences(least: float) -> None:
     """Print the second table."""
-    print("| chain | batch | plain ms | materialized ms | sequence ms | sequence / materialized |")
-    print("|---|---|---|---|---|---|")
+    lines = []
     for strategy, size, width in (("sides", 3, 4.0), ("kernels", 7, None)):
         for batch in (1, 8):
             torch.manual_seed(0)
@@ -167,13 +168,13 @@ def compare_sequences(seconds: float) -> None:
                 run_sequence(layer, factors, x).sum().backward()
 
             calls = [step_of(layer, (x,)), step_of(factored, (x,)), sequence]
-            plain, one, many = (1e3 * value for value in time_in_turn(calls, seconds))
+            plain, one, many = time_in_turn(calls, least)
             hidden = "-".join(str(factor.shape[0]) for factor in factors[:-1])
-            print(
-                f"| {strategy}, 32 to 32 channels, {size}x{size}, hidden {hidden} | {batch} | "
-                f"{plain:.2f} | {one:.2f} | {many:.2f} | {many / one:.1f} |",
-                flush=True,
-            )
+            name = f"{strategy}, 32 to 32 channels, {size}x{size}, hidden {hidden}"
+            shown = [quartiles(each) for each in (plain, one, many)]
+            lines.append([name, f"{batch}", *shown, ratios(many, one)])
+    times = ["plain ms", "materialized ms", "sequence ms", "sequence / materialized"]
+    print_table(["chain", "batch", *times], lines)
 
 
 def main() -> None:
@@ -184,7 +185,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), depth {arguments.depth}\n")
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), depth {arguments.depth}")
+    print_load()
     worst = compare_layers(arguments.depth, arguments.seconds)
     print(f"\nLargest error of the prediction: {worst:.0%}.\n")
     compare_sequences(arguments.seconds)

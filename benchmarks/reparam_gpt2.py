@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from gpt2 import CONTEXT, GPT2, VOCABULARY, training_pass
-from measure import print_load, print_table, seconds
+from measure import print_load, print_table, quartiles, seconds
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from overparam import EndToEnd, Factored, collapse, overparameterize, plan_overparameterization
@@ -61,16 +61,15 @@ class OwnTimes(TorchDispatchMode):
         return made
 
 
-def row(name: str, call: Callable[[], object]) -> list[str]:
-    """Time, page faults and the largest memory so far of one call."""
+def measured(call: Callable[[], object]) -> list[float]:
+    """Times, page faults and the largest memory so far of one call, as in ``HEADER``."""
     faults, wall, own = _faults(), time.perf_counter(), time.thread_time()
     with OwnTimes() as times:
         call()
     own, wall = time.thread_time() - own, time.perf_counter() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     parts = [sum(times.seconds[key] for key in keys) for keys in (EIGENPROBLEMS, PRODUCTS)]
-    figures = [own, *parts, own - sum(parts), wall]
-    return [name, *(f"{x:.2f}" for x in figures), f"{_faults() - faults:,}", f"{peak:.2f}"]
+    return [own, *parts, own - sum(parts), wall, _faults() - faults, peak]
 
 
 def _rate(dtype: torch.dtype, size: int = 1536) -> float:
@@ -83,10 +82,24 @@ def _faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def print_start(tokens: int) -> None:
-    """Into products, a forward pass, and back."""
+def once(tokens: int) -> dict[str, list[float]]:
+    """Into products, a forward pass, and back: what each call took."""
     model, sample = GPT2(), torch.randint(VOCABULARY, (1, tokens + 1))
-    plan = plan_overparameterization(model, targets="all")
+    calls: dict[str, Callable[[], object]] = {
+        f"first forward pass, plain, {tokens} tokens": lambda: model(sample),
+        "second, plain": lambda: model(sample),
+        'overparameterize(model, targets="all")': lambda: overparameterize(model, targets="all"),
+        "first forward pass with factors": lambda: model(sample),
+        "second, with factors": lambda: model(sample),
+        "collapse(model)": lambda: collapse(model),
+    }
+    measured(lambda: torch.ones(()) + 1)  # what is imported at the first look
+    return {name: measured(call) for name, call in calls.items()}
+
+
+def print_start(tokens: int, repeats: int) -> None:
+    """Medians and quartiles of :func:`once` in fresh processes."""
+    plan = plan_overparameterization(GPT2(), targets="all")
     each = [entry.layout.product_flops / 1e9 for entry in plan.entries]
     # The head is tied to the embedding, whose product is formed once for each of the two.
     print(
@@ -95,16 +108,18 @@ def print_start(tokens: int) -> None:
         f"twice. One large product runs at {_rate(torch.float32):.0f} Gflop/s in float32, at "
         f"{_rate(torch.float64):.0f} in float64 (by processor time).\n"
     )
-    calls: list[tuple[str, Callable[[], object]]] = [
-        (f"first forward pass, plain, {tokens} tokens", lambda: model(sample)),
-        ("second", lambda: model(sample)),
-        ('overparameterize(model, targets="all")', lambda: overparameterize(model, targets="all")),
-        ("first forward pass with factors", lambda: model(sample)),
-        ("second", lambda: model(sample)),
-        ("collapse(model)", lambda: collapse(model)),
+    command = [sys.executable, __file__, "once", "--tokens", str(tokens)]
+    runs: list[dict[str, list[float]]] = [
+        json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(repeats)
     ]
-    row("what is imported at the first look", lambda: torch.ones(()) + 1)
-    print_table(HEADER, [row(name, call) for name, call in calls])
+    lines = []
+    for name in runs[0]:
+        *times, faults, peak = zip(*(run[name] for run in runs), strict=True)
+        shown = [quartiles(values) for values in times]
+        others = [f"{statistics.median(faults):,.0f}", f"{statistics.median(peak):.2f}"]
+        lines.append([name, *shown, *others])
+    print_table(HEADER, lines)
 
 
 def print_step(tokens: int) -> None:
@@ -125,11 +140,13 @@ def print_step(tokens: int) -> None:
     }
     lines = []
     for name, make in makers.items():
-        step, count = make().step, 10 if "10 steps" in name else 3
+        step, count = make().step, 10 if "10 steps" in name else 5
         step()
         each = [seconds(step, "cpu") for _ in range(count)]
+        # Of ten steps one sweeps the basis: their mean is the time of a step.
         taken = statistics.fmean(each) if count == 10 else statistics.median(each)
-        lines.append([name, f"{taken:.2f}", f"{taken / whole:.0%}"])
+        shown = f"{taken:.3g}" if count == 10 else quartiles(each)
+        lines.append([name, shown, f"{taken / whole:.0%}"])
     print_table(["optimizer", "step, s", "step / forward and backward"], lines)
 
 
@@ -144,16 +161,12 @@ def print_import(repeats: int) -> None:
                 values.append(json.loads(done.stdout))
     lines = []
     for name, values in measured.items():
-        for_torch, for_overparam, modules = zip(*values, strict=True)
-        lines.append([name, _quartiles(for_torch), _quartiles(for_overparam), str(modules[0])])
+        *imports, modules = zip(*values, strict=True)
+        shown = [quartiles([1e3 * x for x in each], 4) for each in imports]
+        lines.append([name, *shown, str(modules[0])])
     print()
     header = ["files of overparam", "import torch, ms", "then import overparam, ms", "modules"]
     print_table(header, lines)
-
-
-def _quartiles(values: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{1e3 * middle:.0f} [{1e3 * low:.0f}, {1e3 * high:.0f}]"
 
 
 def main() -> None:
@@ -162,14 +175,17 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["start", "step", "import"])
     parser.add_argument("--tokens", type=int, default=128, help="of a forward pass")
     parser.add_argument("--batch", type=int, default=CONTEXT, help="tokens of a training step")
-    parser.add_argument("--repeats", type=int, default=9, help="of an import")
+    parser.add_argument("--repeats", type=int, default=9, help="fresh processes")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if "once" in options.parts:
+        print(json.dumps(once(options.tokens)))
+        return
     print(f"torch {torch.__version__}, one thread")
     print_load()
     if "start" in options.parts:
-        print_start(options.tokens)
+        print_start(options.tokens, options.repeats)
     if "step" in options.parts:
         print_step(options.batch)
     if "import" in options.parts:

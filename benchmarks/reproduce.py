@@ -18,6 +18,7 @@ import time
 from collections import Counter
 
 import torch
+from measure import quartiles
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from overparam.data import RegressionData, load, standardize
@@ -61,8 +62,8 @@ def on_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def _microseconds(sweep: Sweep, steps: int) -> float:
-    """Median time of a step; the CPU's is processor time, which other work delays less."""
+def _microseconds(sweep: Sweep, steps: int) -> list[float]:
+    """Times of a step; the CPU's are processor time, which other work delays less."""
     waits = on_gpu(sweep.objective.device.type)
     clock = time.perf_counter if waits else time.process_time
 
@@ -77,8 +78,8 @@ def _microseconds(sweep: Sweep, steps: int) -> float:
     for _ in range(_REPEATS):
         start = now()
         sweep.advance(steps)
-        times.append((now() - start) / steps)
-    return 1e6 * statistics.median(times)
+        times.append(1e6 * (now() - start) / steps)
+    return times
 
 
 def _sweep(
@@ -107,7 +108,7 @@ def methods_table(data: RegressionData, device: str) -> None:
         )
         for dtype in DTYPES:
             study = Study(methods=methods, dtype=dtype, width=1, device=device)
-            found = [f"{_microseconds(_sweep(data, study, runs, way), 200):9.1f}"
+            found = [quartiles(_microseconds(_sweep(data, study, runs, way), 200))
                      for way in ways.values()]  # fmt: skip
             print(f"| {len(runs)} | {dtype} | {_launches(data, study, runs):.0f} | "
                   f"{' | '.join(found)} |", flush=True)  # fmt: skip
@@ -155,7 +156,7 @@ def plan(scale: Scale, data: RegressionData, device: str, only: tuple[str, ...])
             sweep = _sweep(sets[study.data], study, work.runs)
             if device != "cpu" and not sweep.replayable:
                 continue
-            found.append(_microseconds(sweep, steps))
+            found.append(statistics.median(_microseconds(sweep, steps)))
             products += 0.0 if on_gpu(device) else _products(sweep)
         skipped = len(cut_into_jobs(study)) - len(found)
         seconds = sum(found) * 1e-6 * study.iterations

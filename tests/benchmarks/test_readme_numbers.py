@@ -104,3 +104,18 @@ def test_the_box_says_what_the_atlas_says():
     found = STRETCH.search(full)
     assert found is not None
     assert f"is faster in steps in {found[1]} of {found[2]}, median {found[3]}," in readme
+
+
+def test_the_doors_cost_what_the_benchmark_measured():
+    page = (ROOT / "benchmarks" / "optim.md").read_text(encoding="utf-8")
+    table = page[page.index("Ratios within a round") :].split("\n\n")[1]
+    header, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+
+    def span(name):
+        values = [float(row[header.index(name)].split()[0]) for row in rows]
+        return f"{min(values):.1f} to {max(values):.1f} times"
+
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"a step takes {span('EndToEnd, exact / Muon')} as long as one of Muon" in readme
+    assert f"{span('EndToEnd, tracked every 10 / Muon')} with a tracked basis" in readme
+    assert f"by rows {span('EndToEnd, row / AdamW')} as long as one of AdamW" in readme
