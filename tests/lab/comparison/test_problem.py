@@ -52,10 +52,20 @@ def test_drawing_batches_leaves_the_global_generator_alone():
 
 def test_lists_and_functions_of_a_seed_are_batches_too():
     assert len(first(small_problem(), 0)) == 9
-    given = small_problem(batches=lambda seed: iter([(torch.tensor([seed]),)]))
-    assert first(given, 7) == [[7]]
+    given = small_problem(batches=lambda seed: [(torch.tensor([seed]),)])
+    assert first(given, 7, 2) == [[7], [7]]
     with pytest.raises(ValueError, match="no batch"):
         next(small_problem(batches=[]).stream(0))
+
+
+def test_batches_that_end_are_refused_with_the_remedy():
+    ending = small_problem(batches=lambda seed: iter([1, 2]))
+    stream = ending.stream(0)
+    assert [next(stream), next(stream)] == [1, 2]
+    with pytest.raises(ValueError, match=r"ended after 2; .*without end"):
+        next(stream)
+    with pytest.raises(ValueError, match="list_iterator, which can be read once"):
+        small_problem(batches=iter([1, 2]))
 
 
 @pytest.mark.parametrize(

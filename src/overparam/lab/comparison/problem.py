@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import itertools
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from overparam.lab.comparison.names import parse_call
 
 TRAINING_LOSS = "training loss"
 
-Batches = Callable[[int], Iterator[Any]]
+Batches = Callable[[int], Iterable[Any]]
 Train = Callable[[torch.optim.Optimizer, nn.Module, int], Iterable[Any]]
 
 
@@ -33,7 +34,7 @@ class Problem:
         title: one line for people.
         build: makes the model, with its random start from torch's global generator.
         batches: the data: a ``DataLoader`` or a list of batches, which are repeated without end,
-            or a function of a seed that returns an iterator without end.
+            or a function of a seed that returns one of these or an iterator without end.
         loss: the loss of the model on a batch.
         train: in place of ``batches`` and ``loss``: a generator ``train(optimizer, model, seed)``
             that takes a step and yields its loss, without end. It leaves the learning rate alone.
@@ -66,6 +67,12 @@ class Problem:
                 f"{self.title}: give batches and loss, or train, and not both: train(optimizer, "
                 "model, seed) takes steps by itself."
             )
+        if isinstance(self.batches, Iterator):
+            raise ValueError(
+                f"{self.title}: the data are a {type(self.batches).__name__}, which can be read "
+                "once; every trial reads them again. Give a loader, a list, or a function of the "
+                "seed that yields without end."
+            )
         if self.judged_by not in (TRAINING_LOSS, *self.evaluate):
             raise ValueError(
                 f"judged_by is {self.judged_by!r}; use {TRAINING_LOSS!r} or a name of evaluate: "
@@ -76,9 +83,8 @@ class Problem:
         """Batches without end; the same for the same seed, whatever else draws random numbers."""
         if self.batches is None:
             raise ValueError(f"{self.title} trains by itself and has no batches.")
-        if callable(self.batches):
-            return _apart(iter(self.batches(seed)), seed)
-        return _apart(_repeated(self.batches, seed), seed)
+        data = self.batches(seed) if callable(self.batches) else self.batches
+        return _apart(data if isinstance(data, Iterator) else _repeated(data, seed), seed)
 
 
 def _repeated(data: Iterable[Any], seed: int) -> Iterator[Any]:
@@ -97,13 +103,16 @@ def _repeated(data: Iterable[Any], seed: int) -> Iterator[Any]:
 def _apart(batches: Iterator[Any], seed: int) -> Iterator[Any]:
     """The same batches, drawn with a random state of their own."""
     state = torch.Generator().manual_seed(seed).get_state()
-    while True:
+    for count in itertools.count():
         before = torch.get_rng_state()
         torch.set_rng_state(state)
         try:
             batch = next(batches)
         except StopIteration:
-            return
+            raise ValueError(
+                f"the batches ended after {count}; a function of the seed must yield without end "
+                "('while True:' around its loop). A loader or a list is begun again by itself."
+            ) from None
         finally:
             state = torch.get_rng_state()
             torch.set_rng_state(before)
