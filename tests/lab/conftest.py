@@ -6,7 +6,7 @@ from support.reproduce_cases import rerun
 
 from overparam.data import RegressionData
 from overparam.lab.cli import main
-from overparam.lab.commands import run as run_command
+from overparam.lab.commands import work
 from overparam.lab.executor import run_jobs
 
 CHROMIUM = next(
@@ -49,7 +49,7 @@ def in_process(monkeypatch):
         on_progress(sum(job.cost for job in jobs))
         return finished
 
-    monkeypatch.setattr(run_command, "run_jobs", in_this_process)
+    monkeypatch.setattr(work, "run_jobs", in_this_process)
 
 
 @pytest.fixture

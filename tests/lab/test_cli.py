@@ -11,7 +11,7 @@ from overparam import __version__
 from overparam.data import DataUnavailable, load
 from overparam.lab import prepare
 from overparam.lab.cli import parse
-from overparam.lab.commands import run as run_command
+from overparam.lab.commands import work
 from overparam.lab.commands.options import GROUPS
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
@@ -315,10 +315,8 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
 
 
 def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
-    finishing = run_command.run_jobs
-    monkeypatch.setattr(
-        run_command, "run_jobs", lambda *rest, **more: finishing(*rest, **more) and False
-    )
+    finishing = work.run_jobs
+    monkeypatch.setattr(work, "run_jobs", lambda *rest, **more: finishing(*rest, **more) and False)
     status, out, _ = command("run", *SMALL)
     assert status == 130
     assert "Interrupted. Finished work is kept; the same command continues it." in out

@@ -47,8 +47,8 @@ def _jobs(path: Path) -> list[StudyJob]:
 
 
 def _run(cluster, path: Path, on_progress=lambda cost: None) -> bool:
-    with workers_of(cluster.scheduler_address, 1) as workers:
-        return run_jobs(_jobs(path), workers, on_progress, folder=path / "running")
+    with workers_of(cluster.scheduler_address, 1) as (_, executor):
+        return run_jobs(_jobs(path), executor, on_progress, folder=path / "running")
 
 
 def test_a_cluster_gives_the_same_bytes_and_counts_all_work(cluster, expected, tmp_path):

@@ -27,8 +27,8 @@ from overparam._files import write_whole
 from overparam.lab import executor as pool
 from overparam.lab import jobs as runner
 from overparam.lab import resume  # noqa: F401 - for the process that is killed
+from overparam.lab.executor import ignoring_interrupts
 from overparam.lab.jobs import StudyJob, load_curves
-from overparam.lab.local_workers import ignoring_interrupts
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import cut_into_jobs
 

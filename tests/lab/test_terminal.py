@@ -11,8 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam.lab.cli import main
-from overparam.lab.progress import progress
-from overparam.lab.terminal import LastingStream, lasting_output, open_console, say, show_table
+from overparam.lab.terminal import (
+    LastingStream,
+    lasting_output,
+    open_console,
+    progress,
+    say,
+    show_table,
+)
 
 MARKUP = "runs/[red]a[/]/[link=x]/:smile:/a[1]"
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
+from rich.console import Console
 
 from overparam import __version__
-from overparam.lab.commands import atlas as atlas_command
-from overparam.lab.commands import compare as compare_command
-from overparam.lab.commands import data as data_command
-from overparam.lab.commands import run as run_command
 from overparam.lab.commands.atlas import AtlasCommand
 from overparam.lab.commands.compare import CompareCommand
 from overparam.lab.commands.data import DataCommand
 from overparam.lab.commands.options import REGISTRY
-from overparam.lab.commands.reproduce import ReproduceCommand, reproduce
+from overparam.lab.commands.reproduce import ReproduceCommand
 from overparam.lab.commands.run import ReportCommand, RunCommand
-from overparam.lab.commands.theory import TheoryCommand, run_theory
+from overparam.lab.commands.theory import TheoryCommand
 from overparam.lab.study import read_study
 from overparam.lab.terminal import lasting_output, open_console, say
 
@@ -39,15 +38,14 @@ Help on one command, the version, and a script that completes by TAB (bash, zsh 
 
 _SHELLS = ("bash", "zsh", "fish")
 
-Command = (
-    CompareCommand
-    | AtlasCommand
-    | RunCommand
-    | ReportCommand
-    | ReproduceCommand
-    | TheoryCommand
-    | DataCommand
-)
+
+class Command(Protocol):
+    """The options of a command, and what carries it out."""
+
+    def run(self, console: Console) -> int:
+        """Carry out the command; returns the exit status."""
+        ...
+
 
 COMMANDS: dict[str, type[Command]] = {
     "compare": CompareCommand,
@@ -82,20 +80,7 @@ def _run(arguments: list[str]) -> int:
         say(console, f"overparam {__version__}")
         return 0
     try:
-        command = parse(arguments)
-        if isinstance(command, CompareCommand):
-            return compare_command.run(command, console)
-        if isinstance(command, AtlasCommand):
-            return atlas_command.run(command, console)
-        if isinstance(command, RunCommand):
-            return run_command.run(command, console)
-        if isinstance(command, ReportCommand):
-            return run_command.report(command, console)
-        if isinstance(command, ReproduceCommand):
-            return reproduce(command, console)
-        if isinstance(command, TheoryCommand):
-            return run_theory(command.output, console)
-        return data_command.manage(command, console)
+        return parse(arguments).run(console)
     except (ValueError, OSError, RuntimeError) as error:
         say(open_console(stderr=True), f"overparam: {error}")
         return 2
@@ -108,49 +93,30 @@ def parse(arguments: list[str]) -> Command:
     name, *rest = arguments or [""]
     if name.startswith("--tyro-") and (not rest or rest[0] not in _SHELLS):
         raise ValueError(f"name a shell after {name}: {', '.join(_SHELLS)}.")
-    options: dict[str, Any] = {
-        "config": (
+    if name in COMMANDS:
+        # By itself, so that its errors point to its own help and name only its own options.
+        command: Any = COMMANDS[name]
+        prog, description, given = f"overparam {name}", inspect.getdoc(command), rest
+    else:
+        command = functools.reduce(operator.or_, map(_subcommand, COMMANDS))
+        prog, description, given = "overparam", _DESCRIPTION, arguments
+    return tyro.cli(
+        command,
+        prog=prog,
+        description=description,
+        default=_from_file(rest) if name == "run" else tyro.MISSING_NONPROP,
+        args=given,
+        config=(
             tyro.conf.OmitArgPrefixes,
             tyro.conf.OmitSubcommandPrefixes,
             tyro.conf.FlagCreatePairsOff,
             tyro.conf.DisallowNone,
         ),
-        "registry": REGISTRY,
-    }
-    if name in COMMANDS:
-        # By itself, so that its errors point to its own help and name only its own options.
-        command = COMMANDS[name]
-        return tyro.cli(
-            command,
-            prog=f"overparam {name}",
-            description=inspect.getdoc(command),
-            default=_default(command, rest),
-            args=rest,
-            **options,
-        )
-    return tyro.cli(
-        Annotated[CompareCommand, _subcommand("compare")]
-        | Annotated[AtlasCommand, _subcommand("atlas")]
-        | Annotated[RunCommand, _subcommand("run")]
-        | Annotated[ReportCommand, _subcommand("report")]
-        | Annotated[ReproduceCommand, _subcommand("reproduce")]
-        | Annotated[TheoryCommand, _subcommand("theory")]
-        | Annotated[DataCommand, _subcommand("data")],
-        prog="overparam",
-        description=_DESCRIPTION,
-        args=arguments,
-        **options,
+        registry=REGISTRY,
     )
 
 
-def _default(command: type[Command], arguments: list[str]) -> Any:
-    """The options that hold without flags; a comparison has none, because it needs a problem."""
-    if issubclass(command, CompareCommand):
-        return tyro.MISSING_NONPROP
-    return _defaults(arguments) if issubclass(command, RunCommand) else command()
-
-
-def _defaults(arguments: list[str]) -> RunCommand:
+def _from_file(arguments: list[str]) -> RunCommand:
     """The options of `overparam run`, with the settings of its study file, which flags override."""
     early = argparse.ArgumentParser(prog="overparam run", add_help=False, allow_abbrev=False)
     early.add_argument("--file", type=Path)
@@ -160,6 +126,5 @@ def _defaults(arguments: list[str]) -> RunCommand:
 
 def _subcommand(name: str) -> Any:
     """A subcommand in the list of all, described by the first line of its docstring."""
-    return tyro.conf.subcommand(
-        name, description=(inspect.getdoc(COMMANDS[name]) or "").split("\n")[0]
-    )
+    first = (inspect.getdoc(COMMANDS[name]) or "").split("\n")[0]
+    return Annotated[COMMANDS[name], tyro.conf.subcommand(name, description=first)]

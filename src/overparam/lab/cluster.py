@@ -56,8 +56,8 @@ class Part:
 
 
 @contextmanager
-def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
-    """What :func:`overparam.lab.executor.run_jobs` takes: a dask cluster, or processes here.
+def workers_of(scheduler: str | None, workers: int) -> Iterator[tuple[int, Executor | None]]:
+    """How many jobs train at a time, and the executor of a dask cluster if there is a scheduler.
 
     Args:
         scheduler: address of a dask scheduler, for example ``"tcp://host:8786"``.
@@ -69,7 +69,7 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
         RuntimeError: the scheduler went away while it was in use.
     """
     if scheduler is None:
-        yield workers
+        yield workers, None
         return
     try:
         from distributed import Client
@@ -78,7 +78,7 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
             "--scheduler needs dask.distributed; install overparam[cluster]."
         ) from None
     try:
-        client = Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
+        client: Any = Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with: dask scheduler"
@@ -87,7 +87,7 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
         _check_workers(client, scheduler)
         try:
             # pure=False: jobs write files, so equal calls must not be merged into one.
-            yield client.get_executor(pure=False)
+            yield sum(client.nthreads().values()), client.get_executor(pure=False)
         except Exception as error:
             if client.status == "running":
                 raise
@@ -96,11 +96,6 @@ def workers_of(scheduler: str | None, workers: int) -> Iterator[int | Executor]:
                 "the scheduler is gone. Finished jobs and checkpoints are kept: start it again, "
                 "with its workers, and run the same command."
             ) from error
-
-
-def threads_of(executor: Any) -> int:
-    """How many jobs the cluster of an executor of :func:`workers_of` trains at a time."""
-    return sum(executor._client.nthreads().values())
 
 
 def _check_workers(client: Any, scheduler: str) -> None:

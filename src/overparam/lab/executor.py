@@ -7,11 +7,21 @@ too, so that they work wherever the workers are, as long as they share the folde
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +29,6 @@ from typing import Protocol
 import torch
 
 from overparam._files import write_whole
-from overparam.lab.local_workers import ignoring_interrupts, local_pool
 
 _LOOK_SECONDS = 0.25
 
@@ -258,3 +267,36 @@ def single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def local_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of processes, started afresh so that no state of this one reaches them."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_set_up)
+
+
+def _set_up() -> None:
+    # The parent handles ctrl-C; a worker that dies of it would save nothing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End this worker when its parent has died; otherwise it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Ignore ctrl-C in this process, and in the processes that it starts, while they import."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

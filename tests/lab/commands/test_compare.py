@@ -5,7 +5,7 @@ from rich.console import Console
 
 from overparam.lab import cli
 from overparam.lab.commands import atlas, compare
-from overparam.lab.commands.compare import CompareCommand, run
+from overparam.lab.commands.compare import CompareCommand
 
 SCRIPT = """
 import torch
@@ -28,7 +28,7 @@ def test_a_script_is_answered_in_one_command(tmp_path):
     )
     assert isinstance(command, CompareCommand)
     screen = io.StringIO()
-    assert run(command, Console(file=screen, width=200)) == 0
+    assert command.run(Console(file=screen, width=200)) == 0
     assert (tmp_path / "runs" / "compare-train" / "report.html").exists()
     shown = screen.getvalue()
     assert "speed-up in steps" in shown

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from overparam.lab.commands.options import NO_DEFAULT
-from overparam.lab.commands.work import pool_of
+from overparam.lab.cluster import workers_of
+from overparam.lab.commands.options import CORES, NO_DEFAULT
 from overparam.lab.comparison.engine import METHODS, compare
 from overparam.lab.comparison.names import folder_name
 from overparam.lab.prepare import check_output, folder_inside
@@ -50,36 +49,35 @@ class CompareCommand:
     """Name of the folder below OUTPUT; by default that of the problem."""
     output: Path = Path("runs")
     """Folder in which comparisons are kept."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = CORES
     """Number of processes, one thread each; 0 for none. The curves do not depend on it."""
     scheduler: Annotated[str | None, NO_DEFAULT] = None
     """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
     overwrite: Annotated[bool, NO_DEFAULT] = False
     """Replace another comparison that is stored under the same name."""
 
-
-def run(command: CompareCommand, console: Console) -> int:
-    """Carry out `overparam compare`; returns the exit status."""
-    if command.workers < 0:
-        raise ValueError(f"workers is {command.workers}; use at least 0.")
-    name = command.name or f"compare-{folder_name(command.problem)}"
-    folder = folder_inside(command.output, name)
-    check_output(folder)
-    with pool_of(command.scheduler, command.workers) as (workers, executor):
-        result = compare(
-            command.problem,
-            methods=command.methods,
-            budget=command.budget,
-            steps=command.steps,
-            seeds=command.seeds,
-            trials=command.trials,
-            controls=command.controls,
-            directory=folder,
-            overwrite=command.overwrite,
-            workers=workers,
-            executor=executor,
-            console=console,
-        )
-    page = result.save(folder / "report.html")
-    say(console, f"{result}\n\nReport: {page}")
-    return 0
+    def run(self, console: Console) -> int:
+        """Carry out `overparam compare`; returns the exit status."""
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; use at least 0.")
+        name = self.name or f"compare-{folder_name(self.problem)}"
+        folder = folder_inside(self.output, name)
+        check_output(folder)
+        with workers_of(self.scheduler, self.workers) as (workers, executor):
+            result = compare(
+                self.problem,
+                methods=self.methods,
+                budget=self.budget,
+                steps=self.steps,
+                seeds=self.seeds,
+                trials=self.trials,
+                controls=self.controls,
+                directory=folder,
+                overwrite=self.overwrite,
+                workers=workers,
+                executor=executor,
+                console=console,
+            )
+        page = result.save(folder / "report.html")
+        say(console, f"{result}\n\nReport: {page}")
+        return 0

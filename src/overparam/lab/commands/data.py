@@ -31,26 +31,24 @@ class DataCommand:
     force: Annotated[bool, NO_DEFAULT] = False
     """With fetch: download again, for example to replace a broken file in the cache."""
 
-
-def manage(command: DataCommand, console: Console) -> int:
-    """Carry out `overparam data`; returns the exit status."""
-    chosen = command.names or data.names()
-    if command.action == "list":
-        _list(command.names, console)
-        return 0
-    failed = False
-    for name in chosen:
-        try:
-            if command.action == "fetch":
-                path = data.fetch(name, force=command.force)
-                outcome = f"{path}" if path else "embedded, nothing to fetch"
-            else:
-                status = data.verify(name)
-                outcome = f"verified, {status.path or status.where}"
-        except data.DataError as error:
-            failed, outcome = True, str(error)
-        say(console, f"{name}: {outcome}")
-    return 2 if failed else 0
+    def run(self, console: Console) -> int:
+        """Carry out `overparam data`; returns the exit status."""
+        if self.action == "list":
+            _list(self.names, console)
+            return 0
+        failed = False
+        for name in self.names or data.names():
+            try:
+                if self.action == "fetch":
+                    path = data.fetch(name, force=self.force)
+                    outcome = f"{path}" if path else "embedded, nothing to fetch"
+                else:
+                    status = data.verify(name)
+                    outcome = f"verified, {status.path or status.where}"
+            except data.DataError as error:
+                failed, outcome = True, str(error)
+            say(console, f"{name}: {outcome}")
+        return 2 if failed else 0
 
 
 def _list(names: tuple[str, ...], console: Console) -> None:
@@ -58,17 +56,15 @@ def _list(names: tuple[str, ...], console: Console) -> None:
     for name in names:
         if name not in known:
             data.verify(name)  # raises, with the nearest known name
+    shown = [status for status in known.values() if not names or status.name in names]
     table = Table("name", "examples", "features", "outputs", "checked", "where")
     for column in table.columns[1:4]:
         column.justify = "right"
-    for status in known.values():
-        if names and status.name not in names:
-            continue
+    for status in shown:
         checked = {True: "yes", False: f"BROKEN: {status.problem}", None: "-"}[status.verified]
         sizes = (f"{status.rows:,}", str(status.features), str(status.outputs))
         table.add_row(status.name, *sizes, checked, f"{status.path or status.where}")
     show_table(console, table)
-    for status in known.values():
-        if not names or status.name in names:
-            remedy = f". Not here: {status.problem}" if status.where == "not here" else ""
-            say(console, f"{status.name}: {status.title}. {status.licence}{remedy}")
+    for status in shown:
+        remedy = f". Not here: {status.problem}" if status.where == "not here" else ""
+        say(console, f"{status.name}: {status.title}. {status.licence}{remedy}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import os
 from typing import Annotated, Any, get_type_hints
 
+import docstring_parser
 import tyro
 from tyro.constructors import (
     ConstructorRegistry,
@@ -18,6 +19,8 @@ from overparam.lab.study import Study
 
 NO_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Leaves the default out of the help of an option: it is nothing, or off."""
+
+CORES = os.cpu_count() or 1
 
 GROUPS = {
     "problem": ("data", "power"),
@@ -39,27 +42,16 @@ REGISTRY = ConstructorRegistry()
 """Tells tyro how to read a study."""
 
 
-def _settings_help() -> dict[str, str]:
-    """What the docstring of a study says about each of its settings."""
-    listed = (Study.__doc__ or "").split("Attributes:\n")[1]
-    entries = re.split(r"^ {8}(?=\w+: )", listed, flags=re.MULTILINE)[1:]
-    helps = {}
-    for entry in entries:
-        name, text = entry.split(": ", 1)
-        text = " ".join(text.split())
-        helps[name] = text[0].upper() + text[1:]
-    return helps
-
-
 def _group(title: str, names: tuple[str, ...], study: Study) -> StructFieldSpec:
-    hints, helps = get_type_hints(Study), _settings_help()
+    described = docstring_parser.parse(Study.__doc__ or "").params
+    texts = {each.arg_name: " ".join((each.description or "").split()) for each in described}
+    hints = get_type_hints(Study)
     fields: list[Any] = []
     for name in names:
-        default = getattr(study, name)
+        default, text = getattr(study, name), texts[name]
         hint = None if default != () else ""
-        argument = tyro.conf.arg(help=helps[name], help_behavior_hint=hint)
-        annotated = Annotated[hints[name], argument]
-        fields.append((name, annotated, dataclasses.field(default=default)))
+        argument = tyro.conf.arg(help=text[0].upper() + text[1:], help_behavior_hint=hint)
+        fields.append((name, Annotated[hints[name], argument], dataclasses.field(default=default)))
     group = dataclasses.make_dataclass("Settings", fields, frozen=True, namespace={"__doc__": ""})
     return StructFieldSpec(name=title, type=group, default=group())
 
@@ -71,10 +63,7 @@ def _study_in_groups(info: StructTypeInfo) -> StructConstructorSpec | None:
     study = info.default if isinstance(info.default, Study) else Study()
 
     def instantiate(**groups: Any) -> Study:
-        settings: dict[str, Any] = {}
-        for group in groups.values():
-            settings |= vars(group)
-        return Study(**settings)
+        return Study(**{k: value for group in groups.values() for k, value in vars(group).items()})
 
     fields = tuple(_group(title, names, study) for title, names in GROUPS.items())
     return StructConstructorSpec(instantiate=instantiate, fields=fields)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +14,11 @@ from rich.console import Console
 
 from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
-from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.cluster import claimed, prepared_alone
+from overparam.lab.commands.options import CORES, NO_DEFAULT
 from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead, reading
 from overparam.lab.commands.work import Work
-from overparam.lab.executor import Job, run_jobs, single_thread
+from overparam.lab.executor import Job, single_thread
 from overparam.lab.paper.experiments import EXPERIMENTS, MAP, MECHANISM, NETWORK
 from overparam.lab.paper.network import NetworkResult, load_result
 from overparam.lab.paper.network_study import (
@@ -38,11 +38,9 @@ from overparam.lab.prepare import (
     load_or_fallback,
     prepare_study,
 )
-from overparam.lab.progress import progress
 from overparam.lab.spelling import command_line
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
-from overparam.lab.terminal import say
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class ReproduceCommand:
     """Embedded data set to use if the data can be neither found nor downloaded."""
     output: Path = Path("runs")
     """Folder in which results are kept, for example as OUTPUT/reproduce-quick."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = CORES
     """Number of processes, one thread each. The results do not depend on it."""
     scheduler: Annotated[str | None, NO_DEFAULT] = None
     """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
@@ -95,22 +93,19 @@ class ReproduceCommand:
             raise ValueError("--quick and --paper exclude each other; use only one of them.")
         return QUICK if self.quick else PAPER if self.paper else STANDARD
 
+    def run(self, console: Console) -> int:
+        """Carry out `overparam reproduce`; returns the exit status."""
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; use at least 1.")
+        return reproduce_at(self.scale, self, console)
+
     def completing(self, experiment: str) -> str:
         """The command that completes an experiment of this rerun, at its scale, in its folder."""
         flags = [f"--{name}" for name in ("quick", "paper") if getattr(self, name)]
         options = {name: getattr(self, name) for name in ("data", "fallback", "output", "device")}
-        changed = {n: value for n, value in options.items() if value != getattr(_DEFAULTS, n)}
+        usual = ReproduceCommand()
+        changed = {n: value for n, value in options.items() if value != getattr(usual, n)}
         return command_line("reproduce", *flags, only=experiment, **changed)
-
-
-_DEFAULTS = ReproduceCommand()
-
-
-def reproduce(command: ReproduceCommand, console: Console) -> int:
-    """Carry out `overparam reproduce`; returns the exit status."""
-    if command.workers < 1:
-        raise ValueError(f"workers is {command.workers}; use at least 1.")
-    return reproduce_at(command.scale, command, console)
 
 
 def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> int:
@@ -121,11 +116,11 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     check_device(command.device)
     chosen = _chosen(command.only)
     folder = command.output / f"reproduce-{scale.name}"
-    work = Work.of(command, folder)
+    work = Work.of(folder, command.workers, command.scheduler, command.part, command.overwrite)
     check_output(folder, "parts", "figures", NETWORK)
     raw = load_or_fallback(command.data, command.fallback, console)
-    with work.claimed():
-        with work.preparing():
+    with claimed(folder, work.part):
+        with prepared_alone(folder):
             rerun, needs, jobs = _prepared(scale, command, folder, chosen, raw)
         return _train(work, rerun, needs, jobs, console)
 
@@ -140,11 +135,10 @@ def _prepared(
     """The rerun, the studies of each chosen experiment, and the jobs of each study."""
     named = {MAP: scale.map_data, MECHANISM: scale.mechanism_data}
     others, remarks = _other_data(named, raw, chosen, folder)
-    studies = regression_studies(scale, raw.name, _standard_features(raw), command.device)
+    varying = int((raw.features != raw.features[0]).any(dim=0).sum())  # the others are constant
+    studies = regression_studies(scale, raw.name, varying, command.device)
     beyond = map_studies(scale, command.device) | mechanism_studies(scale, command.device)
-    for name, study in beyond.items():
-        if study.data in others:
-            studies[name] = study
+    studies |= {name: study for name, study in beyond.items() if study.data in others}
     wanted = {name for name in studies if any(EXPERIMENTS[e].needs(name) for e in chosen)}
     prepared = {
         name: _prepare(name, study, others[study.data], folder, command.overwrite)
@@ -203,33 +197,22 @@ def _train(
     mine = set(map(id, work.own(listed)))
     own = [job for job in ordered if id(job) in mine]
     waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in needs}
-    with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:
 
-        def on_progress(cost: float) -> None:
-            show(cost)
-            if _drop_finished(waiting):
-                # A page that fails here is tried again at the end, and must not stop the training.
-                with single_thread(), contextlib.suppress(ValueError, OSError):
-                    rerun.show_finished(console)
+    def show_finished() -> None:
+        nonlocal waiting
+        left = {name: [j for j in each if not j.finished()] for name, each in waiting.items()}
+        waiting = {name: each for name, each in left.items() if each}
+        if len(waiting) < len(left):
+            # A page that fails here is tried again at the end, and must not stop the training.
+            with single_thread(), contextlib.suppress(ValueError, OSError):
+                rerun.show_finished(console)
 
-        finished = run_jobs(own, workers, on_progress, folder=work.messages)
-    if finished and work.leaves_to_others(ordered, console):
+    finished = work.train(own, ordered, console, show_finished)
+    if finished is None:
         return 0
-    if not finished:
-        say(console, "Interrupted. Finished work is kept; the same command continues it.")
     with single_thread():
         rerun.show_all(console)
     return 0 if finished else 130
-
-
-def _drop_finished(waiting: dict[str, list[Job]]) -> bool:
-    """Drop finished jobs, and experiments without any left; returns whether one was dropped."""
-    before = len(waiting)
-    for name, jobs in list(waiting.items()):
-        waiting[name] = [job for job in jobs if not job.finished()]
-        if not waiting[name]:
-            del waiting[name]
-    return len(waiting) < before
 
 
 def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -277,11 +260,6 @@ def _network(
         if download:
             remarks.append(f"The network is trained on {study.data}: {error}")
         return study, load_images(study.data, download=False)
-
-
-def _standard_features(raw: RegressionData) -> int:
-    """The number of features without the constant ones."""
-    return int((raw.features != raw.features[0]).any(dim=0).sum())
 
 
 def _prepare(

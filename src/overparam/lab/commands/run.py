@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam.data import RegressionData, load_table
-from overparam.lab.commands.options import NO_DEFAULT
+from overparam.lab.cluster import claimed, prepared_alone
+from overparam.lab.commands.options import CORES, NO_DEFAULT
 from overparam.lab.commands.work import Work
 from overparam.lab.conclusions import conclusions
-from overparam.lab.executor import run_jobs
 from overparam.lab.jobs import study_jobs
 from overparam.lab.methods import label_of
 from overparam.lab.prepare import (
@@ -28,7 +27,6 @@ from overparam.lab.prepare import (
     load_or_fallback,
     prepare_study,
 )
-from overparam.lab.progress import progress
 from overparam.lab.report.study import write_report
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
@@ -95,7 +93,7 @@ class RunCommand:
     file: Annotated[Path | None, NO_DEFAULT] = None
     """TOML file with settings of the study, one `name = value` per line; flags override it."""
     table: Annotated[TableOptions, tyro.conf.arg(name="your data")] = TableOptions()
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = CORES
     """Number of processes, one thread each. The results do not depend on it."""
     scheduler: Annotated[str | None, NO_DEFAULT] = None
     """Address of a dask scheduler, such as tcp://host:8786, whose workers train instead."""
@@ -105,6 +103,46 @@ class RunCommand:
     """Embedded data set to use if the data can be neither found nor downloaded."""
     overwrite: Annotated[bool, NO_DEFAULT] = False
     """Replace another study that is stored under the same name."""
+
+    def run(self, console: Console) -> int:
+        """Train what is missing and write the report; returns the exit status."""
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; use at least 1.")
+        check_device(self.study.device)
+        directory = StudyDirectory(folder_inside(self.output, self.name))
+        folder = directory.path
+        work = Work.of(folder, self.workers, self.scheduler, self.part, self.overwrite)
+        check_output(folder, "jobs", "figures")
+        raw = self.table.load(self)
+        if raw is None:
+            raw = load_or_fallback(self.study.data, self.fallback, console)
+            study = dataclasses.replace(self.study, data=raw.name)
+        else:
+            # The contents identify a table, so that it may be renamed or moved.
+            study = dataclasses.replace(self.study, data=f"sha256:{raw.fingerprint}")
+        with claimed(folder, work.part):
+            started = recorded = time.monotonic()
+
+            def record(finished: bool) -> None:
+                nonlocal recorded
+                recorded = time.monotonic()
+                prepared.write_manifest(finished, prepared.seconds + recorded - started)
+
+            def record_now_and_then() -> None:
+                # So that a killed process loses little of its recorded time.
+                if time.monotonic() - recorded > _RECORD_SECONDS:
+                    record(finished=False)
+
+            with prepared_alone(folder):
+                prepared = prepare_study(study, raw, directory, self.overwrite)
+                record(finished=False)
+            jobs = study_jobs(study, prepared.identity, prepared.data, directory)
+            finished = work.train(work.own(jobs), jobs, console, record_now_and_then)
+            if finished is None:
+                return 0
+            record(finished)
+            _finish(directory, console)
+            return 0 if finished else 130
 
 
 @dataclass(frozen=True)
@@ -120,72 +158,13 @@ class ReportCommand:
     output: Path = Path("runs")
     """Folder in which studies are kept."""
 
-
-def run(command: RunCommand, console: Console) -> int:
-    """Carry out `overparam run`; returns the exit status."""
-    if command.workers < 1:
-        raise ValueError(f"workers is {command.workers}; use at least 1.")
-    check_device(command.study.device)
-    directory = StudyDirectory(folder_inside(command.output, command.name))
-    work = Work.of(command, directory.path)
-    check_output(directory.path, "jobs", "figures")
-    raw = command.table.load(command)
-    if raw is None:
-        raw = load_or_fallback(command.study.data, command.fallback, console)
-        study = dataclasses.replace(command.study, data=raw.name)
-    else:
-        # The contents identify a table, so that it may be renamed or moved.
-        study = dataclasses.replace(command.study, data=f"sha256:{raw.fingerprint}")
-    with work.claimed():
-        return _train(command, work, study, raw, directory, console)
-
-
-def _train(
-    command: RunCommand,
-    work: Work,
-    study: Study,
-    raw: RegressionData,
-    directory: StudyDirectory,
-    console: Console,
-) -> int:
-    started = time.monotonic()
-
-    def record(finished: bool) -> None:
-        prepared.write_manifest(finished, prepared.seconds + time.monotonic() - started)
-
-    with work.preparing():
-        prepared = prepare_study(study, raw, directory, command.overwrite)
-        record(finished=False)
-    jobs = study_jobs(study, prepared.identity, prepared.data, directory)
-    own, recorded = work.own(jobs), started
-
-    with progress(console, sum(job.cost for job in own)) as show, work.executor() as workers:
-
-        def on_progress(steps: float) -> None:
-            nonlocal recorded
-            show(steps)
-            # So that a killed process loses little of its recorded time.
-            if time.monotonic() - recorded > _RECORD_SECONDS:
-                recorded = time.monotonic()
-                record(finished=False)
-
-        finished = run_jobs(own, workers, on_progress, folder=work.messages)
-    if finished and work.leaves_to_others(jobs, console):
+    def run(self, console: Console) -> int:
+        """Write the report; returns the exit status."""
+        directory = StudyDirectory(folder_inside(self.output, self.name))
+        directory.read_manifest()  # that there is a study, before anything else about its folder
+        check_output(directory.path, "figures")
+        _finish(directory, console)
         return 0
-    record(finished)
-    if not finished:
-        say(console, "Interrupted. Finished work is kept; the same command continues it.")
-    _finish(directory, console)
-    return 0 if finished else 130
-
-
-def report(command: ReportCommand, console: Console) -> int:
-    """Carry out `overparam report`; returns the exit status."""
-    directory = StudyDirectory(folder_inside(command.output, command.name))
-    directory.read_manifest()  # that there is a study, before anything else about its folder
-    check_output(directory.path, "figures")
-    _finish(directory, console)
-    return 0
 
 
 def _finish(directory: StudyDirectory, console: Console) -> None:

@@ -19,7 +19,7 @@ from overparam.lab.executor import single_thread
 from overparam.lab.prepare import check_output
 from overparam.lab.report.claims import ClaimRow, claims_html
 from overparam.lab.report.page import Section, html_list, html_table, slug, write_page
-from overparam.lab.terminal import open_console, say, say_sentence, say_verdict
+from overparam.lab.terminal import say, say_sentence, say_verdict
 from overparam.lab.theory import (
     acceleration,
     balance,
@@ -61,57 +61,41 @@ class TheoryCommand:
     output: Path = Path("runs/theory")
     """Folder for theory.html and the charts."""
 
-
-def run_theory(output: Path, console: Console | None = None) -> int:
-    """Run every check, print a table of verdicts, write ``theory.html`` and an SVG of each chart.
-
-    Args:
-        output: folder, created if it is missing.
-        console: where to print; by default the terminal.
-
-    Returns:
-        0, even if a claim does not hold: that is a result, not an error.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    console = console or open_console()
-    check_output(output)
-    features, targets, data, remark = regression_data()
-    if remark:
-        say_sentence(console, remark)
-    say_sentence(console, f"{len(CHECKS)} checks; together they take one to two minutes.")
-    with single_thread():
-        results = [
-            module.check(features, targets, data) if module is circulation else module.check()
-            for module in CHECKS
-        ]
-    sentence = answer(results)
-    charts = [
-        styled(module.chart(result.rows), result.claim)
-        for module, result in zip(CHECKS, results, strict=True)
-    ]
-    say_sentence(console, sentence)
-    for result in results:
-        say(console, f"\n{result.name.capitalize()}")
-        found = [*map(_measured, result.evidence), f"Source: {result.source}."]
-        say_verdict(console, result.verdict, result.claim, found)
-    sections = list(map(_section, results, charts))
-    for result, section in zip(results, sections, strict=True):
-        write_whole(output / f"theory_{result.name.replace(' ', '_')}.svg", section.svg)
-    claims = Section("Claims and verdicts", claims_html(list(map(_row, results)), "Source"))
-    write_page(
-        output / "theory.html",
-        title="Does the paper's theory hold in numbers?",
-        answer=sentence,
-        lead=(
-            "Each claim is checked by numbers that are computed here and compared with bounds that "
-            f"were fixed before. {remark}"
-        ),
-        sections=[claims, *sections],
-    )
-    say(console, f"\nReport: {output / 'theory.html'}")
-    return 0
+    def run(self, console: Console) -> int:
+        """Carry out `overparam theory`; returns 0 even if a claim does not hold: a result too."""
+        check_output(self.output)
+        features, targets, data, remark = regression_data()
+        if remark:
+            say_sentence(console, remark)
+        say_sentence(console, f"{len(CHECKS)} checks; together they take one to two minutes.")
+        with single_thread():
+            results = [
+                module.check(features, targets, data) if module is circulation else module.check()
+                for module in CHECKS
+            ]
+        sentence = answer(results)
+        say_sentence(console, sentence)
+        sections = []
+        for module, result in zip(CHECKS, results, strict=True):
+            say(console, f"\n{result.name.capitalize()}")
+            found = [*map(_measured, result.evidence), f"Source: {result.source}."]
+            say_verdict(console, result.verdict, result.claim, found)
+            section = _section(result, styled(module.chart(result.rows), result.claim))
+            write_whole(self.output / f"theory_{result.name.replace(' ', '_')}.svg", section.svg)
+            sections.append(section)
+        claims = Section("Claims and verdicts", claims_html(list(map(_row, results)), "Source"))
+        write_page(
+            self.output / "theory.html",
+            title="Does the paper's theory hold in numbers?",
+            answer=sentence,
+            lead=(
+                "Each claim is checked by numbers that are computed here and compared with bounds "
+                f"that were fixed before. {remark}"
+            ),
+            sections=[claims, *sections],
+        )
+        say(console, f"\nReport: {self.output / 'theory.html'}")
+        return 0
 
 
 def regression_data() -> tuple[Tensor, Tensor, str, str]:
@@ -120,9 +104,8 @@ def regression_data() -> tuple[Tensor, Tensor, str, str]:
     Returns:
         Features, targets, the name of the data, and a remark if it is not Ethanol.
     """
-    remark = ""
     try:
-        data = load("ethanol", download=False)
+        data, remark = load("ethanol", download=False), ""
     except DataUnavailable:
         data = load("diabetes")
         remark = (
@@ -143,21 +126,17 @@ def answer(results: Sequence[TheoryCheck]) -> str:
 
 def _row(result: TheoryCheck) -> ClaimRow:
     agreeing = sum(number.agrees for number in result.evidence)
+    numbers = [
+        (m.what, f"{m.value:.4g}", _bounds(m), "yes" if m.agrees else "no") for m in result.evidence
+    ]
     return ClaimRow(
         result.verdict,
         result.claim,
         f"{agreeing} of {len(result.evidence)} numbers agree",
         result.source,
-        _numbers(result),
+        html_table(("Measured", "Value", "Needed", "Agrees"), numbers),
         slug(result.name),
     )
-
-
-def _numbers(result: TheoryCheck) -> str:
-    rows = [
-        (m.what, f"{m.value:.4g}", _bounds(m), "yes" if m.agrees else "no") for m in result.evidence
-    ]
-    return html_table(("Measured", "Value", "Needed", "Agrees"), rows)
 
 
 def _section(result: TheoryCheck, chart: alt.TopLevelMixin | None) -> Section:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 
-from overparam.lab.cluster import Part, claimed, prepared_alone, threads_of, workers_of
-from overparam.lab.executor import Job
-from overparam.lab.terminal import say
+from overparam.lab.cluster import Part, workers_of
+from overparam.lab.executor import Job, run_jobs
+from overparam.lab.terminal import progress, say
 
 _Job = TypeVar("_Job", bound=Job)
-
-
-class Options(Protocol):
-    """The options of a command that say where its jobs run."""
-
-    @property
-    def workers(self) -> int: ...  # noqa: D102
-    @property
-    def scheduler(self) -> str | None: ...  # noqa: D102
-    @property
-    def part(self) -> str | None: ...  # noqa: D102
-    @property
-    def overwrite(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -48,67 +33,67 @@ class Work:
     part: Part | None
 
     @staticmethod
-    def of(command: Options, folder: Path) -> Work:
+    def of(
+        folder: Path, workers: int, scheduler: str | None, part: str | None, overwrite: bool
+    ) -> Work:
         """Read the options of a command.
 
         Raises:
             ValueError: they cannot be used, or contradict each other.
         """
-        part = None if command.part is None else Part.of(command.part)
-        if part is not None and command.scheduler is not None:
+        mine = None if part is None else Part.of(part)
+        if mine is not None and scheduler is not None:
             raise ValueError("--part needs no scheduler; leave out one of the two.")
-        if part is not None and command.overwrite:
+        if mine is not None and overwrite:
             raise ValueError(
                 "--overwrite with --part would delete what other parts have stored; delete "
                 f"{folder} first."
             )
-        return Work(folder, command.workers, command.scheduler, part)
-
-    def claimed(self) -> AbstractContextManager[None]:
-        """Keep other commands off the folder, but for other parts of the same jobs."""
-        return claimed(self.folder, self.part)
-
-    def preparing(self) -> AbstractContextManager[None]:
-        """Let one part prepare the folder at a time."""
-        return prepared_alone(self.folder)
+        return Work(folder, workers, scheduler, mine)
 
     def own(self, jobs: Sequence[_Job]) -> list[_Job]:
         """The jobs that this command runs."""
         return list(jobs) if self.part is None else self.part.jobs(jobs)
 
-    @contextmanager
-    def executor(self) -> Iterator[int | Executor]:
-        """What runs them."""
-        with workers_of(self.scheduler, self.workers) as workers:
-            yield workers
+    def train(
+        self,
+        own: Sequence[Job],
+        jobs: Sequence[Job],
+        console: Console,
+        after: Callable[[], None],
+    ) -> bool | None:
+        """Run the own ones of some jobs; say how far they are, and what became of them.
 
-    @property
-    def messages(self) -> Path:
-        """The folder for messages to and from the workers."""
+        Args:
+            own: the jobs that this command runs, in their order.
+            jobs: all jobs, also those of other parts.
+            console: for progress.
+            after: called whenever some work is done.
+
+        Returns:
+            Whether the own jobs are finished; False after an interrupt. None if other parts have
+            jobs left, so that the report is theirs to write.
+        """
         part = self.part
-        return self.folder / (f"running-{part.number}" if part is not None else "running")
+        messages = self.folder / ("running" if part is None else f"running-{part.number}")
+        with (
+            progress(console, sum(job.cost for job in own)) as show,
+            workers_of(self.scheduler, self.workers) as (workers, executor),
+        ):
 
-    def leaves_to_others(self, jobs: Sequence[Job], console: Console) -> bool:
-        """Whether other parts have jobs left, so that the report is theirs to write; says so."""
+            def on_progress(cost: float) -> None:
+                show(cost)
+                after()
+
+            finished = run_jobs(own, executor or workers, on_progress, folder=messages)
+        if not finished:
+            say(console, "Interrupted. Finished work is kept; the same command continues it.")
         left = sum(not job.finished() for job in jobs)
-        if self.part is None or left == 0:
-            return False
-        say(
-            console,
-            f"Part {self.part.number} of {self.part.count} is done; other parts have {left} of "
-            f"{len(jobs)} jobs left. The one that ends last writes the report.",
-        )
-        return True
-
-
-@contextmanager
-def pool_of(scheduler: str | None, workers: int) -> Iterator[tuple[int, Executor | None]]:
-    """The number of workers, and the executor of a cluster if there is a scheduler.
-
-    For what is not cut into parts, because each round of jobs depends on the last one.
-    """
-    with workers_of(scheduler, workers) as found:
-        if isinstance(found, int):
-            yield found, None
-        else:
-            yield threads_of(found), found
+        if finished and part is not None and left:
+            say(
+                console,
+                f"Part {part.number} of {part.count} is done; other parts have {left} of "
+                f"{len(jobs)} jobs left. The one that ends last writes the report.",
+            )
+            return None
+        return finished

@@ -30,7 +30,7 @@ from overparam.lab.comparison.names import folder_name
 from overparam.lab.comparison.plans import stored_budget
 from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import BOUNDS, Result
-from overparam.lab.local_workers import local_pool
+from overparam.lab.executor import local_pool
 from overparam.lab.problems.pieces import NORMS
 from overparam.lab.report.page import Section, html_list, html_table, write_page
 from overparam.lab.terminal import say

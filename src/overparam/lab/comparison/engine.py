@@ -24,7 +24,7 @@ from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import Result
 from overparam.lab.comparison.rounds import Time, carry_out
 from overparam.lab.comparison.trial import ready
-from overparam.lab.local_workers import local_pool
+from overparam.lab.executor import local_pool
 from overparam.lab.terminal import open_console
 
 METHODS = ("adamw", "adamw+factors:2", "adamw+radial:2", "momentum", "momentum+rule:2")

@@ -16,8 +16,7 @@ from overparam.lab.comparison.problem import Problem
 from overparam.lab.comparison.protocol import Findings, OutOfTimeError, Plan, Trial, protocol
 from overparam.lab.comparison.trial import TrialJob, read_outcome
 from overparam.lab.executor import run_jobs
-from overparam.lab.progress import progress
-from overparam.lab.terminal import say
+from overparam.lab.terminal import progress, say
 
 
 @dataclass(frozen=True)
