@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from overparam.lab.theory.acceleration_chart import chart
-from overparam.lab.theory.check import Evidence, Point, TheoryCheck, chart_rows, largest
+from overparam.lab.theory.check import Point, TheoryCheck, chart_rows, evidence_of, largest
 from overparam.lab.theory.jump_runs import measured_acceleration, window_of_jump
 from overparam.lab.theory.tuning import (
     DEPTHS,
@@ -63,75 +63,46 @@ def check() -> TheoryCheck:
     curves = tuned_iterations(lrs, _POWERS, _RATIOS)
     repeated = _from_other_starts(lrs)
     over_starts = best_of_depths(repeated)  # (starts, powers, ratios)
-    bound = [measured_acceleration(*case) / acceleration_bound(*case) - 1 for case in _BOUND_CASES]
-    evidence = [
-        Evidence(
-            "largest relative error of 2 / y^(p-2) as the divergence threshold, p = 2 to 8",
+    bound = [
+        abs(measured_acceleration(*case) / acceleration_bound(*case) - 1) for case in _BOUND_CASES
+    ]
+    tuned, deep = best_of_depths(curves[:, :, : len(DEPTHS)]), curves[0, :, : len(DEPTHS)]
+    late = largest(
+        _late_speed_up(depth, ratio, share=share)
+        for depth in DEPTHS[1:]
+        for ratio in _RATIOS
+        for share in _SHARES
+    )
+    cautious = largest(_cautious_speed_up(each, lrs, _CAUTION) for each in (deep, repeated[:, 0]))
+    measured = {
+        "largest relative error of 2 / y^(p-2) as the divergence threshold, p = 2 to 8": (
+            0,
             largest(errors),
-            0.0,
             1e-5,
         ),
-        Evidence(
-            "appendix B (p = 4, N = 2): largest relative difference between y1 / (4 eps1) and the "
-            "learning rate of y2 over gradient descent's threshold",
-            largest(map(abs, bound)),
-            0.0,
-            0.02,
+        "appendix B (p = 4, N = 2): largest relative difference between y1 / (4 eps1) and the "
+        "learning rate of y2 over gradient descent's threshold": (0, largest(bound), 0.02),
+        "p = 2: largest speed-up of the best depth, at tuned lr, any y1/y2, all starts": (
+            0,
+            largest((tuned[0].max().item(), over_starts[:, 0].max().item())),
+            1,
         ),
-        Evidence(
-            "p = 2: largest speed-up of the best depth, at tuned lr, any y1/y2, all starts",
-            largest(
-                (
-                    best_of_depths(curves[0, :, : len(DEPTHS)]).max().item(),
-                    over_starts[:, 0].max().item(),
-                )
-            ),
-            0.0,
-            1.0,
-        ),
-        Evidence(
-            "p = 2 near the optimum, in log loss per step: largest speed-up of any depth, each "
-            f"method at the same share of 1 / its own curvature ({_words(_SHARES)}), any y1/y2",
-            largest(
-                _late_speed_up(depth, ratio, share=share)
-                for depth in DEPTHS[1:]
-                for ratio in _RATIOS
-                for share in _SHARES
-            ),
-            0.0,
-            1.0,
-        ),
-        Evidence(
-            f"p = 2, learning rates up to {_CAUTION:g} / curvature of gradient descent: largest "
-            "speed-up of any depth above 1 in iterations, any y1/y2, all starts",
-            largest(
-                (
-                    _cautious_speed_up(curves[0, :, : len(DEPTHS)], lrs, _CAUTION),
-                    _cautious_speed_up(repeated[:, 0], lrs, _CAUTION),
-                )
-            ),
-            0.0,
-            1.05,
-        ),
-    ]
-    for i, power in enumerate(_POWERS[1:], start=1):
-        evidence.append(
-            Evidence(
-                f"p = {power:g}, y1/y2 = {_FEW_RATIOS[-1]:g}: speed-up of the best depth, at tuned "
-                "lr, smallest over all starts",
-                over_starts[:, i, -1].min().item(),
-                1.1,
-                math.inf,
-            )
-        )
-    evidence.append(
-        Evidence(
-            "p = 4, 6, 8: smallest over y1/y2 of the best depth's speed-up, at tuned lr",
-            best_of_depths(curves[1:, :, : len(DEPTHS)]).min().item(),
-            1.0,
+        "p = 2 near the optimum, in log loss per step: largest speed-up of any depth, each "
+        f"method at the same share of 1 / its own curvature ({_words(_SHARES)}), any "
+        "y1/y2": (0, late, 1),
+        f"p = 2, learning rates up to {_CAUTION:g} / curvature of gradient descent: largest "
+        "speed-up of any depth above 1 in iterations, any y1/y2, all starts": (0, cautious, 1.05),
+        **{
+            f"p = {power:g}, y1/y2 = {_FEW_RATIOS[-1]:g}: speed-up of the best depth, at tuned lr, "
+            "smallest over all starts": (1.1, over_starts[:, i, -1].min().item(), math.inf)
+            for i, power in enumerate(_POWERS[1:], start=1)
+        },
+        "p = 4, 6, 8: smallest over y1/y2 of the best depth's speed-up, at tuned lr": (
+            1,
+            tuned[1:].min().item(),
             math.inf,
-        )
-    )
+        ),
+    }
     return TheoryCheck(
         name="acceleration",
         claim=(
@@ -139,7 +110,7 @@ def check() -> TheoryCheck:
             "speeds up training for p > 2 but not for p = 2."
         ),
         source="Arora, Cohen, Hazan (2018), section 7 and appendix B",
-        evidence=tuple(evidence),
+        evidence=evidence_of(measured),
         rows=chart_rows(
             ("panel", "power", "ratio", "method", "lr", "value"),
             [*_map_points(lrs, curves), *_start_points(over_starts)],

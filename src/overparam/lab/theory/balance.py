@@ -14,11 +14,11 @@ from overparam.factors.balance import imbalance, near_zero_initialization
 from overparam.factors.product import factor_product
 from overparam.lab.charts.theme import INK
 from overparam.lab.theory.check import (
-    Evidence,
     Point,
     Row,
     TheoryCheck,
     chart_rows,
+    evidence_of,
     largest,
     power_law_exponent,
     smallest,
@@ -60,6 +60,25 @@ def check() -> TheoryCheck:
         times, sizes = _decay(rescaled_factors(start, 0.5), gradient_of)
         decays.append(-math.log(sizes[-1]) / times[-1] / (2 * _DECAY))
         points += [("decay", depth, *pair) for pair in zip(times, sizes, strict=True)]
+    measured = (
+        _both_ends("exponent of lr in the largest change of a gap in one step", per_step, 2, 0.1)
+        | _both_ends(
+            "exponent of lr in the largest change over a run of lr * steps = 1", whole_run, 1, 0.1
+        )
+        | {
+            "largest difference between a gap and the exact one-step formula (gaps of order 1)": (
+                0,
+                largest(identity),
+                1e-12,
+            )
+        }
+        | _both_ends(
+            "rate at which weight decay shrinks the imbalance, over 2 * weight decay",
+            decays,
+            1,
+            0.05,
+        )
+    )
     return TheoryCheck(
         name="balance",
         claim=(
@@ -67,29 +86,7 @@ def check() -> TheoryCheck:
             "decay shrinks it."
         ),
         source="Arora, Cohen, Hazan (2018), Theorem 1 and its proof",
-        evidence=(
-            *_both_ends(
-                "exponent of lr in the largest change of a gap in one step", per_step, 2, 0.1
-            ),
-            *_both_ends(
-                "exponent of lr in the largest change over a run of lr * steps = 1",
-                whole_run,
-                1,
-                0.1,
-            ),
-            Evidence(
-                "largest difference between a gap and the exact one-step formula (gaps of order 1)",
-                largest(identity),
-                0.0,
-                1e-12,
-            ),
-            *_both_ends(
-                "rate at which weight decay shrinks the imbalance, over 2 * weight decay",
-                decays,
-                1,
-                0.05,
-            ),
-        ),
+        evidence=evidence_of(measured),
         rows=chart_rows(("panel", "depth", "x", "value"), points),
         notes=(
             "N = 2, 3, 5; factors with independent normal entries, hidden width 5. The exponents "
@@ -109,15 +106,16 @@ def _drifts(
     """Largest change of a gap in one step and over the run, and distance from the formula."""
     path = descend_factors(start, gradient_of, lr, steps)
     gaps = [balance_gaps(now) for now in path]
-    one_step = largest(_change(old, new) for old, new in itertools.pairwise(gaps))
+    one_step = largest(change(old, new) for old, new in itertools.pairwise(gaps))
     away = []
     for now, new in zip(path[:20], gaps[1:], strict=False):
         predicted = balance_gaps_after_step(now, gradient_of(factor_product(now)), lr)
-        away.append(_change(predicted, new))
-    return one_step, largest(_change(gaps[0], now) for now in gaps), largest(away)
+        away.append(change(predicted, new))
+    return one_step, largest(change(gaps[0], now) for now in gaps), largest(away)
 
 
-def _change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
+def change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
+    """The largest change of a gap between neighbours."""
     return largest(torch.linalg.matrix_norm(b - a).item() for a, b in zip(old, new, strict=True))
 
 
@@ -131,13 +129,11 @@ def _decay(start: Sequence[Tensor], gradient_of: GradientOf) -> tuple[list[float
 
 def _both_ends(
     what: str, values: Sequence[float], expected: float, tolerance: float
-) -> tuple[Evidence, Evidence]:
+) -> dict[str, tuple[float, float, float]]:
     """The smallest and the largest of values that should all be as expected."""
     low, high = expected - tolerance, expected + tolerance
-    return (
-        Evidence(f"smallest {what}", smallest(values), low, high),
-        Evidence(f"largest {what}", largest(values), low, high),
-    )
+    ends = {"smallest": smallest(values), "largest": largest(values)}
+    return {f"{end} {what}": (low, value, high) for end, value in ends.items()}
 
 
 def chart(rows: Sequence[Row]) -> alt.HConcatChart:

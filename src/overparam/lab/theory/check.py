@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,16 @@ def chart_rows(names: Sequence[str], points: Iterable[Point]) -> list[Row]:
         [{'x': 1.0, 'y': 'a'}, {'x': 2.0, 'y': 'b'}]
     """
     return [dict(zip(names, point, strict=True)) for point in points]
+
+
+def evidence_of(measured: Mapping[str, tuple[float, float, float]]) -> tuple[Evidence, ...]:
+    """Evidence, from what was measured: the smallest value that agrees, the value, the largest.
+
+    Example:
+        >>> evidence_of({"error": (0.0, 0.002, 0.001)})
+        (Evidence(what='error', value=0.002, low=0.0, high=0.001),)
+    """
+    return tuple(Evidence(what, value, low, high) for what, (low, value, high) in measured.items())
 
 
 def largest(values: Iterable[float]) -> float:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from overparam.factors.balance import balanced_factors, imbalance
 from overparam.factors.product import factor_product
-from overparam.lab.theory.check import Evidence, Point, Row, TheoryCheck, chart_rows, largest
+from overparam.lab.theory.check import Point, Row, TheoryCheck, chart_rows, evidence_of, largest
 from overparam.lab.theory.theme import apart, chosen, lines, log_axis
+from overparam.rule.unbalanced import Imbalance
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import emulation_error, rescaled_factors, rotated_factors
 from overparam.theory.losses import GradientOf, fit_to
@@ -35,7 +36,7 @@ def check() -> TheoryCheck:
         start, gradient_of = start / 2, fit_to(target, 0.5)
         names = [f"{shape[0]} x {shape[1]}, problem {k + 1}" for k in range(_PROBLEMS)]
         dense = rotated_factors(balanced_factors(start, depth), generator)
-        errors = _errors(dense, gradient_of, _LRS)
+        errors = errors_at(_HORIZON, dense, gradient_of, _LRS)
         in_lr.append((errors[:-1] / errors[1:]).log2())
         spreads.append(_spread_over_widths(start, gradient_of, depth, generator))
         points += _lines("learning rate", depth, names, torch.tensor(_LRS), errors)
@@ -44,13 +45,36 @@ def check() -> TheoryCheck:
         off = [rescaled_factors(dense, stretch) for stretch in _STRETCHES]
         gaps = torch.stack([imbalance(factors).amax(-1) for factors in off])
         stacked = [torch.stack(parts) for parts in zip(*off, strict=True)]
-        missed = _errors(stacked, gradient_of, _LRS[-2:])  # (lrs, stretches, problems)
+        missed = errors_at(_HORIZON, stacked, gradient_of, _LRS[-2:])  # (lrs, stretches, problems)
         added = _added_by_imbalance(dense, stacked, gradient_of)  # (stretches, problems)
         in_imbalance.append((added[:-1] / added[1:]).log() / (gaps[:-1] / gaps[1:]).log())
         stays.append((missed[0] / missed[1]).log2()[0])
         points += _lines("imbalance", depth, names, gaps, missed[-1])
     from_one = (torch.stack(in_lr) - 1).abs().amax((0, 2))  # one for each halving of lr
     off_one = (torch.stack(in_imbalance) - 1).abs().amax((0, 2))
+    measured = {
+        "largest distance from 1 of the exponent of lr in the relative error at fixed time, "
+        f"between lr = {_LRS[-2]:g} and {_LRS[-1]:g}": (0, from_one[-1].item(), 0.1),
+        "that distance over its value at twice the lr: 1/2 if the exponent tends to 1": (
+            0.3,
+            (from_one[-1] / from_one[-2]).item(),
+            0.7,
+        ),
+        "largest relative spread of the product over hidden widths 1 to 10 x min(m, n)": (
+            0,
+            largest(spreads),
+            1e-10,
+        ),
+        "unbalanced start: largest distance from 1 of the exponent of the imbalance in what it "
+        "adds to the error, at the smallest imbalance": (0, off_one[-1].item(), 0.1),
+        "that distance over its value at twice the imbalance": (
+            0.3,
+            (off_one[-1] / off_one[-2]).item(),
+            0.7,
+        ),
+        "unbalanced start: largest exponent of lr in the error at the largest imbalance: 0 if "
+        "the error stays, however small lr is": (0, torch.stack(stays).abs().max().item(), 0.1),
+    }
     return TheoryCheck(
         name="emulation",
         claim=(
@@ -58,47 +82,7 @@ def check() -> TheoryCheck:
             "does, up to O(lr), whatever the hidden width; on unbalanced factors it does not."
         ),
         source="Arora, Cohen, Hazan (2018), Theorem 1",
-        evidence=(
-            Evidence(
-                "largest distance from 1 of the exponent of lr in the relative error at fixed "
-                f"time, between lr = {_LRS[-2]:g} and {_LRS[-1]:g}",
-                from_one[-1].item(),
-                0.0,
-                0.1,
-            ),
-            Evidence(
-                "that distance over its value at twice the lr: 1/2 if the exponent tends to 1",
-                (from_one[-1] / from_one[-2]).item(),
-                0.3,
-                0.7,
-            ),
-            Evidence(
-                "largest relative spread of the product over hidden widths 1 to 10 x min(m, n)",
-                largest(spreads),
-                0.0,
-                1e-10,
-            ),
-            Evidence(
-                "unbalanced start: largest distance from 1 of the exponent of the imbalance in "
-                "what it adds to the error, at the smallest imbalance",
-                off_one[-1].item(),
-                0.0,
-                0.1,
-            ),
-            Evidence(
-                "that distance over its value at twice the imbalance",
-                (off_one[-1] / off_one[-2]).item(),
-                0.3,
-                0.7,
-            ),
-            Evidence(
-                "unbalanced start: largest exponent of lr in the error at the largest imbalance: "
-                "0 if the error stays, however small lr is",
-                torch.stack(stays).abs().max().item(),
-                0.0,
-                0.1,
-            ),
-        ),
+        evidence=evidence_of(measured),
         rows=chart_rows(("panel", "depth", "run", "x", "value"), points),
         notes=(
             f"N = 2, 3, 4, 8; weights 3 x 4 and 4 x 2; {_PROBLEMS} random problems of each; every "
@@ -117,11 +101,17 @@ def check() -> TheoryCheck:
     )
 
 
-def _errors(factors: Sequence[Tensor], gradient_of: GradientOf, lrs: Sequence[float]) -> Tensor:
-    """Errors at fixed time at every learning rate, ``(lrs, leading dimensions)``."""
+def errors_at(
+    time: float,
+    factors: Sequence[Tensor],
+    gradient_of: GradientOf,
+    lrs: Sequence[float],
+    imbalance: Imbalance = 0.0,
+) -> Tensor:
+    """Errors at a time ``lr * steps`` at every learning rate, ``(lrs, leading dimensions)``."""
     lr = torch.tensor(lrs, dtype=torch.float64).reshape(-1, *(1,) * (factors[0].ndim - 2))
     copies = [factor.expand(len(lrs), *factor.shape) for factor in factors]
-    return emulation_error(copies, gradient_of, lr, (_HORIZON / lr).round())
+    return emulation_error(copies, gradient_of, lr, (time / lr).round(), imbalance)
 
 
 def _added_by_imbalance(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overparam.lab.theory.two_point_runs import largest_stable
-from overparam.rule.reference import single_output_update
+from overparam.lab.theory.two_point_runs import descent, largest_stable
 from overparam.theory.acceleration_bound import jump_lr
-from overparam.theory.power_loss import power_gradient
 from overparam.theory.two_points import divergence_threshold
 
 
@@ -33,12 +31,7 @@ def run_of_depth_two(largest: float, start: float, lr: float, steps: int) -> tup
         [99.9, 0.5]
     """
     targets = torch.tensor([largest, 1.0], dtype=torch.float64)
-    weights = [start * targets / largest]
-    gradients = []
-    for _ in range(steps):
-        gradients.append(power_gradient(weights[-1], targets, 4))
-        weights.append(weights[-1] - lr * single_output_update(weights[-1], gradients[-1], 2))
-    return torch.stack(weights), torch.stack(gradients)
+    return descent(start * targets / largest, targets, 4, 2, lr, steps)
 
 
 def measured_acceleration(largest: float, start: float) -> float:

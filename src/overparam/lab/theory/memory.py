@@ -9,11 +9,11 @@ import torch
 
 from overparam.lab.charts.theme import BLUE, ORANGE
 from overparam.lab.theory.check import (
-    Evidence,
     Point,
     Row,
     TheoryCheck,
     chart_rows,
+    evidence_of,
     largest,
     power_law_exponent,
 )
@@ -68,6 +68,15 @@ def check() -> TheoryCheck:
         for t in range(0, len(mu), 2)
         for tau in range(0, t, 2)
     ]
+    measured = {
+        "exponent of lr in the error of one step": (1.9, power_law_exponent(lrs, step_errors), 2.1),
+        "exponent of lr in the relative error of the run rebuilt from its gradients, rho, "
+        "gamma and first weight": (0.8, power_law_exponent(lrs, path_errors), 1.2),
+        "largest difference between the sum over past gradients and the step-by-step "
+        "recursion (weights of order 1)": (0, largest(exact), 1e-10),
+        "exponent of the scale of the first weights in the share of the last weight that "
+        "comes from them, not from gradients": (0.9, power_law_exponent(scales, dropped), 1.1),
+    }
     return TheoryCheck(
         name="memory",
         claim=(
@@ -75,35 +84,7 @@ def check() -> TheoryCheck:
             "O(lr^2) per step and a term that vanishes with the initialization."
         ),
         source="Arora, Cohen, Hazan (2018), section 3",
-        evidence=(
-            Evidence(
-                "exponent of lr in the error of one step",
-                power_law_exponent(lrs, step_errors),
-                1.9,
-                2.1,
-            ),
-            Evidence(
-                "exponent of lr in the relative error of the run rebuilt from its gradients, rho, "
-                "gamma and first weight",
-                power_law_exponent(lrs, path_errors),
-                0.8,
-                1.2,
-            ),
-            Evidence(
-                "largest difference between the sum over past gradients and the step-by-step "
-                "recursion (weights of order 1)",
-                largest(exact),
-                0.0,
-                1e-10,
-            ),
-            Evidence(
-                "exponent of the scale of the first weights in the share of the last weight that "
-                "comes from them, not from gradients",
-                power_law_exponent(scales, dropped),
-                0.9,
-                1.1,
-            ),
-        ),
+        evidence=evidence_of(measured),
         rows=chart_rows(("panel", "x", "y", "value"), points),
         notes=(
             "Rebuilt from past gradients alone, without the first weight, the last one is off by "

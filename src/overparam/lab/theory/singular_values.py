@@ -8,11 +8,11 @@ import altair as alt
 import torch
 
 from overparam.lab.theory.check import (
-    Evidence,
     Point,
     Row,
     TheoryCheck,
     chart_rows,
+    evidence_of,
     largest,
     power_law_exponent,
     smallest,
@@ -46,6 +46,28 @@ def check() -> TheoryCheck:
     exact = (away.abs().amax(-1) / predicted.abs().amax(-1)).max().item()
     depths, scales = (1.0, 2.0, 3.0), (1e-1, 1e-3)
     points, ratios, fitted, recovered = _completion(depths, scales, generator)
+    measured = {
+        "largest relative difference between the formula and central differences": (0, exact, 1e-6),
+        "smallest exponent of lr in the error along a run, N = 1 to 4": (
+            0.8,
+            smallest(exponents),
+            1.2,
+        ),
+        "largest exponent of lr, same runs": (0.8, largest(exponents), 1.2),
+        "completing a matrix of rank 2 from scale 0.001: ratio of third to first singular value "
+        "at N = 3, over that at N = 1": (0, ratios[3.0, 1e-3] / ratios[1.0, 1e-3], 0.5),
+        "that ratio at N = 3 from scale 0.001, over the ratio from scale 0.1": (
+            0,
+            ratios[3.0, 1e-3] / ratios[3.0, 1e-1],
+            0.5,
+        ),
+        # Without this, a run that has not learned anything yet would count as one of low rank.
+        "largest relative error on the observed entries at the end of these runs": (
+            0,
+            largest(fitted.values()),
+            0.05,
+        ),
+    }
     return TheoryCheck(
         name="singular values",
         claim=(
@@ -53,41 +75,7 @@ def check() -> TheoryCheck:
             "large ones grow faster, so depth and small initialization lower the rank."
         ),
         source="Arora, Cohen, Hu, Luo (2019), Theorem 3",
-        evidence=(
-            Evidence(
-                "largest relative difference between the formula and central differences",
-                exact,
-                0.0,
-                1e-6,
-            ),
-            Evidence(
-                "smallest exponent of lr in the error along a run, N = 1 to 4",
-                smallest(exponents),
-                0.8,
-                1.2,
-            ),
-            Evidence("largest exponent of lr, same runs", largest(exponents), 0.8, 1.2),
-            Evidence(
-                "completing a matrix of rank 2 from scale 0.001: ratio of third to first singular "
-                "value at N = 3, over that at N = 1",
-                ratios[3.0, 1e-3] / ratios[1.0, 1e-3],
-                0.0,
-                0.5,
-            ),
-            Evidence(
-                "that ratio at N = 3 from scale 0.001, over the ratio from scale 0.1",
-                ratios[3.0, 1e-3] / ratios[3.0, 1e-1],
-                0.0,
-                0.5,
-            ),
-            # Without this, a run that has not learned anything yet would count as one of low rank.
-            Evidence(
-                "largest relative error on the observed entries at the end of these runs",
-                largest(fitted.values()),
-                0.0,
-                0.05,
-            ),
-        ),
+        evidence=evidence_of(measured),
         rows=chart_rows(("depth", "scale", "time", "rank", "value"), points),
         notes=(
             "Relative error on the entries that were not observed, at the end from scale 0.001: "

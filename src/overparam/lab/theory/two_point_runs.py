@@ -169,13 +169,21 @@ def late_rate(depth: float, lr: float, targets: Tensor) -> float:
         1.386
     """
     along = targets / targets.norm()
-    weight = targets + 1e-3 * (along + along.flip(0) * along.new_tensor([-1.0, 1.0]))
-    losses = []
-    for _ in range(16):
-        losses.append(power_loss(weight, targets, 2).item())
-        gradient = power_gradient(weight, targets, 2)
-        weight = weight - lr * single_output_update(weight, gradient, depth)
+    start = targets + 1e-3 * (along + along.flip(0) * along.new_tensor([-1.0, 1.0]))
+    weights, _ = descent(start, targets, 2, depth, lr, steps=15)
+    losses = power_loss(weights, targets, 2).tolist()
     return math.log(losses[5] / losses[15]) / 10
+
+
+def descent(
+    start: Tensor, targets: Tensor, power: float, depth: float, lr: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Weights of a single run of the rule ``(steps + 1, 2)``, and gradients ``(steps, 2)``."""
+    weights, gradients = [start], []
+    for _ in range(steps):
+        gradients.append(power_gradient(weights[-1], targets, power))
+        weights.append(weights[-1] - lr * single_output_update(weights[-1], gradients[-1], depth))
+    return torch.stack(weights), torch.stack(gradients)
 
 
 def _moves(

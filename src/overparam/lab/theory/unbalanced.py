@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -9,21 +10,23 @@ import torch
 from torch import Tensor
 
 from overparam.factors.balance import balanced_factors
+from overparam.lab.theory.balance import change
 from overparam.lab.theory.check import (
-    Evidence,
     Point,
     Row,
     TheoryCheck,
     chart_rows,
+    evidence_of,
     largest,
     power_law_exponent,
 )
+from overparam.lab.theory.emulation import errors_at
 from overparam.lab.theory.theme import apart, chosen, lines, log_axis
 from overparam.rule.reference import end_to_end_update
 from overparam.theory.balance_along_descent import balance_gaps
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import emulation_error
-from overparam.theory.losses import GradientOf, fit_to
+from overparam.theory.losses import fit_to
 
 _CASES = (
     ((3, 4), (0.0, 0.7)),
@@ -47,17 +50,27 @@ def check() -> TheoryCheck:
         gradient_of, depth = fit_to(target, 0.5), len(offsets)
         factors = balanced_factors(start, depth, imbalance=offsets)
         name = f"{shape[0]} x {shape[1]}, " + ", ".join(f"{offset:g}" for offset in offsets)
-        errors = _errors(factors, gradient_of, offsets)
+        errors = errors_at(_HORIZON, factors, gradient_of, _LRS, offsets).tolist()
         slopes.append(power_law_exponent(_LRS, errors))
         wrong = emulation_error(factors, gradient_of, _LRS[2], round(_HORIZON / _LRS[2]))
         balanced.append(wrong.item() / errors[2])
         points += [("learning rate", name, *pair) for pair in zip(_LRS, errors, strict=True)]
-        changes = [_change(factors, gradient_of, lr) for lr in _LRS]
-        drifts.append(power_law_exponent(_LRS, changes))
+        steps = [descend_factors(factors, gradient_of, lr, 1) for lr in _LRS]
+        drifts.append(power_law_exponent(_LRS, [change(*map(balance_gaps, s)) for s in steps]))
         if depth == 2:
             away = [_from_gradient(start, gradient_of(start), offsets, size) for size in _SIZES]
             limits.append(power_law_exponent(_SIZES, away))
             points += [("limit", name, *pair) for pair in zip(_SIZES, away, strict=True)]
+    measured = {
+        "largest distance from 1 of the exponent of lr in the relative error at fixed time, "
+        "over three decades": (0, _farthest(slopes, 1), 0.1),
+        f"smallest quotient at lr = {_LRS[2]:g} of the distance from the balanced rule "
+        "and that from the unbalanced one": (10, min(balanced), math.inf),
+        "largest distance from 2 of the exponent of lr in the change of the imbalance in one "
+        "step": (0, _farthest(drifts, 2), 0.1),
+        "largest distance from -2 of the exponent of lam in the distance of D / |lam| from the "
+        "gradient": (0, _farthest(limits, -2), 0.1),
+    }
     return TheoryCheck(
         name="imbalance",
         claim=(
@@ -65,18 +78,7 @@ def check() -> TheoryCheck:
             "product by the rule with that imbalance, up to O(lr)."
         ),
         source="Arora, Cohen, Hazan (2018), Theorem 1, for factors that are not balanced",
-        evidence=(
-            _near("exponent of lr in the relative error at fixed time, over three decades", slopes),
-            Evidence(
-                f"smallest quotient at lr = {_LRS[2]:g} of the distance from the balanced rule "
-                "and that from the unbalanced one",
-                min(balanced),
-                10.0,
-                float("inf"),
-            ),
-            _near("exponent of lr in the change of the imbalance in one step", drifts, 2.0),
-            _near("exponent of lam in the distance of D / |lam| from the gradient", limits, -2.0),
-        ),
+        evidence=evidence_of(measured),
         rows=chart_rows(("panel", "run", "x", "value"), points),
         notes=(
             "Offsets l_j in W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I: N = 2 with both "
@@ -85,25 +87,8 @@ def check() -> TheoryCheck:
     )
 
 
-def _near(what: str, values: Sequence[float], expected: float = 1.0) -> Evidence:
-    away = largest(abs(value - expected) for value in values)
-    return Evidence(f"largest distance from {expected:g} of the {what}", away, 0.0, 0.1)
-
-
-def _errors(
-    factors: Sequence[Tensor], gradient_of: GradientOf, offsets: Sequence[float]
-) -> list[float]:
-    """Relative distance of product and rule at fixed time, for every learning rate."""
-    lr = torch.tensor(_LRS, dtype=torch.float64)
-    copies = [factor.expand(len(_LRS), *factor.shape) for factor in factors]
-    steps = (_HORIZON / lr).round()
-    return emulation_error(copies, gradient_of, lr, steps, offsets).tolist()
-
-
-def _change(factors: Sequence[Tensor], gradient_of: GradientOf, lr: float) -> float:
-    """Largest change of a gap between neighbours in one step."""
-    before, after = (balance_gaps(now) for now in descend_factors(factors, gradient_of, lr, 1))
-    return largest((new - old).norm().item() for old, new in zip(before, after, strict=True))
+def _farthest(values: Sequence[float], expected: float) -> float:
+    return largest(abs(value - expected) for value in values)
 
 
 def _from_gradient(
