@@ -112,39 +112,42 @@ def _against(
     others = [row for row in rows if not (own and row["method"] in arrivals)]
     found, text = [], []
     if own and arrived:
-        found.append(_sides(arrived, own))
-        text.append(_compared(found[-1], f"{name} ({_value(own)})", _sooner(own["target"])))
-        text.append("These all end at the optimum, to three digits.")
+        side, clauses = _compared(arrived, own, name, _sooner(own["target"]))
+        found.append(side)
+        text += [clauses, "These all end at the optimum, to three digits."]
     if others:
-        found.append(_sides(others, reference))
-        text.append(_compared(found[-1], f"{name} ({_value(reference)})", _LOWER))
-    return next(side for side in _LOWER if any(s[side] for s in found)), " ".join(text)
-
-
-def _sides(rows: list[dict], reference: dict) -> dict[str, list[dict]]:
-    """The rows, sorted by how their final losses, or iterations, compare with the reference."""
-    sides: dict[str, list[dict]] = {side: [] for side in _LOWER}
-    for row in rows:
-        if _value(row) == _value(reference):
-            side = "equal"
-        elif _overlap(row, reference):
-            side = "overlapping"
-        else:
-            side = "lower" if row["median"] < reference["median"] else "higher"
-        sides[side].append(row)
-    return sides
+        side, clauses = _compared(others, reference, name, _LOWER)
+        found.append(side)
+        text.append(clauses)
+    return min(found, key=list(_LOWER).index), " ".join(text)
 
 
 def _compared(
-    sides: dict[str, list[dict]], reference: str, verbs: Mapping[str, tuple[str, str]]
-) -> str:
-    """One clause per side; the first one names the reference."""
+    rows: list[dict], reference: dict, name: str, verbs: Mapping[str, tuple[str, str]]
+) -> tuple[str, str]:
+    """The best side that a row is on, and one clause per side; the first names the reference."""
+    sides: dict[str, list[str]] = {}
+    for row in rows:
+        shown = f"{label_of(row['method'])} ({_value(row)})"
+        sides.setdefault(_side(row, reference), []).append(shown)
     clauses = [
-        f"{_join([_labelled_value(row) for row in rows])} {verbs[side][len(rows) > 1]} "
-        for side, rows in sides.items()
-        if rows
+        f"{_join(shown)} {verbs[side][len(shown) > 1]} "
+        for side in verbs
+        if (shown := sides.get(side))
     ]
-    return f"{clauses[0]}{reference}{''.join(f'; {clause}it' for clause in clauses[1:])}."
+    text = f"{clauses[0]}{name} ({_value(reference)})"
+    text += "".join(f"; {clause}it" for clause in clauses[1:])
+    return next(side for side in verbs if side in sides), f"{text}."
+
+
+def _side(row: dict, reference: dict) -> str:
+    """How a final loss, or iterations, compare with the reference; one seed has no range."""
+    if _value(row) == _value(reference):
+        return "equal"
+    apart = row["high"] < reference["low"] or reference["high"] < row["low"]
+    if not apart and min(row["seeds"], reference["seeds"]) > 1:
+        return "overlapping"
+    return "lower" if row["median"] < reference["median"] else "higher"
 
 
 # The best side first.
@@ -171,20 +174,10 @@ def _sooner(target: float) -> dict[str, tuple[str, str]]:
     }
 
 
-def _overlap(first: dict, second: dict) -> bool:
-    """Whether the ranges over seeds overlap; one seed has no range."""
-    apart = first["high"] < second["low"] or second["high"] < first["low"]
-    return not apart and min(first["seeds"], second["seeds"]) > 1
-
-
 def _end(row: dict) -> str:
     if row["median"] == math.inf:
         return "has no finite median loss at any learning rate"
     return f"ends at {row['median']:.3g}"
-
-
-def _labelled_value(row: dict) -> str:
-    return f"{label_of(row['method'])} ({_value(row)})"
 
 
 def _value(row: dict) -> str:

@@ -88,46 +88,35 @@ def run_jobs(
     """
     todo = [job for job in jobs if not job.finished()]
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
-    if folder is not None:
-        _Messages(folder, todo).clear()  # those of a command that was killed
-    on_progress(done)
-    if workers == 0:
-
-        def add(cost: float) -> None:
-            nonlocal done
-            done += cost
-            on_progress(done)
-
-        with single_thread():
-            finished = all(job.train(stop, add) for job in todo)
-        if finished:
-            _check_kept(jobs)
-        return finished
-    if not todo:
-        return True
     with ExitStack() as stack:
-        if isinstance(workers, int):
-            executor = stack.enter_context(local_pool(min(workers, len(todo))))
-        else:
-            executor = workers
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         messages = _Messages(folder, todo)
+        messages.clear()  # those of a command that was killed
         stack.callback(messages.clear)
-        finished = _run(executor, todo, messages, lambda cost: on_progress(done + cost), stop)
-    if finished:
-        _check_kept(jobs)
-    return finished
+        on_progress(done)
+        if workers == 0:
 
+            def add(cost: float) -> None:
+                nonlocal done
+                done += cost
+                on_progress(done)
 
-def _check_kept(jobs: Sequence[Job]) -> None:
-    """Raise where the result of a job that has finished is not there any more."""
-    lost = sum(not job.finished() for job in jobs)
+            stack.enter_context(single_thread())
+            finished = all(job.train(stop, add) for job in todo)
+        elif todo:
+            if isinstance(workers, int):
+                workers = stack.enter_context(local_pool(min(workers, len(todo))))
+            finished = _run(workers, todo, messages, lambda cost: on_progress(done + cost), stop)
+        else:
+            finished = True
+    lost = sum(not job.finished() for job in jobs) if finished else 0
     if lost:
         raise RuntimeError(
             f"the results of {lost} of {len(jobs)} jobs have disappeared: was their folder moved "
             "or deleted while the command ran? Put it back, or run the same command again."
         )
+    return finished
 
 
 def _run(
@@ -154,7 +143,11 @@ def _run(
         finally:
             # A second ctrl-C must not interrupt the saving that the first one asked for.
             with ignoring_interrupts():
-                _stop(futures, messages)
+                if not all(future.done() for future in futures):
+                    # Workers finish their chunk, save and return. No future is cancelled: some
+                    # executors call a future cancelled while its work goes on unseen.
+                    write_whole(messages.folder / "stop", b"")
+                    wait(futures)
         on_progress(messages.cost())
         # All results, so that no failure hides behind a job that was stopped.
         results = [future.result() for future in futures]
@@ -169,17 +162,6 @@ def _run(
             "a worker process was killed from outside (out of memory?). Finished jobs and "
             "checkpoints are kept: run the same command again, with fewer --workers."
         ) from None
-
-
-def _stop(futures: Sequence[Future[bool]], messages: _Messages) -> None:
-    """Let workers finish their chunk, save and return; nothing to do where all have ended.
-
-    No future is cancelled: some executors call a future cancelled while its work goes on unseen.
-    """
-    if all(future.done() for future in futures):
-        return
-    messages.ask_to_stop()
-    wait(futures)
 
 
 class _Messages:
@@ -204,10 +186,6 @@ class _Messages:
                 self.folder.rmdir()
             except OSError:  # other files, or messages that a late worker still writes
                 return
-
-    def ask_to_stop(self) -> None:
-        """Ask every job to save its state and return."""
-        write_whole(self.folder / "stop", b"")
 
     def cost(self) -> float:
         """The cost of the work that all jobs have told of."""

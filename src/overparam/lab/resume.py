@@ -61,9 +61,9 @@ def train_resumably(
     Returns:
         Whether the training is finished.
     """
-    saved = load_checkpoint(checkpoint, identity, key)
-    if saved is not None:
-        training.load_state_dict(saved)
+    saved = read_state(checkpoint, {"identity", key})
+    if saved is not None and saved["identity"] == identity:
+        training.load_state_dict(saved[key])
     on_cost(step_cost * training.step)
     last_saved = time.monotonic()
     while not training.finished:
@@ -77,9 +77,3 @@ def train_resumably(
         if stopping:
             return False
     return True
-
-
-def load_checkpoint(path: Path, identity: str, key: str) -> dict[str, Any] | None:
-    """The state in a checkpoint, or None if there is none of this training."""
-    saved = read_state(path, {"identity", key})
-    return saved[key] if saved is not None and saved["identity"] == identity else None

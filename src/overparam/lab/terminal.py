@@ -136,7 +136,12 @@ def lasting_output() -> Iterator[LastingStream]:
     Yields:
         Standard output; its ``error`` is why it was given up, or None.
     """
-    _open_missing_descriptors()
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is the missing one.
+            os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     streams = [LastingStream(stream) for stream in before]
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
@@ -214,12 +219,3 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(_PLAIN, _plain)
-
-
-def _open_missing_descriptors() -> None:
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest free number is the missing one.
-            os.open(os.devnull, os.O_RDWR)

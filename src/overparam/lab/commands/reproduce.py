@@ -40,7 +40,6 @@ from overparam.lab.prepare import (
 )
 from overparam.lab.spelling import command_line
 from overparam.lab.store import StudyDirectory
-from overparam.lab.study import Study
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,13 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     With 0 workers, everything is trained in this process.
     """
     check_device(command.device)
-    chosen = _chosen(command.only)
+    chosen = command.only or tuple(EXPERIMENTS)
+    for name in chosen:
+        if name not in EXPERIMENTS:
+            raise ValueError(
+                f"no experiment is named {name!r}.{did_you_mean(name, EXPERIMENTS)} "
+                f"Known: {', '.join(EXPERIMENTS)}."
+            )
     folder = command.output / f"reproduce-{scale.name}"
     work = Work.of(folder, command.workers, command.scheduler, command.part, command.overwrite)
     check_output(folder, "parts", "figures", NETWORK)
@@ -122,7 +127,28 @@ def reproduce_at(scale: Scale, command: ReproduceCommand, console: Console) -> i
     with claimed(folder, work.part):
         with prepared_alone(folder):
             rerun, needs, jobs = _prepared(scale, command, folder, chosen, raw)
-        return _train(work, rerun, needs, jobs, console)
+        ordered = cheapest_first(needs, jobs)
+        # The order of work depends on what is finished; who has which part of it must not.
+        listed = [job for name in sorted(jobs) for job in jobs[name]]
+        mine = set(map(id, work.own(listed)))
+        own = [job for job in ordered if id(job) in mine]
+        waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in needs}
+
+        def show_finished() -> None:
+            nonlocal waiting
+            left = {name: [j for j in each if not j.finished()] for name, each in waiting.items()}
+            waiting = {name: each for name, each in left.items() if each}
+            if len(waiting) < len(left):
+                # A page that fails here is tried again at the end, and must not stop the training.
+                with single_thread(), contextlib.suppress(ValueError, OSError):
+                    rerun.show_finished(console)
+
+        finished = work.train(own, ordered, console, show_finished)
+        if finished is None:
+            return 0
+        with single_thread():
+            rerun.show_all(console)
+        return 0 if finished else 130
 
 
 def _prepared(
@@ -140,16 +166,17 @@ def _prepared(
     beyond = map_studies(scale, command.device) | mechanism_studies(scale, command.device)
     studies |= {name: study for name, study in beyond.items() if study.data in others}
     wanted = {name for name in studies if any(EXPERIMENTS[e].needs(name) for e in chosen)}
-    prepared = {
-        name: _prepare(name, study, others[study.data], folder, command.overwrite)
-        for name, study in studies.items()
-        if name in wanted
-    }
-    for name, study in studies.items():
+
+    def prepare(name: str, overwrite: bool) -> PreparedStudy:
+        directory = StudyDirectory(folder / "parts" / name)
+        return prepare_study(studies[name], others[studies[name].data], directory, overwrite)
+
+    prepared = {name: prepare(name, command.overwrite) for name in studies if name in wanted}
+    for name in studies:
         # Stored studies of earlier commands are shown too, unless they have other settings.
         if name not in wanted and StudyDirectory(folder / "parts" / name).manifest.exists():
             try:
-                prepared[name] = _prepare(name, study, others[study.data], folder, False)
+                prepared[name] = prepare(name, overwrite=False)
             except ValueError as error:
                 remarks.append(f"Not on this page: {error}")
     for ready in prepared.values():
@@ -182,47 +209,6 @@ def _prepared(
         command.completing,
     )
     return rerun, needs, jobs
-
-
-def _train(
-    work: Work,
-    rerun: Rerun,
-    needs: Mapping[str, Sequence[str]],
-    jobs: Mapping[str, Sequence[Job]],
-    console: Console,
-) -> int:
-    ordered = cheapest_first(needs, jobs)
-    # The order of work depends on what is finished; who has which part of it must not.
-    listed = [job for name in sorted(jobs) for job in jobs[name]]
-    mine = set(map(id, work.own(listed)))
-    own = [job for job in ordered if id(job) in mine]
-    waiting = {name: [job for study in needs[name] for job in jobs[study]] for name in needs}
-
-    def show_finished() -> None:
-        nonlocal waiting
-        left = {name: [j for j in each if not j.finished()] for name, each in waiting.items()}
-        waiting = {name: each for name, each in left.items() if each}
-        if len(waiting) < len(left):
-            # A page that fails here is tried again at the end, and must not stop the training.
-            with single_thread(), contextlib.suppress(ValueError, OSError):
-                rerun.show_finished(console)
-
-    finished = work.train(own, ordered, console, show_finished)
-    if finished is None:
-        return 0
-    with single_thread():
-        rerun.show_all(console)
-    return 0 if finished else 130
-
-
-def _chosen(only: tuple[str, ...]) -> tuple[str, ...]:
-    for name in only:
-        if name not in EXPERIMENTS:
-            raise ValueError(
-                f"no experiment is named {name!r}.{did_you_mean(name, EXPERIMENTS)} "
-                f"Known: {', '.join(EXPERIMENTS)}."
-            )
-    return only or tuple(EXPERIMENTS)
 
 
 def _other_data(
@@ -260,9 +246,3 @@ def _network(
         if download:
             remarks.append(f"The network is trained on {study.data}: {error}")
         return study, load_images(study.data, download=False)
-
-
-def _prepare(
-    name: str, study: Study, raw: RegressionData, folder: Path, overwrite: bool
-) -> PreparedStudy:
-    return prepare_study(study, raw, StudyDirectory(folder / "parts" / name), overwrite)

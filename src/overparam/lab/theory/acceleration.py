@@ -28,6 +28,7 @@ from overparam.theory.two_points import curvature, divergence_threshold
 
 __all__ = ["chart", "check"]
 
+_NAMES = ("GD", *(f"N = {depth:g}" for depth in DEPTHS[1:]), "AdaGrad", "Adam")  # of the methods
 _POWERS = (2.0, 4.0, 6.0, 8.0)
 _RATIOS = (1.25, 1.5, 2.0, 2.5)
 _LRS_PER_DECADE = 8
@@ -146,7 +147,7 @@ def _map_points(lrs: Tensor, curves: Tensor) -> list[Point]:
     speed_up = torch.where(speed_up.isfinite(), speed_up, 0.0)
     points: list[Point] = []
     for i, power in enumerate(_POWERS):
-        for k, name in enumerate(_names()):
+        for k, name in enumerate(_NAMES):
             for j, ratio in enumerate(_RATIOS):
                 points.append(("map", power, ratio, name, 0.0, speed_up[i, j, k].item()))
             pairs = zip(lrs.tolist(), curves[i, -1, k].tolist(), strict=True)
@@ -187,11 +188,6 @@ def _words(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
-def _names() -> list[str]:
-    """Names of the methods, in order."""
-    return ["GD", *(f"N = {depth:g}" for depth in DEPTHS[1:]), "AdaGrad", "Adam"]
-
-
 def _notes(lrs: Tensor, curves: Tensor, over_starts: Tensor) -> tuple[str, ...]:
     best = steady_counts(curves).amin(-1)
     notes = [
@@ -210,8 +206,7 @@ def _notes(lrs: Tensor, curves: Tensor, over_starts: Tensor) -> tuple[str, ...]:
     ]
     for i, power in enumerate(_POWERS):
         counts = ", ".join(
-            f"{name}: {count:.4g}"
-            for name, count in zip(_names(), best[i, -1].tolist(), strict=True)
+            f"{name}: {count:.4g}" for name, count in zip(_NAMES, best[i, -1].tolist(), strict=True)
         )
         notes.append(
             f"p = {power:g}, y1/y2 = {_RATIOS[-1]:g}, iterations at tuned learning rates: {counts}."
