@@ -9,7 +9,6 @@ import altair as alt
 from overparam.lab.charts.theme import (
     GRID,
     INK,
-    PALETTE,
     SOFT,
     line_encodings,
     look_of,
@@ -17,7 +16,7 @@ from overparam.lab.charts.theme import (
     speed_colour,
 )
 from overparam.lab.theory.check import Row
-from overparam.lab.theory.theme import chosen, lines, log_axis
+from overparam.lab.theory.theme import chosen, colour, lines, log_axis
 from overparam.lab.theory.two_point_runs import MAX_STEPS
 
 
@@ -59,6 +58,7 @@ def _map(rows: Sequence[Row]) -> alt.ConcatChart:
 def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
     """The best depth's speed-up over gradient descent, a mark for each start."""
     shown = [{**row, "p": f"p = {row['power']:g}"} for row in rows]
+    legend = alt.Legend(labelLimit=220, symbolType="square", symbolStrokeWidth=0)
     even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(color=SOFT, strokeDash=[4, 4])
     parts = []
     for ratio in sorted({row["ratio"] for row in rows}):
@@ -68,12 +68,7 @@ def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
             .encode(
                 x=alt.X("p:N", title=None, axis=alt.Axis(labelAngle=0)),
                 y=log_axis(alt.Y, "value", "Speed-up of the best depth", rows),
-                color=alt.Color(
-                    "method:N",
-                    title="Starts",
-                    scale=alt.Scale(range=list(PALETTE)),
-                    legend=alt.Legend(labelLimit=220, symbolType="square", symbolStrokeWidth=0),
-                ),
+                color=colour("method", "Starts", legend=legend),
             )
         )
         layers = alt.layer(even.encode(y="one:Q"), marks)

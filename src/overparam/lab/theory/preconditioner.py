@@ -102,7 +102,10 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     circles = lines(rows).encode(**wide, order="angle:Q", **apart("depth", "Depth N"))
     square = {"width": WIDTH, "height": WIDTH}
     left = alt.layer(_along_w(wide, -4, 4), circles)
-    right = alt.layer(_along_w(close, -1, 3), _name_of_w(close), *_arrows(rows, close))
+    x, y = _DIRECTION
+    place = alt.Chart(alt.Data(values=[{"x": 2.7 * x, "y": 2.7 * y}])).encode(**close)
+    name = place.mark_text(text="along w", fontSize=13, color=SOFT, angle=325, dy=14)
+    right = alt.layer(_along_w(close, -1, 3), name, *_arrows(rows, close))
     return alt.hconcat(
         left.properties(title="All gradients of length 1 after the rule", **square),
         right.properties(title="One gradient: its part along w grows N-fold", **square),
@@ -123,13 +126,6 @@ def _along_w(plane: dict[str, Any], low: float, high: float) -> alt.Chart:
     ends = [{"x": length * x, "y": length * y} for length in (low, high)]
     line = alt.Chart(alt.Data(values=ends)).mark_line(color=SOFT, strokeDash=[4, 4])
     return line.encode(**plane)
-
-
-def _name_of_w(plane: dict[str, Any]) -> alt.Chart:
-    x, y = _DIRECTION
-    mark = {"text": "along w", "fontSize": 13, "color": SOFT, "angle": 325, "dy": 14}
-    place = alt.Data(values=[{"x": 2.7 * x, "y": 2.7 * y}])
-    return alt.Chart(place).mark_text(**mark).encode(**plane)
 
 
 def _arrows(rows: Sequence[Row], plane: dict[str, Any]) -> list[alt.Chart]:
