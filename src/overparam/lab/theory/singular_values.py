@@ -119,21 +119,16 @@ def _completion(
 
 def chart(rows: Sequence[Row]) -> alt.ConcatChart:
     """Singular values against time, a panel for each run."""
-    parts = [
-        _spectrum(chosen(rows, scale=scale, depth=depth), f"N = {depth:g}, start {scale:g}")
-        for scale in sorted({row["scale"] for row in rows}, reverse=True)
-        for depth in sorted({row["depth"] for row in rows})
-    ]
+    parts = []
+    for scale in sorted({row["scale"] for row in rows}, reverse=True):
+        for depth in sorted({row["depth"] for row in rows}):
+            run = chosen(rows, scale=scale, depth=depth)
+            panel = lines(run, f"N = {depth:g}, start {scale:g}").encode(
+                x=alt.X("time:Q", title="Time, lr * steps", axis=alt.Axis(tickCount=4)),
+                y=log_axis(alt.Y, "value", "Singular value", run, domain=[1e-4, 2], clamp=True),
+                **apart("rank", "Rank r"),
+            )
+            parts.append(panel.properties(width=210, height=150))
     return alt.concat(*parts, columns=3).properties(
         title="Depth and a small start widen the gap below the target's rank of 2"
     )
-
-
-def _spectrum(rows: Sequence[Row], title: str) -> alt.Chart:
-    """Singular values against time, of one run."""
-    panel = lines(rows, title).encode(
-        x=alt.X("time:Q", title="Time, lr * steps", axis=alt.Axis(tickCount=4)),
-        y=log_axis(alt.Y, "value", "Singular value", rows, domain=[1e-4, 2], clamp=True),
-        **apart("rank", "Rank r"),
-    )
-    return panel.properties(width=210, height=150)
