@@ -5,8 +5,8 @@ import torch
 from support.reproduce_cases import rerun
 
 from overparam.data import RegressionData
+from overparam.lab import cluster
 from overparam.lab.cli import main
-from overparam.lab.commands import work
 from overparam.lab.executor import run_jobs
 
 CHROMIUM = next(
@@ -49,7 +49,7 @@ def in_process(monkeypatch):
         on_progress(sum(job.cost for job in jobs))
         return finished
 
-    monkeypatch.setattr(work, "run_jobs", in_this_process)
+    monkeypatch.setattr(cluster, "run_jobs", in_this_process)
 
 
 @pytest.fixture

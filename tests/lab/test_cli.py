@@ -9,9 +9,8 @@ import torch
 from overparam import __main__ as entry
 from overparam import __version__
 from overparam.data import DataUnavailable, load
-from overparam.lab import prepare
+from overparam.lab import cluster, prepare
 from overparam.lab.cli import parse
-from overparam.lab.commands import work
 from overparam.lab.commands.options import GROUPS
 from overparam.lab.store import StudyDirectory
 from overparam.lab.study import Study
@@ -315,8 +314,10 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
 
 
 def test_an_interrupted_run_is_reported_as_unfinished(command, monkeypatch, tmp_path):
-    finishing = work.run_jobs
-    monkeypatch.setattr(work, "run_jobs", lambda *rest, **more: finishing(*rest, **more) and False)
+    finishing = cluster.run_jobs
+    monkeypatch.setattr(
+        cluster, "run_jobs", lambda *rest, **more: finishing(*rest, **more) and False
+    )
     status, out, _ = command("run", *SMALL)
     assert status == 130
     assert "Interrupted. Finished work is kept; the same command continues it." in out

@@ -1,10 +1,10 @@
-"""Workers beyond this machine: a dask cluster, or one part of the jobs for each job of an array."""
+"""Where the jobs of a command run: on this machine, on a dask cluster, or in parts of an array."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from rich.console import Console
 
 import overparam
-from overparam.lab.executor import Job
+from overparam.lab.executor import Job, run_jobs
+from overparam.lab.terminal import progress, say
 
 if os.name == "posix":  # Windows has no such locks: there, nothing is claimed
     import fcntl
@@ -53,6 +55,89 @@ class Part:
     def jobs(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Every N-th job, from the I-th on: neighbours in a sorted list go to different parts."""
         return list(jobs[self.number - 1 :: self.count])
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where the jobs of a command run.
+
+    Attributes:
+        folder: of the results; everybody who works on them sees it.
+        workers: processes of this machine.
+        scheduler: address of a dask scheduler, whose workers are used instead.
+        part: the part of the jobs that this command runs; all of them if None.
+    """
+
+    folder: Path
+    workers: int
+    scheduler: str | None
+    part: Part | None
+
+    @staticmethod
+    def of(
+        folder: Path, workers: int, scheduler: str | None, part: str | None, overwrite: bool
+    ) -> Work:
+        """Read the options of a command.
+
+        Raises:
+            ValueError: they cannot be used, or contradict each other.
+        """
+        mine = None if part is None else Part.of(part)
+        if mine is not None and scheduler is not None:
+            raise ValueError("--part needs no scheduler; leave out one of the two.")
+        if mine is not None and overwrite:
+            raise ValueError(
+                "--overwrite with --part would delete what other parts have stored; delete "
+                f"{folder} first."
+            )
+        return Work(folder, workers, scheduler, mine)
+
+    def own(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """The jobs that this command runs."""
+        return list(jobs) if self.part is None else self.part.jobs(jobs)
+
+    def train(
+        self,
+        own: Sequence[Job],
+        jobs: Sequence[Job],
+        console: Console,
+        after: Callable[[], None],
+    ) -> bool | None:
+        """Run the own ones of some jobs; say how far they are, and what became of them.
+
+        Args:
+            own: the jobs that this command runs, in their order.
+            jobs: all jobs, also those of other parts.
+            console: for progress.
+            after: called whenever some work is done.
+
+        Returns:
+            Whether the own jobs are finished; False after an interrupt. None if other parts have
+            jobs left, so that the report is theirs to write.
+        """
+        part = self.part
+        messages = self.folder / ("running" if part is None else f"running-{part.number}")
+        with (
+            progress(console, sum(job.cost for job in own)) as show,
+            workers_of(self.scheduler, self.workers) as (workers, executor),
+        ):
+
+            def on_progress(cost: float) -> None:
+                show(cost)
+                after()
+
+            finished = run_jobs(own, executor or workers, on_progress, folder=messages)
+        if not finished:
+            say(console, "Interrupted. Finished work is kept; the same command continues it.")
+        left = sum(not job.finished() for job in jobs)
+        if finished and part is not None and left:
+            say(
+                console,
+                f"Part {part.number} of {part.count} is done; other parts have {left} of "
+                f"{len(jobs)} jobs left. The one that ends last writes the report.",
+            )
+            return None
+        return finished
 
 
 @contextmanager

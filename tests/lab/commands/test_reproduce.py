@@ -18,9 +18,9 @@ from rich.console import Console
 from support.reproduce_cases import TINY, in_a_process, rerun
 
 from overparam.data import DataUnavailable, load
+from overparam.lab import cluster
 from overparam.lab.cli import main, parse
 from overparam.lab.commands import reproduce as command_module
-from overparam.lab.commands import work
 from overparam.lab.jobs import StudyJob
 from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.scale import PAPER, PAPER_RATES, QUICK, STANDARD
@@ -196,7 +196,7 @@ def test_experiments_are_finished_and_shown_one_by_one(tmp_path, monkeypatch):
             steps.append((job.path.name, {claim["experiment"] for claim in stored["claims"]}))
         return True
 
-    monkeypatch.setattr(work, "run_jobs", one_by_one)
+    monkeypatch.setattr(cluster, "run_jobs", one_by_one)
     output = io.StringIO()
     command = command_module.ReproduceCommand(
         only=("adaptive", "adam"), data="diabetes", output=tmp_path
@@ -223,7 +223,7 @@ def test_a_page_that_cannot_be_written_early_does_not_stop_the_training(tmp_path
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(work, "run_jobs", jobs_with_progress)
+    monkeypatch.setattr(cluster, "run_jobs", jobs_with_progress)
     monkeypatch.setattr(command_module.Rerun, "show_finished", fail)
     assert rerun(tmp_path, only=("adam",)) == 0
 

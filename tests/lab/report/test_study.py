@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from overparam.lab import cluster
 from overparam.lab.charts.study import loss_chart, rate_chart
 from overparam.lab.cli import main
-from overparam.lab.commands import work
 from overparam.lab.methods import parse_method
 from overparam.lab.summary import iterations_to, targets, tuned
 
@@ -24,8 +24,8 @@ METHODS = ("gd", "rule:2", "factors:2", "adam", "momentum")
 def folder(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        original = work.run_jobs
-        patch.setattr(work, "run_jobs", lambda jobs, *rest, **more: original(jobs, 0))
+        original = cluster.run_jobs
+        patch.setattr(cluster, "run_jobs", lambda jobs, *rest, **more: original(jobs, 0))
         arguments = ["--data", "diabetes", "--iterations", "200", "--points", "30", "--seeds", "0",
                      "1", "--rates-per-decade", "1", "--lowest-rate", "1e-3", "--highest-rate",
                      "10", "--init-std", "0.1", "--output", str(output),

@@ -14,10 +14,9 @@ from rich.console import Console
 
 from overparam._words import did_you_mean
 from overparam.data import DataError, ImageData, RegressionData, load, load_images
-from overparam.lab.cluster import claimed, prepared_alone
+from overparam.lab.cluster import Work, claimed, prepared_alone
 from overparam.lab.commands.options import CORES, NO_DEFAULT
 from overparam.lab.commands.rerun import Rerun, baselines_of, jobs_of, lead, reading
-from overparam.lab.commands.work import Work
 from overparam.lab.executor import Job, single_thread
 from overparam.lab.paper.experiments import EXPERIMENTS, MAP, MECHANISM, NETWORK
 from overparam.lab.paper.network import NetworkResult, load_result

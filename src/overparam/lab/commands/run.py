@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from overparam.data import RegressionData, load_table
-from overparam.lab.cluster import claimed, prepared_alone
+from overparam.lab.cluster import Work, claimed, prepared_alone
 from overparam.lab.commands.options import CORES, NO_DEFAULT
-from overparam.lab.commands.work import Work
 from overparam.lab.conclusions import conclusions
 from overparam.lab.jobs import study_jobs
 from overparam.lab.methods import label_of
