@@ -15,8 +15,8 @@ import pytest
 from support.uci_files import batches, ethanol_lines, fetch_in_processes, small_ethanol, zipped
 
 from overparam import data
-from overparam.data import _download, _local_files
-from overparam.data._download import fetch_url, zip_members
+from overparam.data import _files
+from overparam.data._text import zip_members
 from overparam.data.abalone import ABALONE, parse_abalone
 from overparam.data.errors import ContentError
 from overparam.data.ethanol import ethanol_from_archive
@@ -56,7 +56,7 @@ def test_download_fills_the_cache_once(
     def refuse(*_: object) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr("overparam.data._download.fetch_url", refuse)
+    monkeypatch.setattr(_files, "fetch_content", refuse)
     again = data.load("ethanol")
     assert again.origin == f"cache: {cache / 'ethanol.dat'}"
     assert again.fingerprint == problem.fingerprint
@@ -111,11 +111,8 @@ def test_faulty_server_leaves_the_cache_as_it_was(
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_download, "SILENCE_SECONDS", 0.4)
-    monkeypatch.setattr(
-        "overparam.data._download.fetch_url",
-        lambda url, path: fetch_url(url, path, 0.5 if fault == "drip" else 20),
-    )
+    monkeypatch.setattr(_files, "SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr(_files, "TOTAL_SECONDS", 0.5 if fault == "drip" else 20.0)
     monkeypatch.setitem(_DATASETS, "ethanol", small_ethanol(f"{server}/{fault}.zip"))
     with pytest.raises(data.DataError, match=message) as caught:
         data.load("ethanol")
@@ -170,8 +167,8 @@ def test_without_a_pinned_archive_the_file_itself_decides(
 def test_abalone_archive_gives_the_real_file(real_folder: Path) -> None:
     content = (real_folder / "abalone" / "abalone.data").read_bytes()
     archive = zipped({"abalone.names": b"notes", "abalone.data": content}, folder="")
-    assert ABALONE._checked_content(archive) == content
-    assert fingerprint(*parse_abalone(content)) == ABALONE.numbers
+    assert ABALONE.files[0].unpack(archive) == content
+    assert fingerprint(*parse_abalone(content)) == ABALONE.files[0].numbers
 
 
 def test_cache_that_cannot_be_written(
@@ -263,4 +260,4 @@ else:
 def test_cache_folder_without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OVERPARAM_CACHE")
     pooch = importlib.import_module("pooch")
-    assert _local_files.cache_folder() == Path(pooch.os_cache("overparam"))
+    assert _files.cache_folder() == Path(pooch.os_cache("overparam"))

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from support.uci_files import batches, ethanol_lines, small_ethanol
 
 from overparam import data
-from overparam.data._uci import finite_number
+from overparam.data._text import finite_number
 from overparam.data.abalone import parse_abalone
 from overparam.data.errors import ContentError
 from overparam.data.ethanol import ETHANOL
 from overparam.data.registry import _DATASETS
 
 SMALL = small_ethanol()
+NUMBERS, SHA256 = SMALL.files[0].numbers, SMALL.files[0].sha256
 CONTENT = ethanol_lines(batches())
 LINES = CONTENT.splitlines(keepends=True)
 
@@ -112,7 +113,7 @@ def test_broken_cache_says_how_to_fetch_again(
     content, message = BROKEN[case]
     cache.mkdir()
     (cache / "ethanol.dat").write_bytes(content)
-    (cache / "ethanol.dat.sha256").write_text(f"{SMALL.sha256}  ethanol.dat\n")
+    (cache / "ethanol.dat.sha256").write_text(f"{SHA256}  ethanol.dat\n")
     with pytest.raises(data.DataError, match=message) as caught:
         data.load("ethanol")
     assert str(caught.value).endswith("Run `overparam data fetch ethanol --force`.")
@@ -132,7 +133,7 @@ def test_broken_cache_says_how_to_fetch_again(
 )
 def test_other_spellings_of_the_same_numbers_are_read(content: bytes, folder: Path) -> None:
     put(folder, content)
-    assert data.load("ethanol").fingerprint == SMALL.numbers
+    assert data.load("ethanol").fingerprint == NUMBERS
 
 
 def assert_same_or_refused(path: Path, numbers: str) -> None:
@@ -167,7 +168,7 @@ def test_random_damage_is_never_silently_wrong(draw: st.DataObject, folder: Path
         place = CONTENT.index(b".", place - 9) + 1 if place > 9 else 2
         damaged[place] = ord("0") + byte % 10
     path = put(folder, bytes(damaged))
-    assert_same_or_refused(path, SMALL.numbers)
+    assert_same_or_refused(path, NUMBERS)
 
 
 @settings(
@@ -193,7 +194,7 @@ def test_damage_of_the_real_file(
     else:
         content[place] ^= flip
     path = put(tmp_path, bytes(content))
-    assert_same_or_refused(path, ETHANOL.numbers)
+    assert_same_or_refused(path, ETHANOL.files[0].numbers)
 
 
 def test_named_folder_that_is_missing_or_lacks_the_file(

@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overparam import data
+from overparam.data._dataset import ImageDataset
 from overparam.data.errors import ContentError
-from overparam.data.mnist import MNIST, IdxFile, MnistDataset, parse_idx
+from overparam.data.mnist import MIRRORS, MNIST, parse_idx
 from overparam.data.registry import _DATASETS, _IMAGES
 
-NAMES = [file.name for file in MNIST.files]
+NAMES = [Path(file.path).name for file in MNIST.files]
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -37,15 +38,14 @@ ARRAYS = [
 CONTENTS = [idx(array) for array in ARRAYS]
 PACKED = dict(zip(NAMES, map(gzip.compress, CONTENTS), strict=True))
 FILES = [
-    IdxFile(name, array.shape, hashlib.sha256(content).hexdigest())
-    for name, array, content in zip(NAMES, ARRAYS, CONTENTS, strict=True)
+    dataclasses.replace(file, shape=array.shape, sha256=hashlib.sha256(content).hexdigest())
+    for file, array, content in zip(MNIST.files, ARRAYS, CONTENTS, strict=True)
 ]
 FIRST = CONTENTS[0]
 
 
-def small(**changes: object) -> MnistDataset:
-    facts: dict[str, object] = {"rows": 17, "features": 16, "files": tuple(FILES)}
-    return dataclasses.replace(MNIST, **(facts | changes))  # type: ignore[arg-type]
+def small() -> ImageDataset:
+    return dataclasses.replace(MNIST, rows=17, features=16, files=tuple(FILES))
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +73,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The files on the servers, by address; no other address answers."""
-    held = {MNIST.mirrors[0] + name: content for name, content in PACKED.items()}
+    held = {MIRRORS[0] + name: content for name, content in PACKED.items()}
 
     def fetch(url: str) -> bytes:
         if url not in held:
             raise ConnectionError(f"{url} does not answer")
         return held[url]
 
-    monkeypatch.setattr("overparam.data.mnist.fetch_content", fetch)
+    monkeypatch.setattr("overparam.data._files.fetch_content", fetch)
     return held
 
 
@@ -206,20 +206,20 @@ def test_a_broken_cache_is_repaired_by_force(servers: dict[str, bytes], cache: P
 
 
 def test_what_is_there_already_is_not_fetched_again(servers: dict[str, bytes], cache: Path) -> None:
-    lost = servers.pop(MNIST.mirrors[0] + NAMES[3])
+    lost = servers.pop(MIRRORS[0] + NAMES[3])
     with pytest.raises(data.DataUnavailable, match=NAMES[3]):
         data.fetch("mnist")
     assert len(list((cache / "mnist").iterdir())) == 3
     assert state().where == "not here"
     servers.clear()
-    servers[MNIST.mirrors[0] + NAMES[3]] = lost
+    servers[MIRRORS[0] + NAMES[3]] = lost
     assert data.load_images("mnist").origin.startswith("download")
 
 
 def test_the_next_server_is_asked(servers: dict[str, bytes]) -> None:
-    url = MNIST.mirrors[0] + NAMES[0]
-    servers[MNIST.mirrors[2] + NAMES[0]] = servers.pop(url)
-    servers[MNIST.mirrors[1] + NAMES[0]] = b"<html>moved</html>"
+    url = MIRRORS[0] + NAMES[0]
+    servers[MIRRORS[2] + NAMES[0]] = servers.pop(url)
+    servers[MIRRORS[1] + NAMES[0]] = b"<html>moved</html>"
     assert len(data.load_images("mnist").images) == 12
 
 

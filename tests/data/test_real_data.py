@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from overparam import data
-from overparam.data._local_files import text_lines
-from overparam.data._uci import parse_uci
+from overparam.data._text import text_lines
+from overparam.data.ethanol import parse_uci
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from overparam.data._text_dataset import TextDataset
+from overparam.data._dataset import RegressionDataset
 from overparam.data.ethanol import ETHANOL, parse_ethanol
 from overparam.data.regression import fingerprint
 
@@ -53,7 +53,7 @@ def zipped(files: dict[str, bytes], folder: str = "Dataset/") -> bytes:
     return buffer.getvalue()
 
 
-def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> TextDataset:
+def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -> RegressionDataset:
     """The Ethanol data set, with the pinned facts of :func:`batches`."""
     files = batches()
     content = ethanol_lines(files)
@@ -65,14 +65,14 @@ def small_ethanol(url: str = "http://127.0.0.1:9/none.zip", **changes: object) -
         std=statistics.stdev(labels),
     )
     facts: dict[str, object] = {
-        "rows": len(labels),
         "sha256": hashlib.sha256(content).hexdigest(),
         "numbers": fingerprint(*parse(content)),
-        "url": url,
+        "urls": (url,),
         "archive_sha256": hashlib.sha256(zipped(files)).hexdigest(),
-        "parse": parse,
+        "parser": parse,
     }
-    return dataclasses.replace(ETHANOL, **(facts | changes))  # type: ignore[arg-type]
+    file = dataclasses.replace(ETHANOL.files[0], **(facts | changes))  # type: ignore[arg-type]
+    return dataclasses.replace(ETHANOL, rows=len(labels), files=(file,))
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -5,23 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overparam.data._download import zip_members
-from overparam.data._local_files import text_lines
-from overparam.data._text_dataset import TextDataset
-from overparam.data._uci import finite_number
+from overparam.data._dataset import RegressionDataset
+from overparam.data._text import TextFile, finite_number, text_lines, zip_members
 from overparam.data.errors import line_error, shorten
 
 _MEMBER = "abalone.data"
 _SEXES = {"M": (0.0, 0.0), "F": (1.0, 0.0), "I": (0.0, 1.0)}
-
-
-def abalone_from_archive(archive: bytes) -> bytes:
-    """The data file in the archive of UCI 1.
-
-    Raises:
-        ContentError: the archive is broken or has no such file.
-    """
-    return zip_members(archive, [_MEMBER])[_MEMBER]
 
 
 def parse_abalone(content: bytes) -> tuple[Tensor, Tensor]:
@@ -54,7 +43,7 @@ def parse_abalone(content: bytes) -> tuple[Tensor, Tensor]:
     return torch.tensor(features, dtype=torch.float64), torch.tensor(rings, dtype=torch.float64)
 
 
-ABALONE = TextDataset(
+ABALONE = RegressionDataset(
     name="abalone",
     title="Rings (age) of abalone from size, weight and sex",
     rows=4177,
@@ -62,11 +51,16 @@ ABALONE = TextDataset(
     outputs=1,
     provenance="UCI 1, Abalone, DOI 10.24432/C55C7W",
     licence="CC BY 4.0",
-    file="abalone/abalone.data",
-    sha256="de37cdcdcaaa50c309d514f248f7c2302a5f1f88c168905eba23fe2fbc78449f",
-    numbers="5ee2862dba87c6cf35d7cc038b64182ef5ab1d2966b73a4c539794da8eb84bfc",
-    url="https://archive.ics.uci.edu/static/public/1/abalone.zip",
-    archive_sha256=None,
-    extract=abalone_from_archive,
-    parse=parse_abalone,
+    files=(
+        TextFile(
+            path="abalone/abalone.data",
+            cached="abalone.data",
+            sha256="de37cdcdcaaa50c309d514f248f7c2302a5f1f88c168905eba23fe2fbc78449f",
+            numbers="5ee2862dba87c6cf35d7cc038b64182ef5ab1d2966b73a4c539794da8eb84bfc",
+            urls=("https://archive.ics.uci.edu/static/public/1/abalone.zip",),
+            archive_sha256=None,
+            extract=lambda archive: zip_members(archive, [_MEMBER])[_MEMBER],
+            parser=parse_abalone,
+        ),
+    ),
 )

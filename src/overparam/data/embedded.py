@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from overparam.data._dataset import Dataset, DatasetStatus, ImageDataset, RegressionDataset
-from overparam.data._extras import import_extra
-from overparam.data.images import ImageData
-from overparam.data.regression import RegressionData
+from overparam.data._dataset import ImageDataset, RegressionDataset
+from overparam.data.errors import import_extra
 
 _DIGITS_SOURCE = (
     "UCI 80, Optical Recognition of Handwritten Digits, test set, DOI 10.24432/C50P49; the copy in "
@@ -21,70 +19,29 @@ _DIGITS_LEVELS = 16
 _DIGITS_TEST = 297
 
 
-class _Embedded(Dataset):
-    """A data set inside scikit-learn."""
-
-    def status(self) -> DatasetStatus:
-        """Embedded if scikit-learn is installed."""
-        if importlib.util.find_spec("sklearn") is None:
-            return self._status("not here", problem='run: pip install "overparam[lab]"')
-        return self._status("embedded")
-
-    def fetch(self, force: bool) -> None:
-        """Do nothing, because there is nothing to download."""
+def _numbers(loader: str, **options: Any) -> tuple[Tensor, Tensor]:
+    """Features and targets from a function of ``sklearn.datasets``."""
+    bunch = getattr(import_extra("sklearn.datasets"), loader)(**options)
+    features = torch.tensor(bunch.data, dtype=torch.float64)
+    return features, torch.tensor(bunch.target, dtype=torch.float64).reshape(len(features), -1)
 
 
-@dataclass(frozen=True)
-class EmbeddedDataset(_Embedded, RegressionDataset):
-    """Regression data inside scikit-learn.
-
-    Attributes:
-        loader: name of the function in ``sklearn.datasets``.
-        options: its keyword arguments.
-        one_hot: whether the target is a class, to be encoded as one output (0 or 1) per class.
-    """
-
-    loader: str
-    options: dict[str, Any] = field(default_factory=dict)
-    one_hot: bool = False
-
-    def load(self, download: bool) -> RegressionData:
-        """The data as published."""
-        bunch = getattr(import_extra("sklearn.datasets"), self.loader)(**self.options)
-        features = torch.tensor(bunch.data, dtype=torch.float64)
-        if self.one_hot:
-            classes = torch.tensor(bunch.target, dtype=torch.int64)
-            targets = torch.nn.functional.one_hot(classes, self.outputs).double()
-        else:
-            targets = torch.tensor(bunch.target, dtype=torch.float64).reshape(len(features), -1)
-        return self._data(features, targets, "embedded")
+def _digits() -> tuple[Tensor, Tensor]:
+    """Pixels, and one target (0 or 1) per digit."""
+    pixels, digits = _numbers("load_digits")
+    return pixels, torch.nn.functional.one_hot(digits[:, 0].long()).double()
 
 
-@dataclass(frozen=True)
-class EmbeddedDigits(_Embedded, ImageDataset):
-    """The 8 x 8 digits inside scikit-learn, of which the last 297 of 1797 are for testing."""
-
-    def load(self, download: bool) -> ImageData:
-        """The images, with their 17 levels of grey spread over 0 to 255."""
-        bunch = import_extra("sklearn.datasets").load_digits()
-        levels = torch.tensor(bunch.images, dtype=torch.float64)
-        images = (levels * (255 / _DIGITS_LEVELS)).round().to(torch.uint8)
-        labels = torch.tensor(bunch.target, dtype=torch.int64)
-        return ImageData(
-            self.name,
-            self.title,
-            images[:-_DIGITS_TEST],
-            labels[:-_DIGITS_TEST],
-            images[-_DIGITS_TEST:],
-            labels[-_DIGITS_TEST:],
-            self.outputs,
-            self.source,
-            "embedded",
-        )
+def _digit_images() -> tuple[Tensor, ...]:
+    """The digits with their 17 levels of grey spread over 0 to 255; the last 297 are for tests."""
+    levels, digits = _numbers("load_digits")
+    images = (levels.view(-1, 8, 8) * (255 / _DIGITS_LEVELS)).round().to(torch.uint8)
+    labels, tests = digits[:, 0], -_DIGITS_TEST
+    return images[:tests], labels[:tests], images[tests:], labels[tests:]
 
 
 EMBEDDED = (
-    EmbeddedDataset(
+    RegressionDataset(
         name="diabetes",
         title="Progression of diabetes after one year from ten measurements",
         rows=442,
@@ -93,10 +50,9 @@ EMBEDDED = (
         provenance="Efron, Hastie, Johnstone, Tibshirani (2004), Least Angle Regression; the copy "
         "in scikit-learn",
         licence="published with the article; the copy in scikit-learn is under BSD-3-Clause",
-        loader="load_diabetes",
-        options={"scaled": False},
+        embedded=partial(_numbers, "load_diabetes", scaled=False),
     ),
-    EmbeddedDataset(
+    RegressionDataset(
         name="breast_cancer",
         title="Benign (1) or malignant (0) from 30 features of cell nuclei, as a number",
         rows=569,
@@ -105,9 +61,9 @@ EMBEDDED = (
         provenance="UCI 17, Breast Cancer Wisconsin (Diagnostic), DOI 10.24432/C5DW2B; the copy "
         "in scikit-learn",
         licence="CC BY 4.0",
-        loader="load_breast_cancer",
+        embedded=partial(_numbers, "load_breast_cancer"),
     ),
-    EmbeddedDataset(
+    RegressionDataset(
         name="digits",
         title="Handwritten digit from 8 x 8 pixels, one output per digit",
         rows=1797,
@@ -115,10 +71,9 @@ EMBEDDED = (
         outputs=10,
         provenance=_DIGITS_SOURCE,
         licence="CC BY 4.0",
-        loader="load_digits",
-        one_hot=True,
+        embedded=_digits,
     ),
-    EmbeddedDataset(
+    RegressionDataset(
         name="linnerud",
         title="Weight, waist and pulse from three exercises",
         rows=20,
@@ -127,12 +82,12 @@ EMBEDDED = (
         provenance="Tenenhaus (1998), La regression PLS: theorie et pratique; the copy in "
         "scikit-learn",
         licence="published with the book; the copy in scikit-learn is under BSD-3-Clause",
-        loader="load_linnerud",
+        embedded=partial(_numbers, "load_linnerud"),
     ),
 )
 
 # The same digits as images, under the same name; load and load_images choose between the two.
-EMBEDDED_DIGITS = EmbeddedDigits(
+EMBEDDED_DIGITS = ImageDataset(
     name="digits",
     title="Handwritten digits, 8 x 8 pixels",
     rows=1797,
@@ -140,4 +95,5 @@ EMBEDDED_DIGITS = EmbeddedDigits(
     outputs=10,
     provenance=_DIGITS_SOURCE,
     licence="CC BY 4.0",
+    embedded=_digit_images,
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 
 class DataError(ValueError):
     """A data set is unknown or broken, or not the expected one; the message says what to do."""
@@ -33,3 +36,19 @@ def shorten(text: str, length: int = 40) -> str:
         'aaaaaa...'
     """
     return repr(text if len(text) <= length else text[:length] + "...")
+
+
+def import_extra(module: str) -> ModuleType:
+    """Import a module of the ``lab`` extra.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this data set needs the package {error.name!r}, which is not installed; "
+            'run: pip install "overparam[lab]"',
+            name=error.name,
+        ) from error

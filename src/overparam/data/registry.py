@@ -145,7 +145,7 @@ def verify(name: str) -> DatasetStatus:
         ModuleNotFoundError: the ``lab`` extra is not installed.
     """
     data = _find(name)
-    data.load(download=False)
+    data.load(allow_download=False)
     return dataclasses.replace(data.status(), verified=True)
 
 

@@ -5,25 +5,23 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from overparam._words import did_you_mean
-from overparam.data._extras import import_extra
-from overparam.data._local_files import kind_of_file, read_file
-from overparam.data._uci import finite_number
-from overparam.data.errors import DataError, shorten
+from overparam.data._files import read_file
+from overparam.data._text import finite_number, kind_of_file
+from overparam.data.errors import DataError, import_extra, shorten
 from overparam.data.regression import RegressionData
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?", ".", "-")
 _SHOWN = 12
-_FEATURES_REMEDY = "leave the column out by naming the others with --features"
 
 
 def load_table(path: Path, target: str | None, features: Sequence[str] = ()) -> RegressionData:
@@ -44,52 +42,43 @@ def load_table(path: Path, target: str | None, features: Sequence[str] = ()) -> 
     """
     content = read_file(path)
     table = (_parquet if content.startswith(b"PAR1") else _csv)(path, content)
-    target, chosen = _choose(table, target, features)
-    values = {name: table.numbers(name) for name in (*chosen, target)}
-    _check_spread(path, values, target)
+    target, chosen = _choose(path, table.names, target, features)
+    names = [*chosen, target]
+    values = torch.stack([_numbers(path, table, name) for name in names], dim=1)
+    _check_spread(path, names, values)
     several = f"{len(chosen)} features" if len(chosen) > 1 else f"feature {chosen[0]}"
     return RegressionData(
         name=path.name,
         title=f"{target} from {several} of {path.name}",
-        features=torch.stack([values[name] for name in chosen], dim=1),
-        targets=values[target][:, None],
+        features=values[:, :-1].contiguous(),
+        targets=values[:, -1:].contiguous(),
         source=f"columns {_listed(chosen)}",
         origin=f"file: {path.absolute()}",
     )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Columns of cells, which are texts in CSV and values in Parquet.
+class _Table(NamedTuple):
+    """Names of columns; rows of cells, which are texts in CSV; the line of each row in a CSV."""
 
-    Attributes:
-        path: the file.
-        names: the columns, in order.
-        rows: cells by row.
-        lines: the line of each row, or None if the file has no lines.
-    """
-
-    path: Path
-    names: tuple[str, ...]
+    names: Sequence[str]
     rows: Sequence[Sequence[Any]]
-    lines: Sequence[int] | None
+    lines: Sequence[int] = ()
 
-    def numbers(self, name: str) -> Tensor:
-        """A column as float64; raises DataError for the first cell that is not a finite number."""
-        column = self.names.index(name)
-        numbers = []
-        for row, cells in enumerate(self.rows):
-            number = _number(cells[column])
-            if number is None:
-                where = f"row {row + 1}"
-                if self.lines is not None:
-                    where += f" (line {self.lines[row]})"
-                raise DataError(
-                    f"{self.path}: {where}, column {name!r}: {_complaint(cells[column])}, or "
-                    f"{_FEATURES_REMEDY}."
-                )
-            numbers.append(number)
-        return torch.tensor(numbers, dtype=torch.float64)
+
+def _numbers(path: Path, table: _Table, name: str) -> Tensor:
+    """A column as float64; raises DataError for the first cell that is not a finite number."""
+    column = table.names.index(name)
+    numbers = []
+    for row, cells in enumerate(table.rows):
+        number = _number(cells[column])
+        if number is None:
+            where = f"row {row + 1}" + (f" (line {table.lines[row]})" if table.lines else "")
+            raise DataError(
+                f"{path}: {where}, column {name!r}: {_complaint(cells[column])}, or leave the "
+                "column out by naming the others with --features."
+            )
+        numbers.append(number)
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _number(cell: Any) -> float | None:
@@ -109,9 +98,10 @@ def _complaint(cell: Any) -> str:
     return f"{shorten(str(cell))} is not a finite number; correct it, encode it as a number"
 
 
-def _choose(table: _Table, target: str | None, features: Sequence[str]) -> tuple[str, list[str]]:
+def _choose(
+    path: Path, names: Sequence[str], target: str | None, features: Sequence[str]
+) -> tuple[str, list[str]]:
     """The target and the features, checked against the columns of the table."""
-    path, names = table.path, table.names
     if len(names) == 1:
         raise DataError(
             f"{path} has one column, {shorten(names[0])}; a target and at least one feature are "
@@ -145,30 +135,31 @@ def _choose(table: _Table, target: str | None, features: Sequence[str]) -> tuple
     return target, chosen
 
 
-def _check_spread(path: Path, values: dict[str, Tensor], target: str) -> None:
-    """Refuse what cannot be standardized, by name."""
-    rows = len(values[target])
+def _check_spread(path: Path, names: Sequence[str], values: Tensor) -> None:
+    """Refuse what cannot be standardized, by name; the last column is the target."""
+    rows, target = len(values), names[-1]
     if rows < 2:
         raise DataError(
             f"{path} has {rows} row{'' if rows else 's'} below its names; a standard deviation "
             "needs at least two."
         )
-    constant = [name for name, column in values.items() if bool((column == column[0]).all())]
-    if target in constant:
+    same = (values == values[0]).all(dim=0).tolist()
+    if same[-1]:
         raise DataError(
-            f"{path}: the target {target!r} is {values[target][0].item():g} in every row; there is "
+            f"{path}: the target {target!r} is {values[0, -1].item():g} in every row; there is "
             "nothing to predict. Name another --target."
         )
-    if constant:
-        others = [name for name in values if name not in (*constant, target)]
+    if any(same):
+        constant = list(itertools.compress(names, same))
+        others = [name for name in names[:-1] if name not in constant]
         remedy = f"use --features {_listed(others, ' ')}" if others else "add a feature that varies"
         raise DataError(
             f"{path}: {_listed(constant)} has the same value in every row and carries no "
             f"information; {remedy}."
         )
-    for name, column in values.items():
+    for name, column in zip(names, values.unbind(dim=1), strict=True):
         deviation = column.std(correction=1).item()
-        scaled = (column - column.mean()) / deviation if deviation > 0 else column / 0.0
+        scaled = (column - column.mean()) / deviation
         if not (math.isfinite(deviation) and bool(scaled.isfinite().all())):
             raise DataError(
                 f"{path}: column {name!r} has standard deviation {deviation} in float64; rescale "
@@ -178,14 +169,14 @@ def _check_spread(path: Path, values: dict[str, Tensor], target: str) -> None:
 
 def _csv(path: Path, content: bytes) -> _Table:
     reader = csv.reader(io.StringIO(_text(path, content), newline=""), strict=True)
-    names: tuple[str, ...] | None = None
+    names: list[str] = []
     rows, lines = [], []
     try:
         for cells in reader:
             if not cells:
                 continue
-            if names is None:
-                names = tuple(name.strip() for name in cells)
+            if not names:
+                names = [name.strip() for name in cells]
                 _check_separator(path, names)
             elif len(cells) != len(names):
                 raise DataError(
@@ -197,9 +188,9 @@ def _csv(path: Path, content: bytes) -> _Table:
                 lines.append(reader.line_num)
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}; correct the quotes.") from None
-    if names is None:
+    if not names:
         raise DataError(f"{path} is empty; the first line must hold the names of the columns.")
-    return _Table(path, names, rows, lines)
+    return _Table(names, rows, lines)
 
 
 def _text(path: Path, content: bytes) -> str:
@@ -218,7 +209,7 @@ def _text(path: Path, content: bytes) -> str:
         ) from None
 
 
-def _check_separator(path: Path, names: tuple[str, ...]) -> None:
+def _check_separator(path: Path, names: Sequence[str]) -> None:
     """Refuse a header that is one name because another separator was used."""
     for separator in (";", "\t", "|"):
         if len(names) == 1 and separator in names[0]:
@@ -237,7 +228,7 @@ def _parquet(path: Path, content: bytes) -> _Table:
         raise DataError(f"{path} is a damaged Parquet file ({error}); write it again.") from None
     if not frame.columns:
         raise DataError(f"{path} has no columns; a target and at least one feature are needed.")
-    return _Table(path, tuple(frame.columns), frame.rows(), None)
+    return _Table(frame.columns, frame.rows())
 
 
 def _listed(names: Sequence[str], separator: str = ", ") -> str:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import functools
 
-import torch
 from torch import Tensor
 
-from overparam._files import write_whole
-from overparam.data._download import fetch_content
-from overparam.data._local_files import (
-    FOLDER_VARIABLE,
-    cache_folder,
-    explaining_write_errors,
-    file_in_data_folder,
-    read_file,
-    sha256_of,
-)
-from overparam.data.errors import DataError, DataUnavailable
+from overparam.data._files import KnownFile, download, locate
+from overparam.data.errors import ContentError, DataError
 
-_FILE = "tinyshakespeare/input.txt"
-_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+_FILE = KnownFile(
+    path="tinyshakespeare/input.txt",
+    cached="tinyshakespeare.txt",
+    urls=(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    ),
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
 
 
 @functools.cache
@@ -32,30 +27,13 @@ def tinyshakespeare() -> tuple[Tensor, Tensor, str]:
         DataError: the file is not the expected one.
         DataUnavailable: the file is not on this machine and cannot be downloaded.
     """
-    content = _content()
-    if sha256_of(content) != _SHA256:
-        raise DataError(f"{_FILE} is not the expected text; replace it with the one at {_URL}.")
-    text = content.decode("ascii")
-    characters = "".join(sorted(set(text)))
-    numbers = torch.tensor([characters.index(c) for c in text])
-    part = len(text) * 9 // 10
-    return numbers[:part], numbers[part:], characters
-
-
-def _content() -> bytes:
-    path = file_in_data_folder(_FILE)
-    if path is not None:
-        return read_file(path)
-    path = cache_folder() / "tinyshakespeare.txt"
-    if path.is_file():
-        return read_file(path)
+    location = locate([_FILE]) or download("tinyshakespeare", [_FILE])
     try:
-        content = fetch_content(_URL)
-    except ConnectionError as error:
-        raise DataUnavailable(
-            f"tinyshakespeare is not on this machine and {error}; check the network, or set "
-            f"{FOLDER_VARIABLE} to a folder that contains {_FILE}."
+        (codes,) = _FILE.read(location.path, location.where)
+    except ContentError as error:
+        raise DataError(
+            f"{location.path}: {error}; replace it with the one at {_FILE.urls[0]}."
         ) from error
-    with explaining_write_errors("tinyshakespeare", path.parent):
-        write_whole(path, content)
-    return content
+    characters, numbers = codes.unique(return_inverse=True)
+    part = len(numbers) * 9 // 10
+    return numbers[:part], numbers[part:], bytes(characters.tolist()).decode("ascii")
