@@ -128,8 +128,7 @@ def load_or_fallback(name: str, fallback: str | None, console: Console) -> Regre
     except DataUnavailable as error:
         if fallback is None:
             raise
-        message = f"{error} Using the embedded set {fallback!r} instead."
-        say(console, message)
+        say(console, f"{error} Using the embedded set {fallback!r} instead.")
         return load(fallback, download=False)
 
 
@@ -151,38 +150,28 @@ def prepare_study(
     identity = study.identity(raw.fingerprint)
     seconds = _check_directory(directory, identity, overwrite)
     data = _standardized(raw)
-    optimum = _optimum(data, study.power)
+    optimum = _optimum(data.features, data.targets, study.power)
     return PreparedStudy(study, identity, data, raw.fingerprint, optimum, directory, seconds)
 
 
 # The studies of one command often share their data object, which never changes.
-_standardized = functools.cache(standardize)
-
-
-@functools.cache
-def _optimum(data: RegressionData, power: float) -> Optimum:
-    return find_optimum(data.features, data.targets, power)
+_standardized, _optimum = functools.cache(standardize), functools.cache(find_optimum)
 
 
 def _check_directory(directory: StudyDirectory, identity: str, overwrite: bool) -> float:
     """Make sure that no other study is stored there; returns the seconds spent on this one."""
-    if not directory.manifest.exists():
-        # Without a manifest, the curves may be those of any study.
-        directory.clear_curves()
-        return 0.0
-    try:
-        stored = directory.read_manifest()
-    except ValueError:
-        if not overwrite:
-            raise
-        directory.clear_curves()
-        return 0.0
-    if stored["identity"] == identity:
-        return float(stored["wall_seconds"])
-    if not overwrite:
-        raise ValueError(
-            f"{directory.path} holds another study. To keep both, choose another --output (or, for "
-            "overparam run, another --name); to replace it, use --overwrite."
-        )
+    if directory.manifest.exists():
+        try:
+            stored = directory.read_manifest()
+            if stored["identity"] == identity:
+                return float(stored["wall_seconds"])
+            raise ValueError(
+                f"{directory.path} holds another study. To keep both, choose another --output (or, "
+                "for overparam run, another --name); to replace it, use --overwrite."
+            )
+        except ValueError:
+            if not overwrite:
+                raise
+    # Without a manifest, the curves may be those of any study.
     directory.clear_curves()
     return 0.0

@@ -68,24 +68,18 @@ def tuned(curves: pl.DataFrame) -> pl.DataFrame:
     many of them every seed failed) and ``edge`` (whether the best lr is the smallest or the largest
     tried, so that a wider grid might do better). The best method comes first.
     """
-    sensitivity = rate_curve(curves)
-    tried = sensitivity.group_by("method", maintain_order=True).agg(
+    rate, all_failed = pl.col("rate"), pl.col("failed") == pl.col("seeds")
+    tried = (
         pl.len().cast(pl.Int64).alias("rates"),
-        (pl.col("failed") == pl.col("seeds")).sum().cast(pl.Int64).alias("all_failed"),
-        pl.col("rate").min().alias("lowest"),
-        pl.col("rate").max().alias("highest"),
+        all_failed.sum().cast(pl.Int64).alias("all_failed"),
+        ((rate == rate.min()) | (rate == rate.max())).alias("edge"),
     )
     return (
-        sensitivity.sort(pl.col("failed") > 0, "median", "rate")
+        rate_curve(curves)
+        .with_columns(column.over("method") for column in tried)
+        .sort(pl.col("failed") > 0, "median", "rate")
         .group_by("method", maintain_order=True)
         .first()
-        .join(tried, on="method", maintain_order="left")
-        .with_columns(
-            ((pl.col("rate") == pl.col("lowest")) | (pl.col("rate") == pl.col("highest"))).alias(
-                "edge"
-            )
-        )
-        .drop("lowest", "highest")
         .sort("median", maintain_order=True)
     )
 

@@ -12,8 +12,7 @@ CPU = torch.device("cpu")
 
 
 def clock_of(study, corrections=None):
-    longest = study.iterations + 1
-    return Clock(study.rate_factor, corrections, longest, study.settled, torch.float64, CPU)
+    return Clock(study, corrections, torch.float64, CPU)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 60])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +18,30 @@ from overparam.lab.training.directions import DEPTH_KINDS
 from overparam.lab.training.objective import PowerLoss
 from overparam.lab.training.start import initial_parameters
 
+_LANES = 8
 
-class Lanes(Protocol):
-    """Queues of a device that work side by side."""
 
-    def lane(self, number: int) -> AbstractContextManager[None]:
+class Lanes:
+    """CUDA streams that work side by side: they fork from the current one and join it again."""
+
+    def __init__(self) -> None:
+        # Made before a capture, and more of them than run side by side with profit.
+        self._streams = [torch.cuda.Stream() for _ in range(_LANES)]
+        self._forked: dict[int, torch.cuda.Stream] = {}
+
+    @contextmanager
+    def lane(self, number: int) -> Iterator[None]:
         """Within it, work waits for what was asked for before, and not for other lanes."""
-        ...
+        stream = self._forked[number] = self._streams[number % _LANES]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            yield
 
     def join(self) -> None:
         """Later work waits for all lanes."""
+        for stream in self._forked.values():
+            torch.cuda.current_stream().wait_stream(stream)
+        self._forked.clear()
 
 
 class Batch:
@@ -47,23 +61,10 @@ class Batch:
 
     def __init__(self, objective: PowerLoss, study: Study, runs: Sequence[Run]) -> None:
         self._objective, self._study, self._runs = objective, study, tuple(runs)
-        self._kind: dict[str, Any] = {
-            "dtype": DTYPES[study.dtype],
-            "device": objective.device,
-        }
+        self._kind: dict[str, Any] = {"dtype": DTYPES[study.dtype], "device": objective.device}
         self._blocks = blocks_of([run.method for run in runs], self._starts(), objective)
-        corrections = [
-            update.corrections
-            for update in (OPTIMIZERS[run.method.optimizer].update for run in runs)
-            if update.corrections
-        ]
-        self._clock = Clock(
-            study.rate_factor,
-            corrections[0] if corrections else None,
-            longest=study.iterations + 1,
-            settled=study.settled,
-            **self._kind,
-        )
+        each = (OPTIMIZERS[run.method.optimizer].update.corrections for run in runs)
+        self._clock = Clock(study, next(filter(None, each), None), **self._kind)
         self.replayable = objective.outputs == 1 or not any(
             DEPTH_KINDS[run.method.depth_kind].decomposes for run in runs
         )

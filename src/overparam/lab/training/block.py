@@ -168,35 +168,33 @@ def blocks_of(
         starts: their parameters.
         objective: the loss.
     """
-    blocks: list[Block] = []
+
+    def kind(number: int) -> tuple[object, ...]:
+        method = methods[number]
+        return method.optimizer, method.depth_kind == "radial", len(starts[number]) > 1
+
+    def pads(number: int, following: int) -> bool:
+        """Whether the factors of a run can be as many as those of the one that follows."""
+        start, deeper = starts[number], starts[following]
+        narrow = all(factor.shape[0] == 1 for factor in (*start[:-1], *deeper[:-1]))
+        return len(start) == len(deeper) or (narrow and len(start) < len(deeper))
+
     groups: list[list[int]] = []
-    for number, method in enumerate(methods):
-        last = groups[-1][-1] if groups else None
-        if last is not None and _together(methods[last], starts[last], method, starts[number]):
+    for number in range(len(methods)):
+        last = groups[-1][-1] if groups else number
+        if groups and kind(last) == kind(number) and pads(last, number):
             groups[-1].append(number)
         else:
             groups.append([number])
+    blocks: list[Block] = []
     for members in groups:
-        kind = FactorBlock if len(starts[members[-1]]) > 1 else WeightBlock
         deepest = len(starts[members[-1]])
-        padded = [_padded(starts[member], deepest) for member in members]
+        ones = torch.ones_like(starts[members[0]][0][:1, :1])
+        padded = [
+            (*start[:-1], *[ones] * (deepest - len(start)), start[-1])
+            for start in (starts[member] for member in members)
+        ]
         parameters = [torch.stack(tensors) for tensors in zip(*padded, strict=True)]
-        blocks.append(kind([methods[m] for m in members], members, parameters, objective))
+        block = FactorBlock if deepest > 1 else WeightBlock
+        blocks.append(block([methods[m] for m in members], members, parameters, objective))
     return blocks
-
-
-def _together(
-    one: Method, start: tuple[Tensor, ...], other: Method, next_start: tuple[Tensor, ...]
-) -> bool:
-    """Whether two adjacent runs fit one block: an optimizer, and weights, or factors that pad."""
-    same = one.optimizer == other.optimizer and len({len(start) == 1, len(next_start) == 1}) == 1
-    stretch = (one.depth_kind == "radial") == (other.depth_kind == "radial")
-    narrow = all(factor.shape[0] == 1 for start in (start, next_start) for factor in start[:-1])
-    deeper = len(start) == len(next_start) or (narrow and len(start) < len(next_start))
-    return same and stretch and deeper
-
-
-def _padded(start: tuple[Tensor, ...], depth: int) -> tuple[Tensor, ...]:
-    """The factors with ones between the last and the others, up to a depth."""
-    ones = [torch.ones_like(start[0][:1, :1])] * (depth - len(start))
-    return (*start[:-1], *ones, start[-1]) if ones else start

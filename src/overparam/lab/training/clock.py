@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
-Corrections = Callable[[int], tuple[float, float]]
-
-
-class Numbers(NamedTuple):
-    """The numbers of one step, each a tensor without dimensions.
-
-    Attributes:
-        rate: the factor on the learning rate.
-        factor: what an update multiplies its mean by.
-        divisor: what an update divides its root mean square by.
-    """
-
-    rate: Tensor
-    factor: Tensor
-    divisor: Tensor
+from overparam.lab.study import Study
+from overparam.lab.training.updates import Corrections, Numbers
 
 
 class Clock:
@@ -31,34 +14,29 @@ class Clock:
     The table ends where nothing changes any more; later steps read its last row.
 
     Args:
-        rate: the factor on the learning rate at a step, counted from 0.
+        study: its factor on the learning rate.
         corrections: the other two numbers of step ``t``, counted from 1; None for ones.
-        longest: steps after which the table ends at the latest.
-        settled: from this step on, the factor stays as it is.
         dtype: of the numbers.
         device: of the numbers.
     """
 
     def __init__(
         self,
-        rate: Callable[[int], float],
+        study: Study,
         corrections: Corrections | None,
-        longest: int,
-        settled: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         rows: list[tuple[float, ...]] = []
-        while len(rows) < longest:
-            step = len(rows)
+        for step in range(study.iterations + 1):
             others = corrections(step + 1) if corrections else (1.0, 1.0)
-            rows.append((rate(step), *others))
+            rows.append((study.rate_factor(step), *others))
             # In float64, so that it does not depend on the dtype: 0.999^t vanishes at 36,700.
-            if step >= settled and others == (1.0, 1.0):
+            if step >= study.settled and others == (1.0, 1.0):
                 break
         self._table = torch.tensor(rows, dtype=torch.float64).to(dtype=dtype, device=device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
-        self.has_schedule = settled > 0
+        self.has_schedule = study.settled > 0
 
     def set(self, step: int) -> None:
         """Go on from a step."""

@@ -41,25 +41,16 @@ class Depths:
         imbalances: one per run, all of depth 2 and none of them zero; by default all are balanced.
 
     Attributes:
-        each: ``N``, ``(runs, 1, 1)``.
+        values: the depths, as given.
         imbalances: as given, empty where all are balanced.
+        each: ``N``, ``(runs, 1, 1)``.
     """
 
     def __init__(
         self, depths: Sequence[float], like: Tensor, imbalances: Sequence[float] = ()
     ) -> None:
-        self._depths, self.imbalances = tuple(depths), tuple(imbalances)
-        self.each = torch.tensor(self._depths, dtype=like.dtype, device=like.device)[:, None, None]
-
-    def pieces(self) -> Iterator[tuple[slice, float]]:
-        """The runs of each depth, and the depth."""
-        return pieces(self._depths)
-
-    def one_or_each(self) -> float | Tensor:
-        """The depth if all are the same, else ``(runs,)`` in float64."""
-        if len(set(self._depths)) == 1:
-            return self._depths[0]
-        return torch.tensor(self._depths, dtype=torch.float64, device=self.each.device)
+        self.values, self.imbalances = tuple(depths), tuple(imbalances)
+        self.each = torch.tensor(self.values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
 def rule(depths: Depths, outputs: int) -> Apply:
@@ -69,7 +60,9 @@ def rule(depths: Depths, outputs: int) -> Apply:
     if outputs == 1:
         powers, excess = _powers(depths), depths.each - 1
         return lambda weights, gradients: _rule_of_one_row_(weights, gradients, powers, excess)
-    depth = depths.one_or_each()
+    depth: float | Tensor = depths.values[0]
+    if len(set(depths.values)) > 1:
+        depth = torch.tensor(depths.values, dtype=torch.float64, device=depths.each.device)
     return lambda weights, gradients: gradients.copy_(end_to_end_update(weights, gradients, depth))
 
 
@@ -85,7 +78,7 @@ def rule_normalized(depths: Depths, outputs: int) -> Apply:
         return end_to_end_update(unit, gradients, depth) / depth
 
     def apply(weights: Tensor, gradients: Tensor) -> None:
-        for rows, depth in depths.pieces():
+        for rows, depth in pieces(depths.values):
             gradients[rows] = one(weights[rows], gradients[rows], depth)
 
     return apply
@@ -150,7 +143,7 @@ def _scaled(weights: Tensor) -> _Scaled:
 
 def _powers(depths: Depths) -> list[tuple[slice, float]]:
     """``2 - 2/N`` of each piece; N = 2 needs no power."""
-    return [(rows, 2 - 2 / depth) for rows, depth in depths.pieces() if depth != 2]
+    return [(rows, 2 - 2 / depth) for rows, depth in pieces(depths.values) if depth != 2]
 
 
 def _size_powers(scaled: _Scaled, powers: list[tuple[slice, float]]) -> Tensor:

@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from overparam.lab.training.batch import Batch, Lanes
 
-_LANES = 8
+# Captures work without doing it; the result does it, on the same tensors.
+Capture = Callable[[Callable[[Lanes | None], None]], Callable[[], object]]
 _log = logging.getLogger(__name__)
-
-
-class Capture(Protocol):
-    """How a device captures work."""
-
-    def __call__(self, work: Callable[[Lanes | None], None]) -> Callable[[], object]:
-        """Capture work without doing it; the result does it, on the same tensors."""
-        ...
 
 
 def cuda_graph(work: Callable[[Lanes | None], None]) -> Callable[[], object]:
     """Capture work as a CUDA graph, in which the blocks of a batch run side by side."""
-    graph, streams = torch.cuda.CUDAGraph(), _Streams()
+    graph, lanes = torch.cuda.CUDAGraph(), Lanes()
     with torch.cuda.graph(graph):
-        work(streams)
+        work(lanes)
     return graph.replay
-
-
-class _Streams:
-    """Streams as lanes: they fork from the stream of the capture and join it again."""
-
-    def __init__(self) -> None:
-        # Made before the capture, and more of them than run side by side with profit.
-        self._streams = [torch.cuda.Stream() for _ in range(_LANES)]
-        self._forked: dict[int, torch.cuda.Stream] = {}
-
-    @contextmanager
-    def lane(self, number: int) -> Iterator[None]:
-        stream = self._forked[number] = self._streams[number % _LANES]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            yield
-
-    def join(self) -> None:
-        for stream in self._forked.values():
-            torch.cuda.current_stream().wait_stream(stream)
-        self._forked.clear()
 
 
 class Stepper:
@@ -80,36 +50,30 @@ class Stepper:
     def run(self, steps: int) -> None:
         """Take ``steps`` steps, at most ``most``."""
         length = steps if steps == self._most else 1
-        if self._capture is None or not self._warm or not self._captured(length):
-            self._warm = True
-            self._eager(steps)
-            return
-        if length == steps == self._most:
-            self._graphs[length]()
-            return
-        for step in range(steps):
-            self._graphs[1]()
-            self.sizes[step].copy_(self._single[0])
+        graph = self._graph(length) if self._warm else None
+        self._warm = True
+        if graph is None:
+            # One step between looks needs no note of the sizes.
+            self._batch.steps(steps, self.sizes[:steps] if self._most > 1 else None)
+        elif steps == self._most:
+            graph()
+        else:
+            for step in range(steps):
+                graph()
+                self.sizes[step].copy_(self._single[0])
 
-    def _eager(self, steps: int) -> None:
-        # One step between looks needs no note of the sizes.
-        self._batch.steps(steps, self.sizes[:steps] if self._most > 1 else None)
-
-    def _captured(self, length: int) -> bool:
-        """Whether there is a graph of so many steps, now if not before."""
-        if length in self._graphs:
-            return True
-        assert self._capture is not None
-        sizes = self.sizes if length == self._most else self._single
-        try:
-            self._graphs[length] = self._capture(
-                lambda lanes: self._batch.steps(length, sizes, lanes)
-            )
-        except RuntimeError as error:
-            _log.warning(
-                "the steps cannot be captured as a CUDA graph, so they run eagerly: %s", error
-            )
-            self._capture = None
-            return False
-        self._alive += self._batch.buffers()
-        return True
+    def _graph(self, length: int) -> Callable[[], object] | None:
+        """So many steps as a graph, captured now if not before; None if that fails."""
+        if self._capture is not None and length not in self._graphs:
+            sizes = self.sizes if length == self._most else self._single
+            try:
+                self._graphs[length] = self._capture(
+                    lambda lanes: self._batch.steps(length, sizes, lanes)
+                )
+                self._alive += self._batch.buffers()
+            except RuntimeError as error:
+                _log.warning(
+                    "the steps cannot be captured as a CUDA graph, so they run eagerly: %s", error
+                )
+                self._capture = None
+        return self._graphs.get(length) if self._capture else None

@@ -15,14 +15,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from overparam.lab.training.clock import Numbers
-
+# The factor and the divisor of step t, counted from 1: see Numbers.
+Corrections = Callable[[int], tuple[float, float]]
 State = Mapping[str, Tensor]
 _MOMENTUM = 0.9
 _RHO = 0.9
 _BETA_1, _BETA_2 = 0.9, 0.999
 # The defaults of torch.optim.
 _EPS = {"adagrad": 1e-10, "adadelta": 1e-6, "adam": 1e-8}
+
+
+class Numbers(NamedTuple):
+    """The numbers of one step, each a tensor without dimensions.
+
+    Attributes:
+        rate: the factor on the learning rate.
+        factor: what an update multiplies its mean by.
+        divisor: what an update divides its root mean square by.
+    """
+
+    rate: Tensor
+    factor: Tensor
+    divisor: Tensor
 
 
 class Move(NamedTuple):
@@ -43,13 +57,12 @@ class Update(NamedTuple):
     Attributes:
         step: from a direction (which it may overwrite), the state, and the numbers of the step.
         state: names of its tensors, each of the shape of the parameter and zero at the start.
-        corrections: the factor and the divisor of the step that depend on its number ``t`` alone,
-            if it has any; see :class:`~overparam.lab.training.clock.Numbers`.
+        corrections: the numbers of the step that depend on ``t`` alone, if it has any.
     """
 
     step: Callable[[Tensor, State, Numbers], Move]
     state: tuple[str, ...] = ()
-    corrections: Callable[[int], tuple[float, float]] | None = None
+    corrections: Corrections | None = None
 
 
 def _plain(direction: Tensor, state: State, numbers: Numbers) -> Move:
