@@ -28,14 +28,14 @@ def line_error(line: int, found: str, expected: str) -> ContentError:
     return ContentError(f"line {line}: found {found}, expected {expected}")
 
 
-def shorten(text: str, length: int = 40) -> str:
+def shorten(text: str) -> str:
     """The text in quotes for a message, shortened if it is long.
 
     Example:
-        >>> print(shorten("a" * 50, length=6))
-        'aaaaaa...'
+        >>> print(shorten("a" * 50))
+        'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...'
     """
-    return repr(text if len(text) <= length else text[:length] + "...")
+    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def import_extra(module: str) -> ModuleType:

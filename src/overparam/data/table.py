@@ -177,7 +177,12 @@ def _csv(path: Path, content: bytes) -> _Table:
                 continue
             if not names:
                 names = [name.strip() for name in cells]
-                _check_separator(path, names)
+                for separator in (";", "\t", "|"):
+                    if len(names) == 1 and separator in names[0]:
+                        raise DataError(
+                            f"{path}: the columns are separated by {separator!r}; save the file "
+                            "with commas, and with a point in decimal numbers."
+                        )
             elif len(cells) != len(names):
                 raise DataError(
                     f"{path}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} values "
@@ -207,16 +212,6 @@ def _text(path: Path, content: bytes) -> str:
             f"{path}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file "
             "as UTF-8."
         ) from None
-
-
-def _check_separator(path: Path, names: Sequence[str]) -> None:
-    """Refuse a header that is one name because another separator was used."""
-    for separator in (";", "\t", "|"):
-        if len(names) == 1 and separator in names[0]:
-            raise DataError(
-                f"{path}: the columns are separated by {separator!r}; save the file with commas, "
-                "and with a point in decimal numbers."
-            )
 
 
 def _parquet(path: Path, content: bytes) -> _Table:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ _MANIFEST_KEYS = (
 )
 
 
+@dataclass(frozen=True)
 class StudyDirectory:
     """The files of one study: settings, one Parquet file per finished job, checkpoints, report.
 
     A new file is written under a temporary name, flushed to the disk and renamed. So a reader sees
     either the old or the new file, even if the writer is killed.
 
-    Args:
+    Attributes:
         path: the directory; created at the first write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @property
     def manifest(self) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,12 @@ class Study:
         for name in ("power", "lowest_rate", "highest_rate", "init_std"):
             # 4 and 4.0 must give the same identity.
             object.__setattr__(self, name, float(getattr(self, name)))
-        check_settings(self, self._checks())
+        for name, holds, remedy in self._checks():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; {remedy}.")
 
     def _checks(self) -> Iterator[tuple[str, bool, str]]:
+        """The name of each setting, whether its value can be used, and a remedy."""
         yield "methods", bool(self.methods), "name at least one"
         yield "seeds", bool(self.seeds), "give at least one integer"
         for name in ("methods", "seeds"):
@@ -197,17 +200,6 @@ def cut_into_jobs(study: Study) -> tuple[Work, ...]:
     size = study.runs_per_job
     starts = range(0, len(runs), size)
     return tuple(Work(i, tuple(runs[start : start + size])) for i, start in enumerate(starts))
-
-
-def check_settings(settings: object, checks: Iterable[tuple[str, bool, str]]) -> None:
-    """Check settings, given the name of each, whether its value can be used, and a remedy.
-
-    Raises:
-        ValueError: a value cannot be used.
-    """
-    for name, holds, remedy in checks:
-        if not holds:
-            raise ValueError(f"{name} is {getattr(settings, name)!r}; {remedy}.")
 
 
 def is_device(name: str) -> bool:

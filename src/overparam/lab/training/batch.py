@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam.lab.methods import OPTIMIZERS
+from overparam.lab.methods import OPTIMIZERS, Method
 from overparam.lab.study import DTYPES, Run, Study
 from overparam.lab.training.block import blocks_of
 from overparam.lab.training.clock import Clock
@@ -60,7 +61,7 @@ class Batch:
     """
 
     def __init__(self, objective: PowerLoss, study: Study, runs: Sequence[Run]) -> None:
-        self._objective, self._study, self._runs = objective, study, tuple(runs)
+        self.objective, self._study, self._runs = objective, study, tuple(runs)
         self._kind: dict[str, Any] = {"dtype": DTYPES[study.dtype], "device": objective.device}
         self._blocks = blocks_of([run.method for run in runs], self._starts(), objective)
         each = (OPTIMIZERS[run.method.optimizer].update.corrections for run in runs)
@@ -90,7 +91,7 @@ class Batch:
             if sizes is not None:
                 flat = self.weights.flatten(1)
                 torch.linalg.vector_norm(flat, math.inf, dim=1, out=sizes[step])
-            self._objective.gradient(self.weights, out=self._gradients)
+            self.objective.gradient(self.weights, out=self._gradients)
             if self._clock.has_schedule:
                 torch.mul(self._rates, numbers.rate, out=self._rates_now)
             for number, block in enumerate(self._blocks):
@@ -107,10 +108,6 @@ class Batch:
             block.keep(here)
         self._place()
 
-    def buffers(self) -> list[Tensor]:
-        """What a captured graph must keep alive beside the batch."""
-        return self._objective.buffers()
-
     def state_dict(self) -> list[dict[str, Any]]:
         """Everything that changes while training."""
         return [block.state_dict() for block in self._blocks]
@@ -124,7 +121,7 @@ class Batch:
 
     def _place(self) -> None:
         """Lay the tensors of the batch out for the runs that are left."""
-        members, objective = self.members, self._objective
+        members, objective = self.members, self.objective
         shape = (len(members), objective.outputs, objective.inputs)
         self.weights, self._gradients = (torch.empty(shape, **self._kind) for _ in range(2))
         rates = torch.tensor([self._runs[member].rate for member in members], **self._kind)
@@ -138,12 +135,11 @@ class Batch:
             block.place(weights, gradients, rates)
 
     def _starts(self) -> list[tuple[Tensor, ...]]:
-        known: dict[Any, tuple[Tensor, ...]] = {}
-        for run in self._runs:
-            key = (run.method, run.seed)
-            if key not in known:
-                parameters = initial_parameters(
-                    *key, self._objective.outputs, self._objective.inputs, self._study
-                )
-                known[key] = tuple(tensor.to(**self._kind) for tensor in parameters)
-        return [known[run.method, run.seed] for run in self._runs]
+        sizes = (self.objective.outputs, self.objective.inputs)
+
+        @functools.cache
+        def start(method: Method, seed: int) -> tuple[Tensor, ...]:
+            parameters = initial_parameters(method, seed, *sizes, self._study)
+            return tuple(tensor.to(**self._kind) for tensor in parameters)
+
+        return [start(run.method, run.seed) for run in self._runs]

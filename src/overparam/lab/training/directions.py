@@ -99,7 +99,7 @@ def metric(depths: Depths, outputs: int) -> Apply:
 def norm_factor(depths: Depths, outputs: int) -> Apply:
     """``|W|^(2-2/N) G``: Claim 2 without its stretch along the weight."""
     powers = _powers(depths)
-    return lambda weights, gradients: gradients.mul_(_size_powers(_scaled(weights), powers))
+    return lambda weights, gradients: gradients.mul_(_size_powers(powers, *_scaled(weights)[1:]))
 
 
 def stretched(weights: Tensor, move: Move, radial: Tensor) -> Tensor:
@@ -125,20 +125,17 @@ def stretched(weights: Tensor, move: Move, radial: Tensor) -> Tensor:
     return torch.addcmul(move.direction, along, weights)
 
 
-class _Scaled(NamedTuple):
-    """Weights over their largest entry, so that no square leaves the range of the dtype."""
+def _scaled(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights over their largest entry, so that no square leaves the range of the dtype.
 
-    unit: Tensor
-    size: Tensor
-    length: Tensor
-
-
-def _scaled(weights: Tensor) -> _Scaled:
+    Returns:
+        The scaled weights, their length, and the largest entry.
+    """
     # As overparam.rule.basis.in_range, with two operations in place of four.
     tiny = torch.finfo(weights.dtype).tiny
     size = weights.abs().amax((-2, -1), keepdim=True).clamp_min_(tiny**0.8)
     unit = weights / size
-    return _Scaled(unit, size, torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True))
+    return unit, torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True), size
 
 
 def _powers(depths: Depths) -> list[tuple[slice, float]]:
@@ -146,24 +143,24 @@ def _powers(depths: Depths) -> list[tuple[slice, float]]:
     return [(rows, 2 - 2 / depth) for rows, depth in pieces(depths.values) if depth != 2]
 
 
-def _size_powers(scaled: _Scaled, powers: list[tuple[slice, float]]) -> Tensor:
+def _size_powers(powers: list[tuple[slice, float]], length: Tensor, largest: Tensor) -> Tensor:
     """``|W|^(2-2/N)`` with ``0^0 = 1``, ``(runs, 1, 1)``."""
-    size = scaled.length.double() * scaled.size
+    size = length.double() * largest
     for rows, exponent in powers:
         torch.pow(size[rows], exponent, out=size[rows])
-    return size.to(scaled.unit.dtype)
+    return size.to(length.dtype)
 
 
 def _rule_of_one_row_(
     weights: Tensor, gradients: Tensor, powers: list[tuple[slice, float]], excess: Tensor
 ) -> None:
     """:func:`overparam.rule.fast.update_of_rows` for one row, whose length is the largest."""
-    scaled = _scaled(weights)
-    across = _size_powers(scaled, powers)
-    length = scaled.length.clamp_min(torch.finfo(weights.dtype).tiny ** 0.5)
-    along = (scaled.unit * gradients).sum(-1, keepdim=True) / (length * length)
+    unit, length, largest = _scaled(weights)
+    across = _size_powers(powers, length, largest)
+    length = length.clamp_min(torch.finfo(weights.dtype).tiny ** 0.5)
+    along = (unit * gradients).sum(-1, keepdim=True) / (length * length)
     along = along * (across * excess)
-    torch.addcmul(scaled.unit.mul_(along), gradients, across, out=gradients)
+    torch.addcmul(unit.mul_(along), gradients, across, out=gradients)
 
 
 def _unbalanced_rule(depths: Depths, outputs: int) -> Apply:

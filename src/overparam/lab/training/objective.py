@@ -7,7 +7,6 @@ weights ``(runs, m, n)``. Full batch; the paper's sections 3 and 8.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,18 +120,19 @@ class _Blocks:
         self._longest = blocks[0].shape[1]
         self._blocks = blocks if self._by_columns else [block.contiguous() for block in blocks]
         self._features = [block[: self.inputs].mT for block in self._blocks]
-        self.spaces: dict[int, _Space] = {}
+        # By number of runs: [W, -1], residuals, and scratch of their size.
+        self.spaces: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def residuals(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield each block of features ``(b, n)`` with its residuals ``(runs*m, b)``.
 
         The third tensor is scratch of the shape of the residuals. The next block overwrites both.
         """
-        space = self.spaces.get(flat.shape[0]) or self._allocate(flat)
-        space.extended[:, : self.inputs] = flat
+        extended, *buffers = self.spaces.get(flat.shape[0]) or self._allocate(flat)
+        extended[:, : self.inputs] = flat
         for block, features in zip(self._blocks, self._features, strict=True):
-            residual, scratch = (self._part(each, block.shape[1]) for each in space[1:])
-            yield features, torch.mm(space.extended, block, out=residual), scratch
+            residual, scratch = (self._part(each, block.shape[1]) for each in buffers)
+            yield features, torch.mm(extended, block, out=residual), scratch
 
     def _part(self, buffer: Tensor, size: int) -> Tensor:
         """The start of a buffer as ``(runs*m, size)``."""
@@ -140,7 +140,7 @@ class _Blocks:
             return buffer[: buffer.shape[0] // self._longest * size].view(size, -1).mT
         return buffer[: buffer.shape[0] // self._longest * size].view(-1, size)
 
-    def _allocate(self, flat: Tensor) -> _Space:
+    def _allocate(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The number of runs changes only when runs diverge, and between methods that ask for the
         # loss of a part of them.
         while len(self.spaces) >= _MOST_SPACES:
@@ -148,16 +148,8 @@ class _Blocks:
         runs = flat.shape[0]
         signs = -torch.eye(self.outputs).repeat(runs // self.outputs, 1).to(flat)
         extended = torch.cat((flat, signs), dim=1)
-        buffers = (flat.new_empty(runs * self._longest) for _ in range(2))
-        return self.spaces.setdefault(runs, _Space(extended, *buffers))
-
-
-class _Space(NamedTuple):
-    """What one number of runs needs: ``[W, -1]``, residuals and scratch of their size."""
-
-    extended: Tensor
-    residual: Tensor
-    scratch: Tensor
+        residual, scratch = (flat.new_empty(runs * self._longest) for _ in range(2))
+        return self.spaces.setdefault(runs, (extended, residual, scratch))
 
 
 def signed_power_(error: Tensor, exponent: float, scratch: Tensor | None = None) -> Tensor:

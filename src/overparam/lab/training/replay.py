@@ -70,7 +70,7 @@ class Stepper:
                 self._graphs[length] = self._capture(
                     lambda lanes: self._batch.steps(length, sizes, lanes)
                 )
-                self._alive += self._batch.buffers()
+                self._alive += self._batch.objective.buffers()
             except RuntimeError as error:
                 _log.warning(
                     "the steps cannot be captured as a CUDA graph, so they run eagerly: %s", error
