@@ -15,7 +15,7 @@ import pytest
 from support.uci_files import batches, ethanol_lines, fetch_in_processes, small_ethanol, zipped
 
 from overparam import data
-from overparam.data import _files
+from overparam.data import _known
 from overparam.data._text import zip_members
 from overparam.data.abalone import ABALONE, parse_abalone
 from overparam.data.errors import ContentError
@@ -56,7 +56,7 @@ def test_download_fills_the_cache_once(
     def refuse(*_: object) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(_files, "fetch_content", refuse)
+    monkeypatch.setattr(_known, "fetch_content", refuse)
     again = data.load("ethanol")
     assert again.origin == f"cache: {cache / 'ethanol.dat'}"
     assert again.fingerprint == problem.fingerprint
@@ -111,8 +111,8 @@ def test_faulty_server_leaves_the_cache_as_it_was(
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_files, "SILENCE_SECONDS", 0.4)
-    monkeypatch.setattr(_files, "TOTAL_SECONDS", 0.5 if fault == "drip" else 20.0)
+    monkeypatch.setattr(_known, "SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr(_known, "TOTAL_SECONDS", 0.5 if fault == "drip" else 20.0)
     monkeypatch.setitem(_DATASETS, "ethanol", small_ethanol(f"{server}/{fault}.zip"))
     with pytest.raises(data.DataError, match=message) as caught:
         data.load("ethanol")
@@ -260,4 +260,4 @@ else:
 def test_cache_folder_without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OVERPARAM_CACHE")
     pooch = importlib.import_module("pooch")
-    assert _files.cache_folder() == Path(pooch.os_cache("overparam"))
+    assert _known.cache_folder() == Path(pooch.os_cache("overparam"))

@@ -80,7 +80,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
             raise ConnectionError(f"{url} does not answer")
         return held[url]
 
-    monkeypatch.setattr("overparam.data._files.fetch_content", fetch)
+    monkeypatch.setattr("overparam.data._known.fetch_content", fetch)
     return held
 
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from overparam.data._files import FOLDER_VARIABLE, KnownFile, Location, download, locate, needed
+from overparam.data._known import FOLDER_VARIABLE, KnownFile, Location, download, locate, needed
 from overparam.data.errors import ContentError, DataError, DataUnavailable
 from overparam.data.images import ImageData
 from overparam.data.regression import RegressionData

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from overparam._files import write_whole
-from overparam.data._files import KnownFile, read_file, sha256_of
+from overparam.data._known import KnownFile, read_file, sha256_of
 from overparam.data.errors import ContentError, line_error
 from overparam.data.regression import fingerprint
 

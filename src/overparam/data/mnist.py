@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from overparam.data._dataset import ImageDataset
-from overparam.data._files import KnownFile, sha256_of
+from overparam.data._known import KnownFile, sha256_of
 from overparam.data._text import kind_of_file
 from overparam.data.errors import ContentError
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from overparam._words import did_you_mean
-from overparam.data._files import read_file
+from overparam.data._known import read_file
 from overparam.data._text import finite_number, kind_of_file
 from overparam.data.errors import DataError, import_extra, shorten
 from overparam.data.regression import RegressionData

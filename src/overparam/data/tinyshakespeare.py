@@ -6,7 +6,7 @@ import functools
 
 from torch import Tensor
 
-from overparam.data._files import KnownFile, download, locate
+from overparam.data._known import KnownFile, download, locate
 from overparam.data.errors import ContentError, DataError
 
 _FILE = KnownFile(

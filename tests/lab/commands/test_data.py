@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from overparam.data._files import cache_folder, data_folder
+from overparam.data._known import cache_folder, data_folder
 from overparam.lab.cli import main
 
 
@@ -39,7 +39,7 @@ def test_a_cache_that_cannot_be_written_is_found_before_the_download(tmp_path, m
     (tmp_path / "cache").write_text("in the way")
     monkeypatch.setenv("OVERPARAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OVERPARAM_DATA", raising=False)
-    monkeypatch.setattr("overparam.data._files.fetch_content", None)
+    monkeypatch.setattr("overparam.data._known.fetch_content", None)
     assert main(["data", "fetch", "ethanol", "mnist"]) == 2
     out = capsys.readouterr().out
     assert out.count("File exists; make room there or set OVERPARAM_CACHE") == 2
