@@ -161,14 +161,5 @@ class ImageDataset(Dataset[ImageData]):
 
     def _data(self, tensors: Sequence[Tensor], origin: str) -> ImageData:
         images, labels, test_images, test_labels = tensors
-        return ImageData(
-            self.name,
-            self.title,
-            images,
-            labels.long(),
-            test_images,
-            test_labels.long(),
-            self.outputs,
-            self.source,
-            origin,
-        )
+        parts = (images, labels.long(), test_images, test_labels.long())
+        return ImageData(self.name, self.title, *parts, self.outputs, self.source, origin)
