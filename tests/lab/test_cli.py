@@ -309,7 +309,7 @@ def test_an_interrupt_before_training_is_an_exit_status(command, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "find_optimum", interrupted)
+    monkeypatch.setattr(prepare, "_optimum", interrupted)
     assert command("run", *SMALL)[0] == 130
 
 
