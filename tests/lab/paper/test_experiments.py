@@ -8,8 +8,6 @@ import pytest
 from support.reproduce_curves import OPTIMUM, STUDIES, best_rate, depths, study_result
 
 from overparam.lab.paper import (
-    adam,
-    adaptive,
     controls,
     depth_map,
     emulation,
@@ -168,14 +166,14 @@ def test_depth_against_adaptive_methods():
         "l4-tuned": study_result("l4-tuned", depths(0.3, 0.2, 0.1)),
         "l4-adaptive": study_result("l4-adaptive", {"adagrad": 0.2, "adadelta": 0.05}),
     }
-    assert verdicts(adaptive.report(results)) == ["mixed"]
+    assert verdicts(tuned.adaptive_report(results)) == ["mixed"]
 
 
 def test_depth_for_adam():
     ends = {"adam": 0.3, "adam+factors:2": 0.2, "adam+factors:3": 0.1}
-    assert verdicts(adam.report({"l4-adam": study_result("l4-adam", ends)})) == ["yes"]
+    assert verdicts(tuned.adam_report({"l4-adam": study_result("l4-adam", ends)})) == ["yes"]
     same = dict.fromkeys(ends, 0.2)
-    assert verdicts(adam.report({"l4-adam": study_result("l4-adam", same)})) == ["too early"]
+    assert verdicts(tuned.adam_report({"l4-adam": study_result("l4-adam", same)})) == ["too early"]
 
 
 def test_initialization():

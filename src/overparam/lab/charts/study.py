@@ -50,7 +50,9 @@ def distance_chart(
     shown = (pl.col("step") > 0) & pl.col("high").is_finite() & (pl.col("low") > 0)
     distance = table.filter(shown)
     several_seeds = (distance["high"] > distance["low"]).any()
-    highlight = _highlight()
+    # Clicking a line, or a name in the legend, singles out a method.
+    highlight = alt.selection_point(fields=["label"])
+    opacity = alt.condition(highlight, alt.value(1.0), alt.value(0.12))
     steps = _range(distance, "step")
     direct = labels_fit(len(looks), _HEIGHT)
     lines = line_encodings(looks, None if direct else alt.Legend(title="Method, best first"))
@@ -62,11 +64,11 @@ def distance_chart(
             axis=log_axis(*steps),
         ),
         color=lines["color"],
-        opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
+        opacity=opacity,
     )
     y = log_y("median:Q", "Loss above the optimum", distance, "low", "high")
-    marked = base.mark_line().add_params(highlight)
-    drawn = marked.encode(
+    drawn = base.mark_line().add_params(highlight)
+    drawn = drawn.encode(
         y=y,
         strokeDash=lines["strokeDash"],
         strokeWidth=lines["strokeWidth"],
@@ -87,7 +89,7 @@ def distance_chart(
                 x="step:Q",
                 y="median:Q",
                 color=lines["color"],
-                opacity=alt.condition(highlight, alt.value(1.0), alt.value(0.12)),
+                opacity=opacity,
                 shape=shapes(optimizers),
             )
         )
@@ -109,7 +111,7 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
     worked = sensitivity.filter(pl.col("median").is_finite() & (pl.col("failed") < pl.col("seeds")))
     worked = _above_optimum(worked, optimum)
     failed = sensitivity.filter(pl.col("failed") > 0).drop("median")
-    highlight = _highlight(bind="legend")
+    highlight = alt.selection_point(fields=["label"], bind="legend")
     rates = _range(sensitivity, "rate")
     scale = alt.Scale(type="log", nice=False, domain=rates)
     opacity = alt.condition(highlight, alt.value(1.0), alt.value(0.12))
@@ -154,29 +156,18 @@ def rate_chart(curves: pl.DataFrame, optimum: float) -> alt.TopLevelMixin:
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
     labels = {name: label_of(name) for name in table["method"].unique()}
-    return table.with_columns(pl.col("method").replace_strict(labels).alias("label"))
+    return table.with_columns(label=pl.col("method").replace_strict(labels))
 
 
 def _above_optimum(table: pl.DataFrame, optimum: float) -> pl.DataFrame:
     """Losses minus the optimum, kept above zero because the axis is logarithmic."""
     columns = [name for name in ("median", "low", "high") if name in table.columns]
-    least = optimum * 1e-15
-    return table.with_columns(
-        *((pl.col(name) - optimum).clip(lower_bound=least).alias(name) for name in columns)
-    )
+    return table.with_columns((pl.col(columns) - optimum).clip(lower_bound=optimum * 1e-15))
 
 
 def rounded(table: pl.DataFrame) -> pl.DataFrame:
     """Numbers rounded to five digits, which is more than a chart shows and keeps the page small."""
-    floats = [name for name, kind in table.schema.items() if kind == pl.Float64]
-    return table.with_columns(pl.col(floats).round_sig_figs(5))
-
-
-def _highlight(bind: str | None = None) -> alt.Parameter:
-    """Clicking a line, or a name in the legend, singles out a method."""
-    if bind is None:
-        return alt.selection_point(fields=["label"])
-    return alt.selection_point(fields=["label"], bind="legend")
+    return table.with_columns(pl.col(pl.Float64).round_sig_figs(5))
 
 
 def log_y(field: str, title: str, table: pl.DataFrame, *columns: str) -> alt.Y:

@@ -188,11 +188,10 @@ def _prepared(
         of_network = network_jobs(network, images.fingerprint, folder / NETWORK)
         result = functools.partial(load_result, network, of_network, len(images.test_images))
     jobs: dict[str, Sequence[Job]] = {name: jobs_of(prepared[name]) for name in wanted}
-    needs = {
-        name: [study for study in studies if EXPERIMENTS[name].needs(study)] for name in chosen
-    }
     if NETWORK in chosen:
-        jobs[NETWORK], needs[NETWORK] = of_network, [NETWORK]
+        jobs[NETWORK] = of_network
+    names = [*studies, NETWORK]
+    needs = {name: list(filter(EXPERIMENTS[name].needs, names)) for name in chosen}
     with single_thread():  # as the page says about its seconds
         # Before the training, because its seconds are measured, and other work would distort them.
         baselines = baselines_of(prepared, folder)
@@ -201,7 +200,7 @@ def _prepared(
         lead(scale, raw.title),
         reading(scale),
         remarks,
-        studies,
+        names,
         prepared,
         baselines,
         result,

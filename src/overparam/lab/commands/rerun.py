@@ -13,10 +13,10 @@ from rich.console import Console
 from overparam.lab.jobs import StudyJob, load_curves, study_jobs
 from overparam.lab.paper.claims import chance_of_order
 from overparam.lab.paper.controls import KINDS
-from overparam.lab.paper.experiments import EXPERIMENTS, StoredResults
+from overparam.lab.paper.experiments import EXPERIMENTS, NETWORK, StoredResults
 from overparam.lab.paper.late_phase import predicted_speedup
 from overparam.lab.paper.network import NetworkResult
-from overparam.lab.paper.page import Missing, answer, write_reproduction
+from overparam.lab.paper.page import answer, write_reproduction
 from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.scale import Scale
 from overparam.lab.paper.second_order import load_or_compute_baseline
@@ -60,7 +60,7 @@ class Rerun:
         lead: the paragraph below the title of the page.
         reading: how its verdicts are made.
         remarks: sentences about this run as a whole.
-        studies: the names of all studies at this scale.
+        studies: the names of all studies at this scale, with that of the network.
         prepared: the studies that are trained now or were before, by name.
         baselines: the second-order baselines of these studies.
         network: loads the curves of the network, if all are stored; None if it is neither trained
@@ -107,24 +107,24 @@ class Rerun:
             say(console, f"\n{report.title}")
             for claim in report.claims:
                 say_verdict(console, claim.verdict, claim.statement, [f"{claim.number}."])
-        for experiment in missing.values():
-            say(console, f"\n{experiment.title}")
+        for name, command in missing.items():
+            say(console, f"\n{EXPERIMENTS[name].title}")
             say_verdict(console, "not finished", "This command completes it:")
-            say(console, f"    {experiment.command}")  # whole, so that it can be copied
+            say(console, f"    {command}")  # whole, so that it can be copied
         say(console, f"\nReport: {self.folder / 'report.html'}")
 
     def _write_page(
         self, stored: StoredResults
-    ) -> tuple[dict[str, ExperimentReport], dict[str, Missing]]:
+    ) -> tuple[dict[str, ExperimentReport], dict[str, str]]:
         reports: dict[str, ExperimentReport] = {}
-        missing: dict[str, Missing] = {}
+        missing: dict[str, str] = {}
         for name, experiment in EXPERIMENTS.items():
             if experiment.finished(stored, self.studies):
                 if name not in self.reports:
                     self.reports[name] = experiment.report(stored)
                 reports[name] = self.reports[name]
             else:
-                missing[name] = Missing(experiment.title, self.completing(name))
+                missing[name] = self.completing(name)
         write_reproduction(
             self.folder,
             reports=reports,
@@ -137,7 +137,7 @@ class Rerun:
 
     def _stored(self) -> StoredResults:
         """Everything that is finished."""
-        results: dict[str, StudyResult] = {}
+        results: dict[str, StudyResult | NetworkResult] = {}
         for name, ready in self.prepared.items():
             finished = all(job.finished() for job in jobs_of(ready))
             ready.write_manifest(finished, ready.seconds)
@@ -147,7 +147,9 @@ class Rerun:
                     predicted_speedup, ready.data, ready.optimum.weight, ready.study.power
                 )
                 results[name] = StudyResult(ready.study, curves, ready.optimum.loss, predict)
-        return StoredResults(results, *self.baselines, self.network() if self.network else None)
+        if self.network and (network := self.network()):
+            results[NETWORK] = network
+        return StoredResults(results, *self.baselines)
 
 
 def lead(scale: Scale, title: str) -> str:

@@ -23,6 +23,10 @@ class Evidence:
     text: str
     agrees: bool | None
 
+    def but(self, text: str, agrees: bool | None = None) -> Evidence:
+        """The evidence with another sentence behind it, by default one that leaves it undecided."""
+        return Evidence(f"{self.text} {text}", agrees)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -107,28 +111,28 @@ def too_early(evidence: Evidence, iterations: int, needed: int) -> Evidence:
     """
     if iterations >= needed:
         return evidence
-    return Evidence(f"{evidence.text} Too early to tell before {needed:,} iterations.", None)
+    return evidence.but(f"Too early to tell before {needed:,} iterations.")
 
 
 def undecided_at_edge(
-    evidence: Evidence, names: tuple[str, str], edges: tuple[bool, bool]
+    evidence: Evidence, better: tuple[str, bool], worse: tuple[str, bool]
 ) -> Evidence:
     """The evidence, undecided if a wider grid might help the method that is behind.
 
     Args:
         evidence: from :func:`order`.
-        names: the method that should be lower, and the other one.
-        edges: whether the best lr of each is the smallest or the largest tried.
+        better: the method that should be lower, and whether its best lr is the smallest or the
+            largest tried.
+        worse: the same for the other one.
 
     Example:
-        >>> undecided_at_edge(Evidence("A is below B.", True), ("A", "B"), (False, True))
+        >>> undecided_at_edge(Evidence("A is below B.", True), ("A", False), ("B", True))
         Evidence(text='A is below B. But the best lr of B is at the edge of the grid.', agrees=None)
     """
-    behind = 1 if evidence.agrees else 0
-    if evidence.agrees is None or not edges[behind]:
+    behind, at_edge = worse if evidence.agrees else better
+    if evidence.agrees is None or not at_edge:
         return evidence
-    text = f"{evidence.text} But the best lr of {names[behind]} is at the edge of the grid."
-    return Evidence(text, None)
+    return evidence.but(f"But the best lr of {behind} is at the edge of the grid.")
 
 
 def order_of_shares(
@@ -162,8 +166,10 @@ def order_of_shares(
     error = sqrt(sum(share * (1 - share) for share in shares) / count)
     if abs(shares[0] - shares[1]) >= 2 * error:
         return found
-    text = f"{found.text} On a sample of {count:,} this is less than two standard errors"
-    return Evidence(f"{text} of the difference ({2 * error:.2g}): too small to tell.", None)
+    return found.but(
+        f"On a sample of {count:,} this is less than two standard errors of the difference "
+        f"({2 * error:.2g}): too small to tell."
+    )
 
 
 def within(text: str, value: Interval, low: float, high: float) -> Evidence:

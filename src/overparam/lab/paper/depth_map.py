@@ -77,6 +77,8 @@ def depth_table(results: list[StudyResult]) -> pl.DataFrame:
             if method.depth_kind == "plain":
                 continue
             found = speed_up(result.curves, result.optimum, name, method.optimizer)
+            at_edge = edges[name], edges[method.optimizer]
+            lawful = method.optimizer in LAWFUL
             rows.append(
                 {
                     "data": result.study.data,
@@ -86,14 +88,10 @@ def depth_table(results: list[StudyResult]) -> pl.DataFrame:
                     "speed_up": found.median,
                     "low": found.low,
                     "high": found.high,
-                    "outcome": _outcome(
-                        found, _grid_step(result.study), edges[name], edges[method.optimizer]
-                    ),
+                    "outcome": _outcome(found, _grid_step(result.study), *at_edge),
                     "waits": is_near_start(result.curves, result.optimum, name),
-                    "edge": edges[name] or edges[method.optimizer],
-                    "predicted": result.predict(method.depth)
-                    if method.optimizer in LAWFUL
-                    else None,
+                    "edge": any(at_edge),
+                    "predicted": result.predict(method.depth) if lawful else None,
                 }
             )
     return pl.DataFrame(rows, schema_overrides={"predicted": pl.Float64})

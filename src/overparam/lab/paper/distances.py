@@ -69,6 +69,16 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.median(values), min(values), max(values))
 
 
+def span(values: Sequence[float]) -> str:
+    """The smallest and the largest of some numbers of iterations.
+
+    Example:
+        >>> span([1000, 20.4]), span([7, 7])
+        ('20 to 1,000', '7')
+    """
+    return " to ".join(dict.fromkeys(f"{end:,.0f}" for end in (min(values), max(values))))
+
+
 def at_horizon(curves: pl.DataFrame, iterations: int) -> pl.DataFrame:
     """The curves as they would be if training had ended earlier.
 

@@ -17,21 +17,26 @@ from overparam.lab.paper.distances import (
     is_near_start,
     largest_lags,
     seed_distances,
+    span,
     tuned_distances,
 )
 from overparam.lab.paper.results import ExperimentReport, StudyResult
 from overparam.lab.paper.shifts import shifted_gap
 from overparam.lab.paper.studies import FIXED_RATES, WIDE
-from overparam.lab.paper.tables import distances_against_authors, series, series_chart
+from overparam.lab.paper.tables import (
+    beside_authors,
+    distances_against_authors,
+    series,
+    series_chart,
+)
 from overparam.lab.report.page import Section
-
-STUDIES = ("l2-fixed", "l2-fixed-wide", "l4-fixed", "l4-fixed-wide")
 
 _AUTHORS_ITERATIONS = 250_000
 _AUTHORS = {
     "l2": {"gd": "not shown", "factors:2": "1.2e-2", "factors:3": "9e-3"},
     "l4": {"gd": "not shown", "factors:2": "0.21", "factors:3": "0.145"},
 }
+_NARROW = {"gd": "1 layer", "factors:2": "2 layers, width 1", "factors:3": "3 layers, width 1"}
 # Two curves within 10 % of each other look the same, on the paper's axes too.
 _SAME = 1.1
 
@@ -42,8 +47,9 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
     sections = []
     for loss in ("l2", "l4"):
         narrow, wide = results[f"{loss}-fixed"], results[f"{loss}-fixed-wide"]
-        rule += _same(loss, narrow, "rule", narrow, "factors", "rule", "layers")
-        width += _same(loss, wide, "factors", narrow, "factors", f"width {WIDE}", "width 1")
+        rule += _same(loss, {"rule": (narrow, "rule"), "layers": (narrow, "factors")})
+        kinds = {f"width {WIDE}": (wide, "factors"), "width 1": (narrow, "factors")}
+        width += _same(loss, kinds)
         faster += _faster(loss, narrow)
         sections.append(_section(loss, narrow, wide))
     step = "at one learning rate"
@@ -80,31 +86,28 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
     )
 
 
-def _same(
-    loss: str, first: StudyResult, kind: str, second: StudyResult, other_kind: str, *names: str
-) -> list[Evidence]:
+def _same(loss: str, kinds: Mapping[str, tuple[StudyResult, str]]) -> list[Evidence]:
     """How far apart two kinds of depth are at depth 2 and 3: at the end, and at most."""
     found = []
     for depth in (2, 3):
         ours, theirs = (
-            above_round_off(seed_distances(result.curves, result.optimum, f"{name}:{depth}"))
-            for result, name in ((first, kind), (second, other_kind))
+            above_round_off(seed_distances(result.curves, result.optimum, f"{kind}:{depth}"))
+            for result, kind in kinds.values()
         )
-        where = f"{loss.upper()}, depth {depth}, {names[0]} over {names[1]}"
-        last = first.study.iterations
+        where = f"{loss.upper()}, depth {depth}, {' over '.join(kinds)}"
+        last = next(iter(kinds.values()))[0].study.iterations
         lost = [sum(c["step"][-1] < last for c in curves.values()) for curves in (ours, theirs)]
         if any(lost):
-            counts = ", ".join(f"{n} of {name}" for n, name in zip(lost, names, strict=True))
+            counts = ", ".join(f"{n} of {name}" for n, name in zip(lost, kinds, strict=True))
             text = f"{where}: of {len(ours)} seeds each, {counts} diverge."
             found.append(Evidence(text, False if sorted(lost) == [0, len(ours)] else None))
-            continue
-        if not all(map(has_left_start, (*ours.values(), *theirs.values()))):
+        elif not all(map(has_left_start, (*ours.values(), *theirs.values()))):
             # The curves may agree only because nothing has happened yet.
             found.append(Evidence(f"{where}: a seed is still near its start.", None))
-            continue
-        ends, _ = curve_gap(ours, theirs)
-        found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
-        found.append(_same_up_to_a_shift(where, ours, theirs, last))
+        else:
+            ends, _ = curve_gap(ours, theirs)
+            found.append(within(f"{where}, last distance", ends, 1 / _SAME, _SAME))
+            found.append(_same_up_to_a_shift(where, ours, theirs, last))
     return found
 
 
@@ -112,12 +115,12 @@ def _same_up_to_a_shift(
     where: str, ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterations: int
 ) -> Evidence:
     """Whether the curves of each seed are one, once shifted in time; the sentence has the shift."""
-    pairs = [shifted_gap(curve, theirs[seed]) for seed, curve in ours.items()]
-    shifts = sorted(shift for shift, _ in pairs)
-    shown = " to ".join(dict.fromkeys(f"{shift:,.0f}" for shift in (shifts[0], shifts[-1])))
-    moved = f"shifted by {shown} of {iterations:,} iterations" if any(shifts) else "without a shift"
-    ratios = interval([ratio for _, ratio in pairs])
-    way = within(f"{where}, largest ratio along the way, {moved}", ratios, 1, _SAME)
+    shifts, ratios = zip(
+        *(shifted_gap(curve, theirs[seed]) for seed, curve in ours.items()), strict=True
+    )
+    moved = f"shifted by {span(shifts)} of {iterations:,} iterations"
+    text = f"{where}, largest ratio along the way, {moved if any(shifts) else 'without a shift'}"
+    way = within(text, interval(ratios), 1, _SAME)
     return way if way.agrees else Evidence(way.text + _lag(ours, theirs, iterations), way.agrees)
 
 
@@ -129,8 +132,7 @@ def _lag(ours: dict[int, pl.DataFrame], theirs: dict[int, pl.DataFrame], iterati
         return ""
     clauses = []
     if finite:
-        ends = dict.fromkeys(f"{lag:,.0f}" for lag in (min(finite), max(finite)))
-        clauses.append(f"catches up {' to '.join(ends)} of {iterations:,} iterations later")
+        clauses.append(f"catches up {span(finite)} of {iterations:,} iterations later")
     if len(finite) < len(lags):
         clauses.append(f"never catches up in {len(lags) - len(finite)} of {len(lags)} seeds")
     return f" Where they are further apart, the higher one {' and '.join(clauses)}."
@@ -162,30 +164,24 @@ def distance_lines(narrow: StudyResult, wide: StudyResult) -> list[pl.DataFrame]
     Returns:
         Lines for :func:`~overparam.lab.paper.tables.series_chart`.
     """
-    lines = [series(narrow, "gd", "1 layer")]
-    for depth in (2, 3):
+    lines = [series(narrow, "gd", _NARROW["gd"])]
+    for depth, factors in ((2, "factors:2"), (3, "factors:3")):
         lines += [
             series(narrow, f"rule:{depth}", f"Rule of depth {depth}"),
-            series(narrow, f"factors:{depth}", f"{depth} layers, width 1"),
-            series(wide, f"factors:{depth}", f"{depth} layers, width {WIDE}"),
+            series(narrow, factors, _NARROW[factors]),
+            series(wide, factors, f"{depth} layers, width {WIDE}"),
         ]
     return lines
 
 
 def _section(loss: str, narrow: StudyResult, wide: StudyResult) -> Section:
-    lines = distance_lines(narrow, wide)
-    distances = tuned_distances(narrow.curves, narrow.optimum)
-    rows = [
-        (str(line["label"][0]), distances[method], _AUTHORS[loss][method])
-        for method, line in (("gd", lines[0]), ("factors:2", lines[2]), ("factors:3", lines[5]))
-    ]
-    chart = series_chart(
-        lines,
-        f"{loss.upper()} distance from the optimum against iterations at one learning rate.",
-    )
+    rows = beside_authors(narrow, _AUTHORS[loss], _NARROW)
     return Section(
         f"{loss.upper()} at lr = {FIXED_RATES[loss]:g}",
-        distances_against_authors(rows, narrow.study.iterations, _AUTHORS_ITERATIONS),
-        chart,
+        distances_against_authors(rows, narrow, _AUTHORS_ITERATIONS),
+        series_chart(
+            distance_lines(narrow, wide),
+            f"{loss.upper()} distance from the optimum against iterations at one learning rate.",
+        ),
         "Line: median over seeds. Band: smallest to largest. Both axes are logarithmic.",
     )

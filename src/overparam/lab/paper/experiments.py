@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
 from overparam.lab.paper import (
-    adam,
-    adaptive,
     controls,
     depth_map,
     emulation,
@@ -18,7 +17,9 @@ from overparam.lab.paper import (
     network,
     tuned,
 )
-from overparam.lab.paper.results import ExperimentReport, StudyResult
+from overparam.lab.paper.results import ExperimentReport
+
+NETWORK, MAP, MECHANISM = "network", "map", "mechanism"
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,15 @@ class StoredResults:
     """Everything that is finished.
 
     Attributes:
-        results: finished studies by name.
+        results: a :class:`~overparam.lab.paper.results.StudyResult` for each finished study, by
+            name; a :class:`~overparam.lab.paper.network.NetworkResult` for that of the network.
         baselines: curves of the second-order baselines by loss, l2 and l4.
         seconds: seconds per iteration by loss and method.
-        network: the convolutional network, or None if it is not finished.
     """
 
-    results: Mapping[str, StudyResult]
+    results: Mapping[str, Any]
     baselines: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    network: network.NetworkResult | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,17 @@ class Experiment:
 
     Attributes:
         title: what the page calls it while it is not finished.
-        needs: whether it needs the study of a given name.
+        studies: how the names of the studies begin that it needs.
         report: makes its claims and sections from finished studies.
     """
 
     title: str
-    needs: Callable[[str], bool]
+    studies: tuple[str, ...]
     report: Callable[[StoredResults], ExperimentReport]
+
+    def needs(self, study: str) -> bool:
+        """Whether it needs the study of this name."""
+        return study.startswith(self.studies)
 
     def finished(self, stored: StoredResults, studies: Collection[str]) -> bool:
         """Whether every study that the experiment needs is finished.
@@ -59,61 +63,39 @@ class Experiment:
             stored: what is finished.
             studies: the names of all studies at this scale.
         """
-        needed = [name for name in studies if self.needs(name)]
-        return bool(needed) and all(name in stored.results for name in needed)
-
-
-@dataclass(frozen=True)
-class NetworkExperiment(Experiment):
-    """The experiment on the convolutional network, which has a study of its own kind."""
-
-    def finished(self, stored: StoredResults, studies: Collection[str]) -> bool:
-        """Whether every run of the network is stored."""
-        return stored.network is not None
+        needed = set(filter(self.needs, studies))
+        return bool(needed) and needed <= stored.results.keys()
 
 
 def _of_studies(
     title: str,
-    studies: Collection[str],
-    report: Callable[[Mapping[str, StudyResult]], ExperimentReport],
+    studies: tuple[str, ...],
+    report: Callable[[Mapping[str, Any]], ExperimentReport],
 ) -> Experiment:
     """An experiment that needs finished studies and nothing else."""
-    return Experiment(title, lambda name: name in studies, lambda stored: report(stored.results))
+    return Experiment(title, studies, lambda stored: report(stored.results))
 
 
-def _network_report(stored: StoredResults) -> ExperimentReport:
-    if stored.network is None:
-        raise ValueError("the network is not finished; train it first.")
-    return network.report(stored.network)
-
-
-NETWORK, MAP, MECHANISM = "network", "map", "mechanism"
 EXPERIMENTS: dict[str, Experiment] = {
-    "emulation": _of_studies("The rule against layers", emulation.STUDIES, emulation.report),
+    "emulation": _of_studies("The rule against layers", ("l2-fixed", "l4-fixed"), emulation.report),
     "tuned": _of_studies("L2 and L4 with tuned learning rates", tuned.STUDIES, tuned.report),
-    "adaptive": _of_studies("AdaGrad and AdaDelta", adaptive.STUDIES, adaptive.report),
+    "adaptive": _of_studies("AdaGrad and AdaDelta", tuned.ADAPTIVE_STUDIES, tuned.adaptive_report),
     "controls": Experiment(
         "Controls that the paper lacks",
-        lambda name: name in controls.STUDIES,
+        tuple(f"{loss}-{kind}" for loss in ("l2", "l4") for kind in controls.KINDS),
         lambda stored: controls.report(stored.results, stored.baselines, stored.seconds),
     ),
-    "adam": _of_studies("Adam on deeper weights", adam.STUDIES, adam.report),
+    "adam": _of_studies("Adam on deeper weights", ("l4-adam",), tuned.adam_report),
     "initialization": _of_studies(
         "Four and eight layers by initialization",
-        initialization.STUDIES + initialization.OPTIONAL_STUDIES,
+        tuple(initialization.STARTS),
         initialization.report,
     ),
-    NETWORK: NetworkExperiment(
-        "The convolutional network on MNIST", lambda name: False, _network_report
+    NETWORK: _of_studies(
+        "The convolutional network on MNIST",
+        (NETWORK,),
+        lambda results: network.report(results[NETWORK]),
     ),
-    MAP: Experiment(
-        "Where depth helps",
-        lambda name: name.startswith("map-"),
-        lambda stored: depth_map.report(stored.results),
-    ),
-    MECHANISM: Experiment(
-        "What it is in depth that helps",
-        lambda name: name.startswith("mechanism-"),
-        lambda stored: mechanism.report(stored.results),
-    ),
+    MAP: _of_studies("Where depth helps", (f"{MAP}-",), depth_map.report),
+    MECHANISM: _of_studies("What it is in depth that helps", (f"{MECHANISM}-",), mechanism.report),
 }

@@ -3,73 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
 
 from overparam.lab.methods import label_of
 from overparam.lab.paper.claims import Claim, Evidence, too_early, within
-from overparam.lab.paper.comparison import compare_tuned
+from overparam.lab.paper.comparison import TUNED, compare_tuned
 from overparam.lab.paper.distances import (
     NEAR_START,
     at_rates,
     best_runs,
     interval,
     seed_distances,
-    tuned_distances,
+    span,
 )
 from overparam.lab.paper.results import ExperimentReport, StudyResult
-from overparam.lab.paper.tables import distances_against_authors, lr_section, series, series_chart
+from overparam.lab.paper.tables import (
+    beside_authors,
+    distances_against_authors,
+    lr_section,
+    series,
+    series_chart,
+)
 from overparam.lab.report.page import Section, html_table
 from overparam.lab.summary import rate_curve
 
-STUDIES = ("l4-near-zero", "l4-residual")
-OPTIONAL_STUDIES = ("l4-identity",)
-
 _AUTHORS_ITERATIONS = 100_000
 _AUTHORS_FLAT = 66_000
-_LAYERS = {"gd": "1 layer", "factors:4": "4 layers"}
+_NEAR_ZERO = {
+    "gd": "0.24",
+    "factors:4": "4.5, flat until 66,000",
+    "factors:8": "stuck at the start",
+}
+_IDENTITY = {"factors:4": "0.20", "factors:8": "0.16"}
+_LAYERS = {"gd": "1 layer", "factors:4": "4 layers", "factors:8": "8 layers"}
+STARTS = {
+    "l4-near-zero": "near zero",
+    "l4-residual": "identity, hidden layers of width 1",
+    "l4-identity": "identity, as wide as the features",
+}
 
 
 def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
     """The claims and the sections on depth 4 and 8 by initialization."""
     near_zero = results["l4-near-zero"]
-    iterations = near_zero.study.iterations
-    near = tuned_distances(near_zero.curves, near_zero.optimum)
-    what = f"L4 distance after {iterations:,} iterations, tuned"
-    starts = {
-        "l4-residual": "identity, hidden layers of width 1",
-        "l4-identity": "identity, as wide as the features",
-    }
-    identities = {study: start for study, start in starts.items() if study in results}
-    lines = [
-        series(near_zero, "gd", "1 layer, near zero"),
-        series(near_zero, "factors:4", "4 layers, near zero"),
-        series(near_zero, "factors:8", "8 layers, near zero"),
-    ]
-    rows = [
-        ("1 layer, near zero", near["gd"], "0.24"),
-        ("4 layers, near zero", near["factors:4"], "4.5, flat until 66,000"),
-        ("8 layers, near zero", near["factors:8"], "stuck at the start"),
-    ]
-    from_identity: list[Evidence] = []
-    for study, start in identities.items():
-        result = results[study]
-        distances = tuned_distances(result.curves, result.optimum)
-        # The full identity is run at fewer learning rates: 1 layer is compared at the same ones.
-        plain = at_rates(near_zero.curves.filter(pl.col("method") == "gd"), result.study.rates)
-        curves = pl.concat([result.curves, plain])
-        from_identity += compare_tuned(
-            StudyResult(result.study, curves, result.optimum),
-            [("factors:8", "factors:4"), ("factors:8", "gd"), ("factors:4", "gd")],
-            what,
-            {"gd": "1 layer"}
-            | {f"factors:{depth}": f"{depth} layers, {start}" for depth in (4, 8)},
-            _AUTHORS_ITERATIONS,
-        )
-        for depth, theirs in ((4, "0.20"), (8, "0.16")):
-            label = f"{depth} layers, {start}"
-            lines.append(series(result, f"factors:{depth}", label))
-            rows.append((label, distances[f"factors:{depth}"], theirs))
+    one_layer = near_zero.curves.filter(pl.col("method") == "gd")
+    starts = {study: start for study, start in STARTS.items() if study in results}
+    lines, rows, from_identity = [], [], []
+    for study, start in starts.items():
+        result, authors = results[study], _IDENTITY
+        labels = {method: f"{label}, {start}" for method, label in _LAYERS.items()}
+        if result is near_zero:
+            authors = _NEAR_ZERO
+        else:
+            # The full identity is run at fewer lrs: 1 layer is compared at the same ones.
+            curves = pl.concat([result.curves, at_rates(one_layer, result.study.rates)])
+            from_identity += compare_tuned(
+                replace(result, curves=curves),
+                [("factors:8", "factors:4"), ("factors:8", "gd"), ("factors:4", "gd")],
+                f"L4 {TUNED}",
+                labels=labels | {"gd": "1 layer"},
+                authors_iterations=_AUTHORS_ITERATIONS,
+            )
+        lines += [series(result, method, labels[method]) for method in authors]
+        rows += beside_authors(result, authors, labels)
     return ExperimentReport(
         "Four and eight layers, near zero and near the identity",
         (
@@ -79,7 +77,11 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 "layers stuck.",
                 (
                     *compare_tuned(
-                        near_zero, [("gd", "factors:4")], what, _LAYERS, _AUTHORS_ITERATIONS
+                        near_zero,
+                        [("gd", "factors:4")],
+                        f"L4 {TUNED}",
+                        labels=_LAYERS,
+                        authors_iterations=_AUTHORS_ITERATIONS,
                     ),
                     _stuck(near_zero),
                     _plateau(near_zero),
@@ -93,24 +95,24 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 tuple(from_identity),
                 "The paper does not say what the identity means for a first layer of 1 x features. "
                 "Here that layer is near zero and the hidden numbers start near 1"
-                + (", or all layers are as wide as the features." if len(identities) > 1 else "."),
+                + (", or all layers are as wide as the features." if len(starts) > 2 else "."),
             ),
         ),
         (
             Section(
                 "L4 with 4 and 8 layers, tuned",
-                distances_against_authors(rows, iterations, _AUTHORS_ITERATIONS)
-                + _best_rates(results, identities),
+                distances_against_authors(rows, near_zero, _AUTHORS_ITERATIONS)
+                + _best_rates(results, starts),
                 series_chart(
                     lines,
                     "L4 distance against iterations for 1, 4 and 8 layers by initialization.",
-                    dashed=[str(line["label"][0]) for line in lines[:3]],
+                    dashed=[f"{label}, near zero" for label in _LAYERS.values()],
                 ),
                 "Line: median over seeds. Band: smallest to largest. Dashed: near zero.",
             ),
             *(
                 lr_section(f"L4 with 4 and 8 layers, {start}", results[study])
-                for study, start in {"l4-near-zero": "near zero", **identities}.items()
+                for study, start in starts.items()
             ),
         ),
     )
@@ -142,23 +144,21 @@ def _failures(result: StudyResult) -> str:
 
 def _plateau(result: StudyResult) -> Evidence:
     """Whether 4 layers wait for more than a tenth of the run until they lose a tenth."""
-    waits = []
+    waits, iterations = [], result.study.iterations
     for curve in seed_distances(best_runs(result.curves), result.optimum, "factors:4").values():
         fallen = curve.filter(pl.col("distance") < NEAR_START * curve["distance"][0])
-        waits.append(float(fallen["step"][0] if len(fallen) else result.study.iterations))
-    wait, iterations = interval(waits), result.study.iterations
-    waited = " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (wait.low, wait.high)))
-    text = (
+        waits.append(float(fallen["step"][0] if len(fallen) else iterations))
+    found = Evidence(
         "4 layers at their best lr lose less than a tenth of the distance in the first "
-        f"{waited} of {iterations:,} iterations; the claim needs more than a tenth of them"
+        f"{span(waits)} of {iterations:,} iterations; the claim needs more than a tenth of them.",
+        min(waits) > 0.1 * iterations,
     )
-    found = Evidence(f"{text}.", wait.low > 0.1 * iterations)
     return _undecided_if_early(found, result, _AUTHORS_FLAT)
 
 
-def _best_rates(results: Mapping[str, StudyResult], identities: Mapping[str, str]) -> str:
+def _best_rates(results: Mapping[str, StudyResult], starts: Mapping[str, str]) -> str:
     rows = []
-    for study, start in {"l4-near-zero": "near zero", **identities}.items():
+    for study, start in starts.items():
         best = best_runs(results[study].curves).select("method", "rate").unique(maintain_order=True)
         rows += [(label_of(method), start, f"{rate:.3g}") for method, rate in best.iter_rows()]
     return html_table(("Method", "Start", "Best lr"), rows)

@@ -65,7 +65,7 @@ def part_table(curves: pl.DataFrame, optimum: float) -> pl.DataFrame:
             {
                 "method": name,
                 "optimizer": optimizer,
-                "part": _part(name, optimizer),
+                "part": name.removeprefix(optimizer).removeprefix("+"),
                 "rate": best[name]["rate"],
                 "edge": best[name]["edge"],
                 **_columns("distance", distance),
@@ -78,11 +78,6 @@ def part_table(curves: pl.DataFrame, optimum: float) -> pl.DataFrame:
 
 def _columns(name: str, value: Interval) -> dict[str, float]:
     return {name: value.median, f"{name}_low": value.low, f"{name}_high": value.high}
-
-
-def _part(name: str, optimizer: str) -> str:
-    """The name of a method without its optimizer."""
-    return "" if name == optimizer else name.removeprefix(f"{optimizer}+")
 
 
 def cell_grid(table: pl.DataFrame, quantity: str) -> tuple[list[str], list[list[str]]]:
@@ -134,10 +129,8 @@ def _title(result: StudyResult) -> str:
 def _claim(studies: list[StudyResult], statement: str) -> Claim:
     evidence = []
     for result in studies:
-        pairs = QUESTIONS[statement]
-        labels = {method: label_of(method) for pair in pairs for method in pair}
-        what = f"{_title(result)}, distance after {result.study.iterations:,} iterations"
-        evidence += compare_tuned(result, pairs, what, labels, 0)
+        what = f"{_title(result)}, distance after {{:,}} iterations"
+        evidence += compare_tuned(result, QUESTIONS[statement], what)
     return Claim(
         statement,
         "Not asked; a question of ours.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from overparam.lab.paper.claims import (
     undecided_at_edge,
     within,
 )
-from overparam.lab.paper.distances import Interval, interval
+from overparam.lab.paper.distances import interval, span
 from overparam.lab.paper.network_charts import (
     error_chart,
     penalty_chart,
@@ -39,11 +39,16 @@ from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.report.page import Section, html_table
 from overparam.lab.summary import tuned
 
-# Two numbers within 10 % of each other look the same on the paper's axis.
-_SAME = 0.1
 _LEVELS = (1.0, 0.5, 0.2, 0.1, 0.05)
 _PAIR = {"product": "product", "plain": "original"}
-_TEST_ERROR = "test error at the end"
+_ORDERED = {
+    "loss": "batch loss at the end (cross-entropy plus penalty, as the authors plot)",
+    "mean_cross_entropy": "cross-entropy, mean over the run",
+    "cross_entropy": "cross-entropy at the end",
+    "test_error": "test error at the end",
+}
+# Two numbers within 10 % of each other look the same on the paper's axis.
+_SAME = (0.9, 1.1)
 
 
 @dataclass(frozen=True)
@@ -128,48 +133,56 @@ def report(result: NetworkResult) -> ExperimentReport:
 
 
 def _acceleration(result: NetworkResult) -> Claim:
-    def compare(quantity: str, what: str, product: str, plain: str) -> Evidence:
-        first, second = (_value(result, name, quantity) for name in (product, plain))
-        return order("product", first, "original", second, what)
-
-    evidence = [
-        compare(quantity, what, "product", "plain")
-        for quantity, what in (
-            ("loss", "batch loss at the end (cross-entropy plus penalty, as the authors plot)"),
-            ("mean_cross_entropy", "cross-entropy, mean over the run"),
-            ("cross_entropy", "cross-entropy at the end"),
-        )
-    ]
-    first, second = (_value(result, name, "test_error") for name in _PAIR)
-    evidence.append(
-        order_of_shares("product", first, "original", second, _TEST_ERROR, result.tested)
-    )
-    pair = ("product_unpenalized", "plain_unpenalized")
+    without = {"product_unpenalized": "product", "plain_unpenalized": "original"}
     what = "cross-entropy without penalty, mean over the run"
-    evidence.append(compare("mean_cross_entropy", what, *pair))
     untuned = f"Only at the authors' learning rate, {result.study.rates[0]:g}: not tuned. "
     return Claim(
         "Replacing each dense weight by a product of two makes the MNIST network train faster.",
         f"Batch loss after {AUTHORS_STEPS:,} steps: original {AUTHORS_LOSS['plain']:g}, "
         f"overparameterized {AUTHORS_LOSS['product']:g}.",
-        tuple(evidence),
+        (
+            *(_order(result, quantity) for quantity in _ORDERED),
+            _order(result, "mean_cross_entropy", without, what=what),
+        ),
         "The batch loss contains the L2 penalty, which says nothing about how well the network "
         "fits. " + (untuned if len(result.study.rates) == 1 else "") + _size_remark(result.study),
     )
 
 
+def _order(
+    result: NetworkResult,
+    quantity: str,
+    names: Mapping[str, str] = _PAIR,
+    rates: Mapping[str, float] = {},
+    what: str = "",
+) -> Evidence:
+    """Whether the first of two methods, by name, ends lower; by default at the first lr."""
+    first, second = (interval(_values(result, m, quantity, rates.get(m))) for m in names)
+    better, worse = names.values()
+    orders = (better, first, worse, second, what or _ORDERED[quantity])
+    return order_of_shares(*orders, result.tested) if quantity == "test_error" else order(*orders)
+
+
 def _is_penalty(result: NetworkResult) -> Claim:
     evidence = []
     for name in AUTHORS_LOSS:
-        label = METHODS[name].label
-        trained, alone = _values(result, name, "penalty"), _alone(result.alone, name)
-        ratio = interval(np.divide(trained, alone).tolist())
-        text = f"{label}: penalty after training over penalty without data"
-        evidence.append(within(text, ratio, 1 - _SAME, 1 + _SAME))
-        share = _value(result, name, "penalty_share")
-        evidence.append(within(f"{label}: share of the penalty in the last loss", share, 0.5, 1))
-        text = f"{label}: share of the steps at which the penalty is most of the loss"
-        evidence.append(within(text, _value(result, name, "penalty_majority"), 0.5, 1))
+        ratio = np.divide(_values(result, name, "penalty"), _alone(result.alone, name))
+        for text, values, low, high in (
+            ("penalty after training over penalty without data", ratio.tolist(), *_SAME),
+            (
+                "share of the penalty in the last loss",
+                _values(result, name, "penalty_share"),
+                0.5,
+                1,
+            ),
+            (
+                "share of the steps at which the penalty is most of the loss",
+                _values(result, name, "penalty_majority"),
+                0.5,
+                1,
+            ),
+        ):
+            evidence.append(within(f"{METHODS[name].label}: {text}", interval(values), low, high))
     penalty, loss = (
         np.subtract(_values(result, "product", what), _values(result, "plain", what))
         for what in ("penalty", "loss")
@@ -177,12 +190,10 @@ def _is_penalty(result: NetworkResult) -> Claim:
     with np.errstate(all="ignore"):  # the last values of a run that diverged are infinite
         share = interval((penalty / loss).tolist())
     text = "Share of the penalty in the difference between the last losses"
-    evidence.append(within(text, share, 1 - _SAME, 1 + _SAME))
-    evidence += _against_authors(result)
     return Claim(
         "The two curves of the paper's figure are the L2 penalty, not the fit.",
         "Not considered; a question of ours.",
-        tuple(evidence),
+        (*evidence, within(text, share, *_SAME), *_against_authors(result)),
         "Once the penalty has become small, what is left is the cross-entropy. "
         + _size_remark(result.study),
     )
@@ -196,28 +207,24 @@ def _against_authors(result: NetworkResult) -> list[Evidence]:
         label = METHODS[name].label
         ratio = interval([penalty / theirs for penalty in _alone(alone, name)])
         text = f"{label}: penalty alone at the paper's size over the paper's {theirs:g}"
-        found.append(within(text, ratio, 1 - _SAME, 1 + _SAME))
+        found.append(within(text, ratio, *_SAME))
         if _is_papers(result.study):
-            loss = [value / theirs for value in _values(result, name, "loss")]
+            loss = interval([value / theirs for value in _values(result, name, "loss")])
             text = f"{label}: trained batch loss over the paper's {theirs:g}"
-            found.append(within(text, interval(loss), 0.5, 2))
+            found.append(within(text, loss, 0.5, 2))
     return found
 
 
 def _tuned(result: NetworkResult) -> Claim:
     errors = last_values(result.curves).with_columns(loss="validation_error", step=pl.lit(0))
     best = {row["method"]: row for row in tuned(errors).to_dicts()}
-    product, plain = (f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items())
-    losses, errors = (
-        [interval(_values(result, key, quantity, best[key]["rate"])) for key in _PAIR]
+    names = {key: f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items()}
+    rates = {key: best[key]["rate"] for key in _PAIR}
+    product, plain = ((name, best[key]["edge"]) for key, name in names.items())
+    evidence = tuple(
+        undecided_at_edge(_order(result, quantity, names, rates), product, plain)
         for quantity in ("mean_cross_entropy", "test_error")
     )
-    orders = (
-        order(product, losses[0], plain, losses[1], "cross-entropy, mean over the run"),
-        order_of_shares(product, errors[0], plain, errors[1], _TEST_ERROR, result.tested),
-    )
-    at_edge = (best["product"]["edge"], best["plain"]["edge"])
-    evidence = tuple(undecided_at_edge(found, (product, plain), at_edge) for found in orders)
     remark = (
         "Each network is at the learning rate with its lowest validation error, out of the same "
         "learning rates."
@@ -240,11 +247,11 @@ def _last_table(result: NetworkResult) -> str:
         "last_batch": "Sum, last batch alone",
         "test_error": "Test error, %",
     }
+    percent = last_values(result.curves).with_columns(pl.col("test_error") * 100)
     rows = []
-    for name in METHODS:
-        cells = [str(_value(result, name, quantity)) for quantity in list(quantities)[:-1]]
-        errors = interval([100 * value for value in _values(result, name, "test_error")])
-        rows.append([METHODS[name].label, *cells, str(errors)])
+    for name, method in METHODS.items():
+        own = percent.filter(method=name)
+        rows.append([method.label, *(str(interval(own[q].to_list())) for q in quantities)])
     note = (
         f"<p class='note'>After {result.study.steps:,} steps; median over seeds and range. The "
         "sum on the last batch alone is what the tutorial prints, here before the step on that "
@@ -270,25 +277,20 @@ def _steps(by_seed: pl.Series) -> str:
     known = by_seed.drop_nulls().to_list()
     if len(known) < len(by_seed):
         return f"{len(known)} of {len(by_seed)} seeds" if known else "not reached"
-    low, high = min(known), max(known)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return span(known)
 
 
 def _values(
     result: NetworkResult, method: str, quantity: str, rate: float | None = None
 ) -> list[float]:
     """The last value of a quantity for each seed, by default at the first learning rate."""
-    at = pl.col("rate") == (rate or result.study.rates[0])
-    return last_values(result.curves.filter(pl.col("method") == method, at))[quantity].to_list()
-
-
-def _value(result: NetworkResult, method: str, quantity: str) -> Interval:
-    return interval(_values(result, method, quantity))
+    runs = result.curves.filter(method=method, rate=rate or result.study.rates[0])
+    return last_values(runs)[quantity].to_list()
 
 
 def _alone(curves: pl.DataFrame, method: str) -> list[float]:
     """The last penalty of each seed, descended alone."""
-    return last_values(curves.filter(pl.col("method") == method))["penalty"].to_list()
+    return last_values(curves.filter(method=method))["penalty"].to_list()
 
 
 def _is_papers(study: NetworkStudy) -> bool:

@@ -56,7 +56,9 @@ def split_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
     free = [name for name, method in METHODS.items() if method.penalty == "none"]
     repeated = pl.col("method").is_in(free) & (pl.col("term") == _TERMS["loss"][0])
     table = _labelled(pl.concat(terms)).filter((pl.col("low") > 0) & ~repeated)
-    drawn = line_encodings(dict(_TERMS.values()), _below(), "term")
+    drawn = line_encodings(
+        dict(_TERMS.values()), alt.Legend(title=None, orient="bottom", columns=3), "term"
+    )
     y = log_y("median:Q", "Mean over batches", table, "low", "high")
     panel = _lines(table, _steps(4), y, drawn, "term").properties(width=205, height=200)
     labels = [METHODS[name].label for name in _names(table)]
@@ -75,8 +77,7 @@ def penalty_chart(
         paper_alone: the same at the paper's size, for a panel of its own; None if that is the size
             of the curves.
     """
-    names = _names(curves)
-    own = over_seeds(alone, "penalty").with_columns(kind=pl.lit(_ALONE))
+    names, own = _names(curves), _penalties(alone)
     trained = over_seeds(curves, "loss").with_columns(kind=pl.lit(_TRAINED))
     both = _labelled(pl.concat([trained, own]).filter(pl.col("low") > 0))
     about = "Batch loss against steps for each network, the penalty descended alone, and the "
@@ -84,15 +85,14 @@ def penalty_chart(
     if paper_alone is None:
         panel = _losses(both, names) + _authors(both, names)
         return styled(panel.properties(width=660, height=420), about)
-    paper = over_seeds(paper_alone, "penalty").with_columns(kind=pl.lit(_ALONE))
-    paper = _labelled(paper.filter(pl.col("method").is_in(list(AUTHORS_LOSS))))
-    left = (_losses(paper, names) + _authors(paper, names)).properties(
-        width=230, height=380, title="The paper's network: penalty alone"
+    paper = _labelled(_penalties(paper_alone.filter(pl.col("method").is_in(list(AUTHORS_LOSS)))))
+    left = _losses(paper, names) + _authors(paper, names)
+    titles = ("The paper's network: penalty alone", "The smaller network of this run")
+    panels = (
+        panel.properties(width=230, height=380, title=title)
+        for panel, title in zip((left, _losses(both, names)), titles, strict=True)
     )
-    right = _losses(both, names).properties(
-        width=230, height=380, title="The smaller network of this run"
-    )
-    return styled(alt.hconcat(left, right, spacing=30), about)
+    return styled(alt.hconcat(*panels, spacing=30), about)
 
 
 def error_chart(curves: pl.DataFrame) -> alt.TopLevelMixin:
@@ -152,6 +152,10 @@ def _lines(
     return alt.LayerChart(layer=[bands, drawn_lines])
 
 
+def _penalties(alone: pl.DataFrame) -> pl.DataFrame:
+    return over_seeds(alone, "penalty").with_columns(kind=pl.lit(_ALONE))
+
+
 def _losses(table: pl.DataFrame, names: list[str]) -> alt.LayerChart:
     """Solid lines for training, dashed lines for the penalty alone."""
     scale = alt.Scale(domain=[_TRAINED, _ALONE], range=[[1, 0], [5, 4]])
@@ -188,14 +192,10 @@ def _drawn(names: list[str]) -> dict[str, Any]:
     return line_encodings(looks, alt.Legend(title="Network"))
 
 
-def _below() -> alt.Legend:
-    return alt.Legend(title=None, orient="bottom", columns=3)
-
-
 def _loss(table: pl.DataFrame) -> alt.Y:
     """The axis of losses, which spans the authors' values too."""
-    ends = pl.DataFrame({"low": list(AUTHORS_LOSS.values()), "high": list(AUTHORS_LOSS.values())})
-    both = pl.concat([table.select("low", "high"), ends])
+    theirs = list(AUTHORS_LOSS.values())
+    both = pl.concat([table.select("low", "high"), pl.DataFrame({"low": theirs, "high": theirs})])
     return log_y("median:Q", "Loss", both, "low", "high")
 
 

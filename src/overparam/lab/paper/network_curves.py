@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -38,18 +39,14 @@ def load_curves(jobs: Sequence[TrialJob]) -> pl.DataFrame:
     rows = []
     for job in jobs:
         outcome, trial = read_outcome(job.file), job.trial
-        run = {"method": trial.method, "rate": trial.lr, "seed": trial.seed}
+        run: dict[str, Any] = {"method": trial.method, "rate": trial.lr, "seed": trial.seed}
         points = [*zip(outcome.curve, outcome.seen, strict=True)]
         if not points:  # diverged before the first one
             points = [((0, math.inf), {"penalty": math.inf, "last_batch": math.inf})]
-        for (step, loss), seen in points:
-            rows.append({**run, "step": step, "cross_entropy": loss, **seen})
-        ends = {name.replace(" ", "_"): value for name, value in (outcome.metrics or {}).items()}
-        rows[-1] |= ends
         if outcome.failure:
-            rows[-len(points) :] = [
-                {**row, "diverged_at": points[-1][0][0]} for row in rows[-len(points) :]
-            ]
+            run["diverged_at"] = points[-1][0][0]
+        rows += [{**run, "step": n, "cross_entropy": loss, **seen} for (n, loss), seen in points]
+        rows[-1] |= {name.replace(" ", "_"): x for name, x in (outcome.metrics or {}).items()}
     return with_loss(pl.DataFrame(rows, schema=CURVES_SCHEMA))
 
 

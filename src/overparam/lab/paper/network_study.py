@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -243,24 +244,12 @@ def network_jobs(study: NetworkStudy, fingerprint: str, folder: Path) -> list[Ne
 
 def training_jobs(study: NetworkStudy, fingerprint: str, folder: Path) -> list[NetworkJob]:
     """One job for each method, lr and seed."""
-    images = (study.data, fingerprint)
-    return [
-        _job(study, method, rate, seed, images, folder)
-        for seed in study.seeds
-        for rate in study.rates
-        for method in METHODS
-    ]
+    return _jobs(study, (study.data, fingerprint), folder)
 
 
 def alone_jobs(study: NetworkStudy, folder: Path) -> list[NetworkJob]:
     """The penalty alone, from the starts of the runs with data."""
-    return [
-        _job(study, method, rate, seed, (), folder)
-        for seed in study.seeds
-        for rate in study.rates
-        for method, (_, _, penalty) in METHODS.items()
-        if penalty != "none"
-    ]
+    return _jobs(study, (), folder)
 
 
 def paper_jobs(study: NetworkStudy, folder: Path) -> list[NetworkJob]:
@@ -269,18 +258,19 @@ def paper_jobs(study: NetworkStudy, folder: Path) -> list[NetworkJob]:
     return [job for job in jobs if job.trial.method in AUTHORS_LOSS]
 
 
-def _job(
-    study: NetworkStudy, method: str, rate: float, seed: int, images: tuple[str, ...], folder: Path
-) -> NetworkJob:
-    data = images[0] if images else NO_DATA
+def _jobs(study: NetworkStudy, images: tuple[str, ...], folder: Path) -> list[NetworkJob]:
     # A wider study finds the runs of a smaller one.
-    own = dataclasses.replace(study, rates=(), seeds=())
+    own, data = dataclasses.replace(study, rates=(), seeds=()), study.data
     if not images:
-        own = dataclasses.replace(own, data=NO_DATA, held_out=0, evaluated=0, device="cpu")
-    problem = own.named_problem(method, data)
-    settings = [_FORMAT, problem, images, dataclasses.astuple(own)]
-    identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    trial = Trial(method, rate, study.steps, seed)
-    return NetworkJob(
-        problem, trial, identity, folder, study.step_seconds(method, data), own, images
-    )
+        data = NO_DATA
+        own = dataclasses.replace(own, data=data, held_out=0, evaluated=0, device="cpu")
+    jobs = []
+    for seed, rate, (method, how) in product(study.seeds, study.rates, METHODS.items()):
+        if images or how.penalty != "none":
+            problem = own.named_problem(method, data)
+            settings = [_FORMAT, problem, images, dataclasses.astuple(own)]
+            identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+            trial = Trial(method, rate, study.steps, seed)
+            seconds = study.step_seconds(method, data)
+            jobs.append(NetworkJob(problem, trial, identity, folder, seconds, own, images))
+    return jobs

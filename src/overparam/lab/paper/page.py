@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from overparam._files import write_whole
 from overparam.lab.paper.claims import Claim
+from overparam.lab.paper.experiments import EXPERIMENTS
 from overparam.lab.paper.results import ExperimentReport
 from overparam.lab.report.claims import ClaimRow, claims_html, tally
 from overparam.lab.report.page import Section, slug, write_page
-
-
-@dataclass(frozen=True)
-class Missing:
-    """An experiment that is not finished.
-
-    Attributes:
-        title: what the page calls it.
-        command: the command that completes it.
-    """
-
-    title: str
-    command: str
 
 
 def write_reproduction(
     folder: Path,
     *,
     reports: Mapping[str, ExperimentReport],
-    missing: Mapping[str, Missing],
+    missing: Mapping[str, str],
     lead: str,
     reading: str,
     remarks: Sequence[str],
@@ -45,7 +32,7 @@ def write_reproduction(
     Args:
         folder: where to write.
         reports: the finished experiments, by name.
-        missing: the unfinished experiments, by name.
+        missing: the command that completes each unfinished experiment, by name.
         lead: the paragraph below the title.
         reading: how verdicts are made, the last section.
         remarks: sentences about this run as a whole, for example on data that could not be found.
@@ -55,9 +42,8 @@ def write_reproduction(
         stale.unlink()
     sections = [Section("Claims and verdicts", _overview(reports, missing, remarks))]
     for name, report in reports.items():
-        sections.append(Section(report.title, anchor=name))
-        sections += report.subsections
-        for section in report.subsections:
+        sections.append(Section(report.title, anchor=name, subsections=report.sections))
+        for section in report.sections:
             if section.chart is not None:
                 write_whole(figures / f"{name}-{slug(section.heading)}.svg", section.svg)
     sections.append(Section("How a verdict is made", f"<p>{escape(reading)}</p>"))
@@ -68,10 +54,16 @@ def write_reproduction(
         lead=lead,
         sections=sections,
     )
-    write_whole(folder / "verdicts.json", _verdicts(reports, missing).encode("utf-8"))
+    claims = [
+        {"experiment": name, "verdict": claim.verdict} | dataclasses.asdict(claim)
+        for name, report in reports.items()
+        for claim in report.claims
+    ]
+    verdicts = json.dumps({"claims": claims, "not finished": sorted(missing)}, indent=2)
+    write_whole(folder / "verdicts.json", f"{verdicts}\n".encode())
 
 
-def answer(reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing]) -> str:
+def answer(reports: Mapping[str, ExperimentReport], missing: Collection[str]) -> str:
     """How many claims got which verdict, in one sentence."""
     verdicts = [claim.verdict for report in reports.values() for claim in report.claims]
     if not verdicts:
@@ -82,30 +74,16 @@ def answer(reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missin
 
 
 def _overview(
-    reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing], remarks: Sequence[str]
+    reports: Mapping[str, ExperimentReport], missing: Mapping[str, str], remarks: Sequence[str]
 ) -> str:
     rows = [
-        ClaimRow(
-            claim.verdict,
-            claim.statement,
-            claim.number,
-            claim.authors,
-            _evidence(claim),
-            name,
-        )
+        ClaimRow(c.verdict, c.statement, c.number, c.authors, _evidence(c), name)
         for name, report in reports.items()
-        for claim in report.claims
+        for c in report.claims
     ]
-    rows += [
-        ClaimRow(
-            "not finished",
-            experiment.title,
-            "",
-            "",
-            f"<p>To complete it: <code>{escape(experiment.command)}</code></p>",
-        )
-        for experiment in missing.values()
-    ]
+    for name, command in missing.items():
+        how = f"<p>To complete it: <code>{escape(command)}</code></p>"
+        rows.append(ClaimRow("not finished", EXPERIMENTS[name].title, "", evidence_html=how))
     notes = "".join(f"<p class='note'>{escape(remark)}</p>" for remark in remarks)
     return notes + claims_html(rows)
 
@@ -118,12 +96,3 @@ def _evidence(claim: Claim) -> str:
     )
     why = f"<p>{escape(claim.why)}</p>" if claim.why else ""
     return f"<p>{escape(claim.sentence)}</p><ul>{items}</ul>{why}"
-
-
-def _verdicts(reports: Mapping[str, ExperimentReport], missing: Mapping[str, Missing]) -> str:
-    claims = [
-        {"experiment": name, "verdict": claim.verdict} | dataclasses.asdict(claim)
-        for name, report in reports.items()
-        for claim in report.claims
-    ]
-    return json.dumps({"claims": claims, "not finished": sorted(missing)}, indent=2) + "\n"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -44,8 +43,3 @@ class ExperimentReport:
     title: str
     claims: tuple[Claim, ...]
     sections: tuple[Section, ...]
-
-    @cached_property
-    def subsections(self) -> tuple[Section, ...]:
-        """The sections below the title; made once, so that their charts are."""
-        return tuple(replace(section, level=3) for section in self.sections)

@@ -7,8 +7,8 @@ trains as explicit layers do" means: the same curve after some shift, and about 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from overparam.lab.paper.distances import steps_to
@@ -52,21 +52,9 @@ def _levels(first: pl.DataFrame, second: pl.DataFrame) -> list[float]:
 
 
 def _largest_ratio(first: pl.DataFrame, second: pl.DataFrame, shift: float) -> float:
-    steps, distances = second["step"].to_list(), second["distance"].to_list()
-    largest = 1.0
-    for step, distance in first.iter_rows():
-        at = step + shift
-        if steps[0] <= at <= steps[-1]:
-            ratio = distance / _value_at(at, steps, distances)
-            largest = max(largest, ratio, 1 / ratio)
-    return largest
-
-
-def _value_at(step: float, steps: Sequence[float], distances: Sequence[float]) -> float:
-    """A distance between recorded steps, on straight lines in logarithms (of step + 1)."""
-    for i in range(1, len(steps)):
-        if step <= steps[i]:
-            start, end = math.log1p(steps[i - 1]), math.log1p(steps[i])
-            share = (math.log1p(step) - start) / (end - start)
-            return distances[i - 1] * (distances[i] / distances[i - 1]) ** share
-    return distances[-1]
+    """Between recorded steps the second curve is straight in logarithms (of step + 1)."""
+    steps, at = second["step"].to_numpy(), first["step"].to_numpy() + shift
+    met = (steps[0] <= at) & (at <= steps[-1])
+    there = np.interp(np.log1p(at[met]), np.log1p(steps), np.log(second["distance"].to_numpy()))
+    apart = np.abs(np.log(first["distance"].to_numpy()[met]) - there)
+    return float(np.exp(apart.max(initial=0.0)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from overparam.lab.methods import parse_method
 from overparam.lab.paper.scale import PAPER_RATES, Scale
 from overparam.lab.study import Study
@@ -33,6 +35,15 @@ _WARM_UP_SHARE = 20
 _RUNS_PER_JOB = 96
 
 
+def _study(
+    data: str, power: float, methods: tuple[str, ...], iterations: int, **others: object
+) -> Study:
+    """A study; least squares is cheap with Gram matrices, and its late progress is slow."""
+    dtype = "float64" if power == 2 else "float32"
+    settings: dict[str, Any] = {"dtype": dtype, **others}
+    return Study(data=data, power=power, methods=methods, iterations=iterations, **settings)
+
+
 def regression_studies(scale: Scale, data: str, features: int, device: str) -> dict[str, Study]:
     """The studies on one data set that rerun an experiment of the paper or add a control to it.
 
@@ -50,34 +61,25 @@ def regression_studies(scale: Scale, data: str, features: int, device: str) -> d
     """
 
     def study(power: float, methods: tuple[str, ...], iterations: int, **others: object) -> Study:
+        per_decade = scale.l2_rates_per_decade if power == 2 else scale.rates_per_decade
         common: dict[str, object] = {
             "lowest_rate": scale.lowest_rate,
             "highest_rate": scale.highest_rate,
-            "rates_per_decade": (
-                scale.l2_rates_per_decade if power == 2 else scale.rates_per_decade
-            ),
+            "rates_per_decade": per_decade,
             "more_rates": PAPER_RATES,
             "width": 1,
-            # Least squares is cheap with Gram matrices, and its late progress is slow.
-            "dtype": "float64" if power == 2 else "float32",
+            "seeds": scale.seeds,
+            "device": device,
+            "runs_per_job": _RUNS_PER_JOB,
         }
-        return Study(
-            data=data,
-            power=power,
-            methods=methods,
-            iterations=iterations,
-            seeds=scale.seeds,
-            device=device,
-            runs_per_job=_RUNS_PER_JOB,
-            **(common | others),  # pyright: ignore[reportArgumentType]
-        )
+        return _study(data, power, methods, iterations, **(common | others))
 
     studies = {}
+    deep = ("factors:4", "factors:8")
     for name, power in (("l2", 2.0), ("l4", 4.0)):
-        rate = FIXED_RATES[name]
+        rate, wide = FIXED_RATES[name], ("factors:2", "factors:3")
         one_rate = {"lowest_rate": rate, "highest_rate": rate, "more_rates": ()}
         studies[f"{name}-fixed"] = study(power, DEPTHS, scale.fixed, **one_rate)
-        wide = ("factors:2", "factors:3")
         studies[f"{name}-fixed-wide"] = study(power, wide, scale.fixed, width=WIDE, **one_rate)
         studies[f"{name}-tuned"] = study(power, DEPTHS, scale.tuned)
         studies[f"{name}-adaptive"] = study(power, ADAPTIVE, scale.tuned)
@@ -85,7 +87,6 @@ def regression_studies(scale: Scale, data: str, features: int, device: str) -> d
         controls = tuple(name for name in CONTROLS if power > 2 or name != "loss_scaled")
         studies[f"{name}-controls"] = study(power, controls, scale.tuned)
     studies["l4-adam"] = study(4.0, ("adam", "adam+factors:2", "adam+factors:3"), scale.adam)
-    deep = ("factors:4", "factors:8")
     studies["l4-near-zero"] = study(4.0, ("gd", *deep), scale.deep)
     studies["l4-residual"] = study(4.0, deep, scale.deep, init="residual")
     if scale.full_identity:
@@ -97,6 +98,17 @@ def regression_studies(scale: Scale, data: str, features: int, device: str) -> d
     return studies
 
 
+def _grid_of_the_map(scale: Scale, power: float, device: str) -> dict[str, object]:
+    """The steeper the loss, the smaller the largest stable learning rate."""
+    return {
+        "lowest_rate": scale.map_lowest_rate * 10.0 ** (2 - power / 2),
+        "highest_rate": scale.map_highest_rate,
+        "seeds": scale.seeds,
+        "device": device,
+        "runs_per_job": 4 * _RUNS_PER_JOB,
+    }
+
+
 def map_studies(scale: Scale, device: str) -> dict[str, Study]:
     """The studies of the map by name: optimizers with every depth, for several data and powers."""
     methods = []
@@ -105,19 +117,13 @@ def map_studies(scale: Scale, device: str) -> dict[str, Study]:
         methods += [f"{optimizer}+rule:{depth}" for depth in MAP_RULE_DEPTHS]
         methods += [f"{optimizer}+factors:{depth}" for depth in MAP_FACTORS_DEPTHS]
     return {
-        f"map-{data}-p{power:g}": Study(
-            data=data,
-            power=power,
-            methods=tuple(methods),
-            iterations=scale.map_iterations,
-            # The steeper the loss, the smaller the largest stable learning rate.
-            lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
-            highest_rate=scale.map_highest_rate,
+        f"map-{data}-p{power:g}": _study(
+            data,
+            power,
+            tuple(methods),
+            scale.map_iterations,
             rates_per_decade=scale.map_rates_per_decade,
-            seeds=scale.seeds,
-            dtype="float64" if power == 2 else "float32",
-            device=device,
-            runs_per_job=4 * _RUNS_PER_JOB,
+            **_grid_of_the_map(scale, power, device),
         )
         for data in scale.map_data
         for power in MAP_POWERS
@@ -152,15 +158,14 @@ def mechanism_study(
         iterations: of every run.
         others: settings of the study.
     """
-    return Study(
-        data=data,
-        power=power,
-        methods=mechanism_methods(),
-        iterations=iterations,
+    return _study(
+        data,
+        power,
+        mechanism_methods(),
+        iterations,
         schedule=schedule,
         warm_up=iterations // _WARM_UP_SHARE if schedule != "constant" else 0,
-        dtype="float64" if power == 2 else "float32",
-        **others,  # pyright: ignore[reportArgumentType]
+        **others,
     )
 
 
@@ -172,12 +177,8 @@ def mechanism_studies(scale: Scale, device: str) -> dict[str, Study]:
             power,
             schedule,
             scale.mechanism_iterations,
-            lowest_rate=scale.map_lowest_rate * 10.0 ** (2 - power / 2),
-            highest_rate=scale.map_highest_rate,
             rates_per_decade=scale.mechanism_rates_per_decade,
-            seeds=scale.seeds,
-            device=device,
-            runs_per_job=4 * _RUNS_PER_JOB,
+            **_grid_of_the_map(scale, power, device),
         )
         for data in scale.mechanism_data
         for power in scale.mechanism_powers

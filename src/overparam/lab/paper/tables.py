@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import altair as alt
@@ -67,28 +67,35 @@ def lr_section(title: str, result: StudyResult, body_html: str = "") -> Section:
     )
 
 
+def beside_authors(
+    result: StudyResult, authors: Mapping[str, str], labels: Mapping[str, str] = {}
+) -> list[tuple[str, str, str]]:
+    """Rows of name, our distance and the authors' value.
+
+    Args:
+        result: the curves.
+        authors: their value as text, by method.
+        labels: names of methods for people, where they differ from those of the lab.
+    """
+    ours = tuned_distances(result.curves, result.optimum)
+    return [(labels.get(m, label_of(m)), str(ours[m]), theirs) for m, theirs in authors.items()]
+
+
 def distances_against_authors(
-    rows: Sequence[tuple[str, Interval, str]], iterations: int, authors_iterations: int
+    rows: Sequence[tuple[str, str, str]], result: StudyResult, authors_iterations: int
 ) -> str:
     """A table of distances beside the authors' values, which are read by eye from their figures.
 
     Args:
-        rows: name, our distance, the authors' value as text.
-        iterations: length of our runs.
+        rows: from :func:`beside_authors`.
+        result: one of the studies in the rows, which have one length.
         authors_iterations: length of the authors' runs.
     """
-    note = (
-        ""
-        if iterations == authors_iterations
-        else f"<p class='note'>Not comparable: our runs have {iterations:,} iterations, "
-        f"the authors' {authors_iterations:,}.</p>"
-    )
-    header = (
-        "Method",
-        f"Distance here, {iterations:,} iterations",
-        f"Authors' figure, {authors_iterations:,}",
-    )
-    return note + html_table(header, [(name, str(value), theirs) for name, value, theirs in rows])
+    ours, theirs = f"{result.study.iterations:,}", f"{authors_iterations:,}"
+    header = ("Method", f"Distance here, {ours} iterations", f"Authors' figure, {theirs}")
+    differ = f"our runs have {ours} iterations, the authors' {theirs}"
+    note = f"<p class='note'>Not comparable: {differ}.</p>" if ours != theirs else ""
+    return note + html_table(header, rows)
 
 
 def tuned_by_horizon(result: StudyResult) -> dict[int, dict[str, Interval]]:
@@ -103,9 +110,8 @@ def tuned_by_horizon(result: StudyResult) -> dict[int, dict[str, Interval]]:
 def horizon_table(result: StudyResult, methods: Sequence[str]) -> str:
     """Distances of tuned methods at several horizons, tuned separately for each horizon."""
     found = tuned_by_horizon(result)
-    horizons, columns = list(found), list(found.values())
-    rows = [[label_of(method), *(str(column[method]) for column in columns)] for method in methods]
-    header = ["Method", *(f"{horizon:,} iterations" for horizon in horizons)]
+    header = ["Method", *(f"{horizon:,} iterations" for horizon in found)]
+    rows = [[label_of(m), *(str(column[m]) for column in found.values())] for m in methods]
     return (
         "<p class='note'>Distance from the optimum (median over seeds, with the range) at the last "
         "recorded step up to each horizon. Every method is tuned separately for each horizon, over "
@@ -120,18 +126,10 @@ def grid_table(result: StudyResult, methods: Sequence[str]) -> str:
     best = {row["method"]: row for row in tuned(result.curves).to_dicts()}
     rows = []
     for method in methods:
-        fine = whole[method].median
-        factor = f"{coarse[method].median / fine:.2f}" if fine else "-"
-        edge = " (edge of the grid)" if best[method]["edge"] else ""
-        rows.append(
-            [
-                label_of(method),
-                f"{best[method]['rate']:.3g}{edge}",
-                str(whole[method]),
-                str(coarse[method]),
-                factor,
-            ]
-        )
+        fine, rough, at = whole[method], coarse[method], best[method]
+        rate = f"{at['rate']:.3g}" + " (edge of the grid)" * at["edge"]
+        factor = f"{rough.median / fine.median:.2f}" if fine.median else "-"
+        rows.append([label_of(method), rate, str(fine), str(rough), factor])
     count = len(result.study.rates)
     header = ["Method", "Best lr", f"Distance, all {count} lrs", "Paper's 10 lrs", "Factor"]
     return (

@@ -30,7 +30,7 @@ class Section:
         chart: an Altair chart.
         caption: plain text below the chart.
         anchor: target name for links on the page to this section; by default from the heading.
-        level: level of the heading: 2, or 3 for a subsection.
+        subsections: what follows below headings of the next level.
     """
 
     heading: str
@@ -38,7 +38,7 @@ class Section:
     chart: alt.TopLevelMixin | None = None
     caption: str = ""
     anchor: str = ""
-    level: int = 2
+    subsections: Sequence[Section] = ()
 
     @cached_property
     def specification(self) -> dict[str, Any]:
@@ -81,7 +81,10 @@ def write_page(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    shown = [_shown(section, number) for number, section in enumerate(sections, start=1)]
+    shown = []
+    for section in sections:
+        for level, each in ((2, section), *((3, below) for below in section.subsections)):
+            shown.append(_shown(each, level, len(shown) + 1))
     # Without a snippet: vega, vega-lite and vega-embed as globals. The stub wrongly requires one.
     charts = any(section["chart"] for section in shown)
     bundle = vl_convert.javascript_bundle() if charts else ""  # pyright: ignore[reportCallIssue]
@@ -97,13 +100,13 @@ def write_page(
     write_whole(path, html.encode("utf-8", errors="backslashreplace"))
 
 
-def _shown(section: Section, number: int) -> dict[str, object]:
+def _shown(section: Section, level: int, number: int) -> dict[str, object]:
     """What the template shows of a section."""
     anchor = section.anchor or f"{slug(section.heading)}-{number}"
     shown: dict[str, object] = {
         "heading": section.heading,
         "body": _named_tables(section.body_html, anchor),
-        "level": section.level,
+        "level": level,
         "anchor": anchor,
         "caption": section.caption,
         "chart": "",

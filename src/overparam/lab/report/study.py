@@ -120,21 +120,14 @@ def _target_table(curves: pl.DataFrame, optimum: float) -> str:
         return "<p>No method got halfway from its initial loss to the optimum.</p>"
     order = tuned(curves)["method"].to_list()
     found = iterations_by_target(curves, levels)
-    best = {
-        level: min((n for m in order if (n := found[m, level]) is not None), default=None)
-        for level in levels
-    }
-    rows, classes = [], {}
-    for i, method in enumerate(order):
-        row = [label_of(method)]
-        for j, level in enumerate(levels, start=1):
-            iterations = found[method, level]
-            row.append("not reached" if iterations is None else f"{iterations:,.0f}")
-            if iterations is None:
-                classes[i, j] = "none"
-            elif iterations == best[level]:
-                classes[i, j] = "best"
-        rows.append(row)
+    rows, classes = [[label_of(method)] for method in order], {}
+    for j, level in enumerate(levels, start=1):
+        reached = [found[method, level] for method in order]
+        best = min((n for n in reached if n is not None), default=None)
+        for i, iterations in enumerate(reached):
+            rows[i].append("not reached" if iterations is None else f"{iterations:,.0f}")
+            if iterations in (None, best):
+                classes[i, j] = "none" if iterations is None else "best"
     header = ["Method", *(f"loss ≤ {level:g}" for level in levels)]
     return (
         "<p class='note'>For each loss, every method at the learning rate that gets there first "
@@ -147,25 +140,16 @@ def _tuned_table(curves: pl.DataFrame, optimum: float) -> str:
     rows = []
     for row in tuned(curves).to_dicts():
         spread = f"{row['low']:.4g} to {row['high']:.4g}" if row["seeds"] > 1 else "one seed"
-        rows.append(
-            [
-                label_of(row["method"]),
-                f"{row['median']:.4g}",
-                f"{row['median'] - optimum:.3g}",
-                spread,
-                f"{row['rate']:.3g}" + (" (edge of the grid)" if row["edge"] else ""),
-                f"{row['all_failed']} of {row['rates']}",
-            ]
-        )
-    header = [
-        "Method",
-        "Final loss",
-        "Above optimum",
-        "Range over seeds",
-        "Best lr",
-        "lrs that fail",
-    ]
-    return html_table(header, rows)
+        cells = {
+            "Method": label_of(row["method"]),
+            "Final loss": f"{row['median']:.4g}",
+            "Above optimum": f"{row['median'] - optimum:.3g}",
+            "Range over seeds": spread,
+            "Best lr": f"{row['rate']:.3g}" + " (edge of the grid)" * row["edge"],
+            "lrs that fail": f"{row['all_failed']} of {row['rates']}",
+        }
+        rows.append(cells)
+    return html_table(list(rows[0]), [list(cells.values()) for cells in rows])
 
 
 def _certificate(optimum: dict[str, Any], study: Study) -> str:
@@ -180,34 +164,27 @@ def _certificate(optimum: dict[str, Any], study: Study) -> str:
 
 def _settings(study: Study, manifest: dict[str, Any]) -> str:
     data = manifest["data"]
-    versions = ", ".join(f"{name} {value}" for name, value in manifest["versions"].items())
     rates = study.rates
-    rows = [
-        ["Data", f"{data['title']}: {data['source']}"],
-        ["Loaded from", data["origin"]],
-        ["Data fingerprint", data["fingerprint"]],
-        [
-            "Learning rates",
-            f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}, "
-            f"{study.rates_per_decade} per decade, the same for every method"
-            + (f"; linear warm-up over {study.warm_up:,} steps" if study.warm_up else "")
-            + ("; then a cosine down to 0" if study.schedule == "cosine" else ""),
-        ],
-        [
-            "Initialization",
-            f"every factor entry N(0, {study.init_std:g}²), hidden width "
-            f"{study.width or 'min(outputs, features)'}; "
-            "the rule starts at the product of these factors",
-        ],
-        ["Seeds", ", ".join(map(str, study.seeds))],
-        ["Arithmetic", f"{study.dtype} on {study.device}"],
-        ["Wall time", f"{manifest['wall_seconds']:.0f} s on {manifest['cpus']} cores"],
-        ["Versions", versions],
-        ["Study identity", manifest["identity"]],
-    ]
+    rows = {
+        "Data": f"{data['title']}: {data['source']}",
+        "Loaded from": data["origin"],
+        "Data fingerprint": data["fingerprint"],
+        "Learning rates": f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}, "
+        f"{study.rates_per_decade} per decade, the same for every method"
+        + (f"; linear warm-up over {study.warm_up:,} steps" if study.warm_up else "")
+        + ("; then a cosine down to 0" if study.schedule == "cosine" else ""),
+        "Initialization": f"every factor entry N(0, {study.init_std:g}²), hidden width "
+        f"{study.width or 'min(outputs, features)'}; "
+        "the rule starts at the product of these factors",
+        "Seeds": ", ".join(map(str, study.seeds)),
+        "Arithmetic": f"{study.dtype} on {study.device}",
+        "Wall time": f"{manifest['wall_seconds']:.0f} s on {manifest['cpus']} cores",
+        "Versions": ", ".join(f"{name} {value}" for name, value in manifest["versions"].items()),
+        "Study identity": manifest["identity"],
+    }
     cells = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
-        for name, value in rows
+        for name, value in rows.items()
     )
     return f"<table class='facts'>{cells}</table>"
 
