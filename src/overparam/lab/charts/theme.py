@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -127,26 +127,18 @@ def line_encodings(
         legend: None where labels stand at the ends of lines.
         field: the column of labels.
     """
-    labels = list(looks)
-    name = f"{field}:N"
+    labels, name = list(looks), f"{field}:N"
 
-    def scale(values: list[Any]) -> alt.Scale:
-        return alt.Scale(domain=labels, range=values)
+    def shown(values: Iterable[Any]) -> dict[str, Any]:
+        return {"scale": alt.Scale(domain=labels, range=list(values)), "legend": legend}
 
+    drawn = looks.values()
+    widths = shown(look.width for look in drawn)
     return {
-        "color": alt.Color(
-            name, scale=scale([look.colour for look in looks.values()]), legend=legend
-        ),
-        "strokeDash": alt.StrokeDash(
-            name, scale=scale([list(look.dash) for look in looks.values()]), legend=legend
-        ),
+        "color": alt.Color(name, **shown(look.colour for look in drawn)),
+        "strokeDash": alt.StrokeDash(name, **shown(list(look.dash) for look in drawn)),
         # An ordinal field, because widths have an order.
-        "strokeWidth": alt.StrokeWidth(
-            f"{field}:O",
-            sort=labels,
-            scale=scale([look.width for look in looks.values()]),
-            legend=legend,
-        ),
+        "strokeWidth": alt.StrokeWidth(f"{field}:O", sort=labels, **widths),
     }
 
 

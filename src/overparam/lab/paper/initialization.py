@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 
@@ -48,6 +49,7 @@ STARTS = {
 def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
     """The claims and the sections on depth 4 and 8 by initialization."""
     near_zero = results["l4-near-zero"]
+    compare = partial(compare_tuned, what=f"L4 {TUNED}", authors_iterations=_AUTHORS_ITERATIONS)
     one_layer = near_zero.curves.filter(pl.col("method") == "gd")
     starts = {study: start for study, start in STARTS.items() if study in results}
     lines, rows, from_identity = [], [], []
@@ -59,13 +61,9 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
         else:
             # The full identity is run at fewer lrs: 1 layer is compared at the same ones.
             curves = pl.concat([result.curves, at_rates(one_layer, result.study.rates)])
-            from_identity += compare_tuned(
-                replace(result, curves=curves),
-                [("factors:8", "factors:4"), ("factors:8", "gd"), ("factors:4", "gd")],
-                f"L4 {TUNED}",
-                labels=labels | {"gd": "1 layer"},
-                authors_iterations=_AUTHORS_ITERATIONS,
-            )
+            pairs = [("factors:8", "factors:4"), ("factors:8", "gd"), ("factors:4", "gd")]
+            names = labels | {"gd": "1 layer"}
+            from_identity += compare(replace(result, curves=curves), pairs, labels=names)
         lines += [series(result, method, labels[method]) for method in authors]
         rows += beside_authors(result, authors, labels)
     return ExperimentReport(
@@ -76,13 +74,7 @@ def report(results: Mapping[str, StudyResult]) -> ExperimentReport:
                 "1 layer 0.24 after 100,000 iterations; 4 layers flat until 66,000, then 4.5; 8 "
                 "layers stuck.",
                 (
-                    *compare_tuned(
-                        near_zero,
-                        [("gd", "factors:4")],
-                        f"L4 {TUNED}",
-                        labels=_LAYERS,
-                        authors_iterations=_AUTHORS_ITERATIONS,
-                    ),
+                    *compare(near_zero, [("gd", "factors:4")], labels=_LAYERS),
                     _stuck(near_zero),
                     _plateau(near_zero),
                 ),

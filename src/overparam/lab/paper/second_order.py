@@ -74,7 +74,7 @@ def second_order_curves(
         A table ``method, step, loss``, and the seconds per iteration of each method.
     """
     objective = PowerLoss(data.features, data.targets, power)
-    start = torch.zeros(objective.outputs, objective.inputs, dtype=torch.float64)
+    shape = (objective.outputs, objective.inputs)
     rows: list[tuple[str, int, float]] = []
     seconds: dict[str, float] = {}
     methods: dict[str, Callable[[Callable[[Tensor], None]], object]] = {
@@ -83,12 +83,11 @@ def second_order_curves(
     if objective.outputs == 1:
         methods[NEWTON] = lambda add: find_optimum(data.features, data.targets, power, add)
     for method, minimize in methods.items():
-        weights = [start]
+        weights = [torch.zeros(shape, dtype=torch.float64)]
         started = time.perf_counter()
         minimize(weights.append)
         seconds[method] = (time.perf_counter() - started) / max(1, len(weights) - 1)
-        shape = (len(weights), objective.outputs, objective.inputs)
-        losses = objective.loss(torch.stack([w.flatten() for w in weights]).reshape(shape))
+        losses = objective.loss(torch.stack([weight.reshape(shape) for weight in weights]))
         rows += [(method, step, loss) for step, loss in enumerate(losses.tolist())]
     schema = {"method": pl.String, "step": pl.Int64, "loss": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row"), seconds

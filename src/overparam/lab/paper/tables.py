@@ -30,14 +30,8 @@ def series(result: StudyResult, method: str, label: str) -> pl.DataFrame:
     Columns: ``label, method, rate, step, median, low, high``.
     """
     one = tuned_curves(result.curves.filter(pl.col("method") == method))
-    columns = ("median", "low", "high")
-    return one.select(
-        pl.lit(label).alias("label"),
-        pl.lit(method).alias("method"),
-        "rate",
-        "step",
-        *((pl.col(name) - result.optimum).alias(name) for name in columns),
-    )
+    distances = pl.col("median", "low", "high") - result.optimum
+    return one.select(pl.lit(label).alias("label"), "method", "rate", "step", distances)
 
 
 def series_chart(

@@ -9,6 +9,7 @@ from typing import Any
 _ROWS = 12
 _DRAWN = {"line", "point", "circle", "square", "tick", "bar", "rect"}
 _CHILDREN = ("layer", "hconcat", "vconcat", "concat")
+_NAMES = ("nominal", "ordinal")
 
 Spec = Mapping[str, Any]
 
@@ -79,19 +80,23 @@ def _table(unit: Mapping[str, Any]) -> ChartTable | None:
     row, value, series = x, y, colour
     if unit["mark"] == "rect":
         row, value, series = y, colour, x
-    elif y.get("type") in ("nominal", "ordinal"):
-        if x.get("type") in ("nominal", "ordinal"):
+    elif y.get("type") in _NAMES:
+        if x.get("type") in _NAMES:
             return None
         row, value, series = y, x, {}
     if not {row["field"], value.get("field", "")} <= rows[0].keys():
         return None
-    by = series.get("field", "") if series.get("type") in ("nominal", "ordinal", None) else ""
+    by = series.get("field", "") if series.get("type") in (*_NAMES, None) else ""
     cells: dict[tuple, dict[str, list[Any]]] = {}
     for each in rows:
         key = (*(each.get(name) for name in unit["facets"]), each.get(row["field"]))
         column = str(each.get(by, "")) if by else _title(value)
         cells.setdefault(key, {}).setdefault(column, []).append(each.get(value["field"]))
-    order = _order(series, [name for found in cells.values() for name in found])
+    domain = series.get("scale", {}).get("domain") or series.get("sort")
+    listed = list(map(str, domain)) if isinstance(domain, list) else []
+    present = dict.fromkeys(name for found in cells.values() for name in found)
+    # Columns in the order of the legend.
+    order = [n for n in listed if n in present] + [n for n in present if n not in listed]
     keys = list(cells)
     if row.get("type") == "quantitative":
         keys = _thinned(sorted(keys))
@@ -99,14 +104,6 @@ def _table(unit: Mapping[str, Any]) -> ChartTable | None:
     body = [[*map(_shown, key), *(_range(cells[key].get(name, [])) for name in order)]
             for key in keys]  # fmt: skip
     return ChartTable(unit["title"], header, body)
-
-
-def _order(series: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Columns in the order of the legend."""
-    domain = series.get("scale", {}).get("domain") or series.get("sort")
-    listed = [str(name) for name in domain] if isinstance(domain, list) else []
-    present = dict.fromkeys(names)
-    return [n for n in listed if n in present] + [n for n in present if n not in listed]
 
 
 def _thinned(keys: list[tuple]) -> list[tuple]:

@@ -60,15 +60,11 @@ def tally(verdicts: Iterable[str]) -> str:
 
 def _row(row: ClaimRow, whose: str) -> str:
     kind, mark = _MARKS.get(row.verdict, _OPEN)
-    authors = (
-        f"<span class='authors'>{escape(whose)}: {escape(row.authors)}</span>"
-        if row.authors
-        else "<span class='authors'></span>"
-    )
+    authors = escape(f"{whose}: {row.authors}") if row.authors else ""
     head = (
         f"<span class='verdict {kind}'><span aria-hidden='true'>{mark}</span> "
         f"{escape(row.verdict)}</span><span class='sentence'>{escape(row.sentence)}</span>"
-        f"<span class='number'>{escape(row.number)}</span>{authors}"
+        f"<span class='number'>{escape(row.number)}</span><span class='authors'>{authors}</span>"
     )
     link = f"<p><a href='#{row.link}'>Figures and tables</a></p>" if row.link else ""
     if not row.evidence_html and not link:

@@ -111,16 +111,14 @@ def _shown(section: Section, level: int, number: int) -> dict[str, object]:
         "caption": section.caption,
         "chart": "",
     }
-    if section.chart is None:
-        return shown
-    spec = section.specification
-    tables = "".join(
-        html_table(table.header, table.rows, caption=table.title) for table in chart_tables(spec)
-    )
-    # "</" would end the script element that holds the specification.
-    chart = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
-    numbers = _named_tables(tables, anchor)
-    return shown | {"chart": chart, "numbers": numbers, "description": section.description}
+    if section.chart is not None:
+        spec = section.specification
+        tables = (html_table(t.header, t.rows, caption=t.title) for t in chart_tables(spec))
+        # "</" would end the script element that holds the specification.
+        shown["chart"] = json.dumps(spec, allow_nan=False).replace("</", "<\\/")
+        shown["numbers"] = _named_tables("".join(tables), anchor)
+        shown["description"] = section.description
+    return shown
 
 
 def _named_tables(html: str, anchor: str) -> str:
