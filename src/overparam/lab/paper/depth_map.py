@@ -182,15 +182,12 @@ def map_chart(table: pl.DataFrame) -> alt.TopLevelMixin:
 def _numbers(table: pl.DataFrame) -> str:
     depths = list(dict.fromkeys(table["depth"]))
     rows, classes = [], {}
-    for (data, optimizer, power), cells in table.group_by(
-        ["data", "optimizer", "power"], maintain_order=True
-    ):
-        found = {row["depth"]: row for row in cells.to_dicts()}
-        for j, depth in enumerate(depths, start=3):
-            if found[depth]["outcome"] == _FASTER:
+    for name, cells in table.group_by(["data", "optimizer", "power"], maintain_order=True):
+        for j, outcome in enumerate(cells["outcome"], start=3):
+            if outcome == _FASTER:
                 classes[len(rows), j] = "best"
-        values = [_factor(found[depth]) for depth in depths]
-        rows.append([str(data), str(optimizer), f"{power:g}", *values])
+        data, optimizer, power = name
+        rows.append([str(data), str(optimizer), f"{power:g}", *map(_factor, cells.to_dicts())])
     note = (
         "<p class='note'>Median and range over seeds; then what the law of the late phase "
         "predicts for gradient descent. Bold: decided, faster. In "

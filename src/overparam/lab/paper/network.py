@@ -47,6 +47,10 @@ _ORDERED = {
     "cross_entropy": "cross-entropy at the end",
     "test_error": "test error at the end",
 }
+_SHARES = {
+    "penalty_share": "share of the penalty in the last loss",
+    "penalty_majority": "share of the steps at which the penalty is most of the loss",
+}
 # Two numbers within 10 % of each other look the same on the paper's axis.
 _SAME = (0.9, 1.1)
 
@@ -150,41 +154,28 @@ def _acceleration(result: NetworkResult) -> Claim:
 
 
 def _order(
-    result: NetworkResult,
-    quantity: str,
-    names: Mapping[str, str] = _PAIR,
-    rates: Mapping[str, float] = {},
-    what: str = "",
+    result: NetworkResult, quantity: str, names: Mapping[str, str] = _PAIR, what: str = ""
 ) -> Evidence:
-    """Whether the first of two methods, by name, ends lower; by default at the first lr."""
-    first, second = (interval(_values(result, m, quantity, rates.get(m))) for m in names)
+    """Whether the first of two methods, by name, ends lower."""
+    first, second = (interval(_last(result.curves, method, quantity)) for method in names)
     better, worse = names.values()
     orders = (better, first, worse, second, what or _ORDERED[quantity])
     return order_of_shares(*orders, result.tested) if quantity == "test_error" else order(*orders)
 
 
 def _is_penalty(result: NetworkResult) -> Claim:
-    evidence = []
+    curves, evidence = result.curves, []
     for name in AUTHORS_LOSS:
-        ratio = np.divide(_values(result, name, "penalty"), _alone(result.alone, name))
-        for text, values, low, high in (
-            ("penalty after training over penalty without data", ratio.tolist(), *_SAME),
-            (
-                "share of the penalty in the last loss",
-                _values(result, name, "penalty_share"),
-                0.5,
-                1,
-            ),
-            (
-                "share of the steps at which the penalty is most of the loss",
-                _values(result, name, "penalty_majority"),
-                0.5,
-                1,
-            ),
-        ):
-            evidence.append(within(f"{METHODS[name].label}: {text}", interval(values), low, high))
+        label = METHODS[name].label
+        trained, alone = (_last(table, name, "penalty") for table in (curves, result.alone))
+        ratio = np.divide(trained, alone)
+        text = f"{label}: penalty after training over penalty without data"
+        evidence.append(within(text, interval(ratio.tolist()), *_SAME))
+        for quantity, text in _SHARES.items():
+            share = interval(_last(curves, name, quantity))
+            evidence.append(within(f"{label}: {text}", share, 0.5, 1))
     penalty, loss = (
-        np.subtract(_values(result, "product", what), _values(result, "plain", what))
+        np.subtract(_last(curves, "product", what), _last(curves, "plain", what))
         for what in ("penalty", "loss")
     )
     with np.errstate(all="ignore"):  # the last values of a run that diverged are infinite
@@ -205,11 +196,11 @@ def _against_authors(result: NetworkResult) -> list[Evidence]:
     alone = result.alone if result.paper_alone is None else result.paper_alone
     for name, theirs in AUTHORS_LOSS.items():
         label = METHODS[name].label
-        ratio = interval([penalty / theirs for penalty in _alone(alone, name)])
+        ratio = interval([penalty / theirs for penalty in _last(alone, name, "penalty")])
         text = f"{label}: penalty alone at the paper's size over the paper's {theirs:g}"
         found.append(within(text, ratio, *_SAME))
         if _is_papers(result.study):
-            loss = interval([value / theirs for value in _values(result, name, "loss")])
+            loss = interval([value / theirs for value in _last(result.curves, name, "loss")])
             text = f"{label}: trained batch loss over the paper's {theirs:g}"
             found.append(within(text, loss, 0.5, 2))
     return found
@@ -217,19 +208,21 @@ def _against_authors(result: NetworkResult) -> list[Evidence]:
 
 def _tuned(result: NetworkResult) -> Claim:
     errors = last_values(result.curves).with_columns(loss="validation_error", step=pl.lit(0))
-    best = {row["method"]: row for row in tuned(errors).to_dicts()}
-    names = {key: f"{name} at {best[key]['rate']:g}" for key, name in _PAIR.items()}
-    rates = {key: best[key]["rate"] for key in _PAIR}
-    product, plain = ((name, best[key]["edge"]) for key, name in names.items())
+    best = tuned(errors)
+    at_best = result.curves.join(best, on=["method", "rate"], how="semi")
+    one = dataclasses.replace(result, curves=at_best)
+    rows = {row["method"]: row for row in best.to_dicts()}
+    names = {key: f"{name} at {rows[key]['rate']:g}" for key, name in _PAIR.items()}
+    product, plain = ((name, rows[key]["edge"]) for key, name in names.items())
     evidence = tuple(
-        undecided_at_edge(_order(result, quantity, names, rates), product, plain)
+        undecided_at_edge(_order(one, quantity, names), product, plain)
         for quantity in ("mean_cross_entropy", "test_error")
     )
     remark = (
         "Each network is at the learning rate with its lowest validation error, out of the same "
         "learning rates."
     )
-    if edges := [METHODS[key].label for key, row in best.items() if row["edge"]]:
+    if edges := [METHODS[key].label for key, row in rows.items() if row["edge"]]:
         remark += f" The best one is the smallest or the largest tried for: {', '.join(edges)}."
     return Claim(
         "The product also trains faster with the learning rate tuned for each network.",
@@ -280,17 +273,9 @@ def _steps(by_seed: pl.Series) -> str:
     return span(known)
 
 
-def _values(
-    result: NetworkResult, method: str, quantity: str, rate: float | None = None
-) -> list[float]:
-    """The last value of a quantity for each seed, by default at the first learning rate."""
-    runs = result.curves.filter(method=method, rate=rate or result.study.rates[0])
-    return last_values(runs)[quantity].to_list()
-
-
-def _alone(curves: pl.DataFrame, method: str) -> list[float]:
-    """The last penalty of each seed, descended alone."""
-    return last_values(curves.filter(method=method))["penalty"].to_list()
+def _last(curves: pl.DataFrame, method: str, quantity: str) -> list[float]:
+    """The last value of a quantity for each seed; the curves are at one learning rate."""
+    return last_values(curves.filter(method=method))[quantity].to_list()
 
 
 def _is_papers(study: NetworkStudy) -> bool:
