@@ -39,7 +39,7 @@ def test_the_page_is_that_of_the_stored_results(modules):
     # Another result gives another page: its sentences too, not only its tables.
     cell = (pl.col("data") == "ethanol") & (pl.col("power") == 4) & (pl.col("method") == "gd")
     worse = pl.when(cell).then(2 * pl.col("distance")).otherwise("distance")
-    only = stored.filter((pl.col("data") == "ethanol") & (pl.col("iterations") == 20_000))
+    only = stored.filter(pl.col("data") == "ethanol")
     changed = page.page(only.with_columns(worse.alias("distance")), template)
     before = page.page(only, template)
     for line in ("gradient descent {} and heavy ball", "ends at {} instead of {}"):
