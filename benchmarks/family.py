@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from measure import measure
+from measure import measure, print_table, quartiles
 from torch import nn
 
 from overparam import EndToEnd
@@ -44,7 +44,7 @@ MEMBERS: dict[str, Options] = {
 }  # fmt: skip
 
 
-def ratios(shape: tuple[int, int], basis: str, repeats: int) -> dict[str, tuple[float, float]]:
+def ratios(shape: tuple[int, int], basis: str, repeats: int) -> dict[str, str]:
     """Milliseconds of one step, and how much that is of the plain rule, for each member."""
     calls = {}
     for name, options in MEMBERS.items():
@@ -54,13 +54,11 @@ def ratios(shape: tuple[int, int], basis: str, repeats: int) -> dict[str, tuple[
         optimizer.step()
         calls[name] = optimizer.step
     seconds = measure(calls, repeats, time.process_time)
-    return {
-        name: (
-            1e3 * statistics.median(values),
-            statistics.median(a / b for a, b in zip(values, seconds[PLAIN], strict=True)),
-        )
-        for name, values in seconds.items()
-    }
+    cells = {}
+    for name, values in seconds.items():
+        over = [a / b for a, b in zip(values, seconds[PLAIN], strict=True)]
+        cells[name] = f"{1e3 * statistics.median(values):.3g}; {quartiles(over)}"
+    return cells
 
 
 def main() -> None:
@@ -74,12 +72,9 @@ def main() -> None:
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split(",")]
     for basis in ("tracked", "exact"):
         columns = [ratios((m, n), basis, options.repeats) for m, n in shapes]
-        print(f"\nbasis {basis}: milliseconds of a step, and over the plain rule\n")
-        print("| member |" + "".join(f" {m} x {n} |" for m, n in shapes))
-        print("|---|" + "---|" * len(shapes))
-        for name in MEMBERS:
-            cells = (f" {column[name][0]:.2f} ({column[name][1]:.2f}) |" for column in columns)
-            print(f"| {name} |" + "".join(cells))
+        print(f"\nbasis {basis}: milliseconds of a step; over the plain rule\n")
+        lines = [[name, *(column[name] for column in columns)] for name in MEMBERS]
+        print_table(["member", *(f"{m} x {n}" for m, n in shapes)], lines)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is checked and measured on a GPU, in about five minutes, into one file.
+# What is checked and measured on a GPU in about five minutes, into one file.
 #
 #     bash benchmarks/gpu.sh gpu.txt
 #

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import torch
 from accuracy import print_accuracy, sizes_of
-from gpt2 import GPT2, HEADS, LAYERS, WIDTH, Block, training_pass
+from gpt2 import GPT2, LAYERS, training_pass
 from measure import kernels, launches, print_load, print_table, seconds
 from torch import Tensor, nn
 
@@ -278,25 +278,13 @@ def gpt2_contestants(layers: int, device: str) -> Calls:
     return contestants(lambda: model, device)
 
 
-def gpt2_rounds(
-    layers: int,
-    device: str,
-    budget: float,
-    measured: dict[tuple[int, int], Times],
-    steps: dict[str, Calls],
-) -> Times:
-    """Steps over all parameters of GPT-2 small; on the CPU Muon's is the sum of single ones."""
+def gpt2_rounds(layers: int, device: str, budget: float, steps: dict[str, Calls]) -> Times:
+    """Steps over all parameters of GPT-2 small; on the CPU without Muon, which may take minutes."""
     calls = gpt2_contestants(layers, device)
-    if device != "cpu":
-        steps[f"GPT-2, {layers} layers"] = calls
-        return rounds(calls, device, budget, 0.0)
-    times = rounds(calls, device, budget, math.inf)
-    block = [tuple(p.shape) for p in Block(WIDTH, HEADS).parameters() if p.ndim > 1]
-    # 2304 x 768 costs what 768 x 2304 does.
-    single = [measured.get(shape) or measured.get(shape[::-1]) or {} for shape in block]
-    if all(MUON in each for each in single):
-        times[MUON] = [layers * sum(statistics.median(each[MUON]) for each in single)]
-    return times
+    if device == "cpu":
+        return rounds(calls, device, budget, math.inf)
+    steps[f"GPT-2, {layers} layers"] = calls
+    return rounds(calls, device, budget, 0.0)
 
 
 def print_training_share(tokens: int, device: str, times: Times) -> None:
@@ -352,9 +340,8 @@ def main() -> None:
         print_rates(measured, device)
     tables = {f"{m} x {n}": times for (m, n), times in measured.items()}
     if options.layers:
-        tables[f"GPT-2, {options.layers} layers"] = gpt2_rounds(
-            options.layers, device, budget, measured, steps
-        )
+        whole = gpt2_rounds(options.layers, device, budget, steps)
+        tables[f"GPT-2, {options.layers} layers"] = whole
     if tables:
         print_times(tables, device)
         print_launches(steps, device)

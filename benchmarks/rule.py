@@ -22,6 +22,11 @@ from torch import Tensor
 import overparam
 from overparam import balanced_factors, end_to_end_update
 
+SPECTRA = {
+    "1/k": 1 / torch.arange(1, 769, dtype=torch.float64),
+    "1 to 1e-10, evenly in the logarithm": torch.logspace(0, -10, 768, dtype=torch.float64),
+    "half of them zero": torch.cat((torch.linspace(1, 0.1, 384), torch.zeros(384))).double(),
+}
 Rule = Callable[[Tensor, Tensor, float], Tensor]
 SHAPES = [
     "64x8x8",
@@ -107,6 +112,19 @@ def _finished(call: Callable[[], Tensor], device: torch.device) -> Callable[[], 
     return lambda: (call(), torch.cuda.synchronize())
 
 
+def compare_spectra(dtypes: list[torch.dtype], old: Rule | None, repeats: int) -> None:
+    """The rule of depth 2 at weights of 768 x 768 with other singular values than random ones."""
+    generator = torch.Generator().manual_seed(0)
+    size = len(SPECTRA["1/k"])
+    pair = torch.randn(2, size, size, generator=generator, dtype=torch.float64)
+    left, right = torch.linalg.qr(pair).Q
+    for name, singular in SPECTRA.items():
+        weight = (left * singular @ right)[None]
+        for dtype in dtypes:
+            print(f" singular values {name}, {dtype}", flush=True)
+            compare(weight.to(dtype), pair[:1].to(dtype), 2, old, repeats)
+
+
 def break_down(weight: Tensor, gradient: Tensor, repeats: int) -> None:
     """Where the time of a batch goes, next to other decompositions of the same matrices."""
     wide, slope = weight.double(), gradient.double()
@@ -129,12 +147,16 @@ def main() -> None:
     parser.add_argument("--depths", nargs="+", type=int, default=[2, 3])
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
     parser.add_argument("--against", type=Path, help="checkout of another version")
+    parser.add_argument("--spectra", action="store_true", help="other singular values instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     old = of_version(options.against) if options.against else None
     print(f"torch {torch.__version__}, {options.device}, one thread, {options.repeats} repeats")
+    if options.spectra:
+        compare_spectra([getattr(torch, name) for name in options.dtypes], old, options.repeats)
+        return
     for shape in options.shapes:
         sizes = [int(size) for size in shape.split("x")]
         for dtype in (getattr(torch, name) for name in options.dtypes):
