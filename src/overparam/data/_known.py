@@ -124,19 +124,25 @@ def download(name: str, files: Sequence[KnownFile], force: bool = False) -> Loca
 
 
 def _from_servers(name: str, file: KnownFile, wanted: str) -> bytes:
-    problems, kind = [], DataUnavailable
+    problems, kind, last = [], DataUnavailable, None
     for url in file.urls:
         try:
             return file.unpack(fetch_content(url))
         except ConnectionError as error:
             problems.append(str(error))
+            last = error
         except ContentError as error:
             problems.append(f"the download from {url} is wrong: {error}")
-            kind = DataError
-    raise kind(
-        f"{name} is not on this machine and {'; '.join(problems)}. Check the network and try "
-        f"again, or set {FOLDER_VARIABLE} to a folder that contains {wanted}."
+            kind, last = DataError, error
+    remedy = (
+        "Check the network and try again, or"
+        if kind is DataUnavailable
+        else "Try again later. If that does not help, the server's copy has changed:"
     )
+    raise kind(
+        f"{name} cannot be downloaded: {'; '.join(problems)}. {remedy} set {FOLDER_VARIABLE} to a "
+        f"folder that contains {wanted}."
+    ) from last
 
 
 def fetch_content(url: str) -> bytes:

@@ -43,6 +43,11 @@ def parse_abalone(content: bytes) -> tuple[Tensor, Tensor]:
     return torch.tensor(features, dtype=torch.float64), torch.tensor(rings, dtype=torch.float64)
 
 
+def abalone_from_archive(archive: bytes) -> bytes:
+    """The file of the data in the archive of UCI; raises ContentError if it is not there."""
+    return zip_members(archive, [_MEMBER])[_MEMBER]
+
+
 ABALONE = RegressionDataset(
     name="abalone",
     title="Rings (age) of abalone from size, weight and sex",
@@ -59,7 +64,7 @@ ABALONE = RegressionDataset(
             numbers="5ee2862dba87c6cf35d7cc038b64182ef5ab1d2966b73a4c539794da8eb84bfc",
             urls=("https://archive.ics.uci.edu/static/public/1/abalone.zip",),
             archive_sha256=None,
-            extract=lambda archive: zip_members(archive, [_MEMBER])[_MEMBER],
+            extract=abalone_from_archive,
             parser=parse_abalone,
         ),
     ),

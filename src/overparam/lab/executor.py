@@ -90,7 +90,7 @@ def run_jobs(
     done = sum(job.cost for job in jobs) - sum(job.cost for job in todo)
     with ExitStack() as stack:
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "messages"
         messages = _Messages(folder, todo)
         messages.clear()  # those of a command that was killed
         stack.callback(messages.clear)

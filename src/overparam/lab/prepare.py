@@ -169,9 +169,9 @@ def _check_directory(directory: StudyDirectory, identity: str, overwrite: bool) 
                 f"{directory.path} holds another study. To keep both, choose another --output (or, "
                 "for overparam run, another --name); to replace it, use --overwrite."
             )
-        except ValueError:
+        except ValueError:  # that, or a manifest that cannot be read
             if not overwrite:
                 raise
-    # Without a manifest, the curves may be those of any study.
+    # Without the manifest of this study, the curves may be those of any other.
     directory.clear_curves()
     return 0.0
