@@ -175,7 +175,7 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     order = [short_name(name) for name in problems]
     scale = alt.Scale(type="log", domain=[0.48, 2.08], nice=False)
     x = alt.X("median:Q", title=f"Speed-up {over}", scale=scale, axis=_AXIS)
-    y = alt.Y("problem:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, grid=True))
+    y = alt.Y("problem:N", title=None, sort=order, axis=alt.Axis(labelLimit=158, grid=True))
     kinds = [kind for kind in _COLOURS if kind in set(cells["kind"])]
     colour = alt.Color(
         "kind:N",
@@ -192,7 +192,7 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     )
     one = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=SOFT)
     line = one.encode(x=alt.X("one:Q", scale=scale))
-    return alt.LayerChart(layer=[line, dots], width=170, height=alt.Step(24))
+    return alt.LayerChart(layer=[line, dots], width=155, height=alt.Step(24))
 
 
 _COLOURS = {
