@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ from overparam.lab.charts.theme import (
     shapes,
     styled,
 )
+from overparam.lab.comparison.ladder import RUNGS
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.protocol import CONTROL
 from overparam.lab.comparison.result import Result
@@ -67,6 +69,25 @@ _SEARCH = (
 )
 
 
+def protocol_lines(
+    rungs: Sequence[float] = RUNGS, count: int = len(RUNGS), extended: bool = True
+) -> list[str]:
+    """How a comparison is made, rule by rule, with the sources.
+
+    Args:
+        rungs: the lengths of runs, as multiples of that of tuning.
+        count: how many lengths there are.
+        extended: whether the search for the learning rate went on until it was settled.
+    """
+    said = {
+        "search": _SEARCH if extended else "",
+        "lengths": count,
+        "least": f"{rungs[0]:.2g}",
+        "most": f"{rungs[-1]:.2g}",
+    }
+    return [each.format(**said) for each in _PROTOCOL]
+
+
 def write_result(result: Result, path: Path) -> None:
     """Write the page of a result."""
     plan, findings = result.plan, result.findings
@@ -87,13 +108,8 @@ def write_result(result: Result, path: Path) -> None:
     ]
     if result.failures:
         sections.append(Section("What failed", _failures(result)))
-    said = {
-        "search": _SEARCH if plan.extended else "",
-        "lengths": len(plan.ladder),
-        "least": f"{plan.rungs[0]:.2g}",
-        "most": f"{plan.rungs[-1]:.2g}",
-    }
-    sections.append(Section("The protocol", html_list([each.format(**said) for each in _PROTOCOL])))
+    lines = protocol_lines(plan.rungs, len(plan.ladder), plan.extended)
+    sections.append(Section("The protocol", html_list(lines)))
     write_page(
         path,
         title=f"{result.title}: does depth make training faster?",
