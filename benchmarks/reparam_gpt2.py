@@ -152,15 +152,15 @@ def print_step(tokens: int) -> None:
 
 def print_import(repeats: int) -> None:
     """What ``import overparam`` takes after ``import torch``, in fresh processes."""
-    measured: dict[str, list[Sequence[float]]] = {"nothing compiled": [], "compiled before": []}
+    times: dict[str, list[Sequence[float]]] = {"nothing compiled": [], "compiled before": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            for values in measured.values():
+            for values in times.values():
                 command = [sys.executable, "-c", IMPORTS, folder]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 values.append(json.loads(done.stdout))
     lines = []
-    for name, values in measured.items():
+    for name, values in times.items():
         *imports, modules = zip(*values, strict=True)
         shown = [quartiles([1e3 * x for x in each], 4) for each in imports]
         lines.append([name, *shown, str(modules[0])])
