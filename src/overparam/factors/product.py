@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from overparam._checks import check_factors, check_floating
+
+Times = Callable[[Tensor, Tensor], Tensor]
 
 
 def factor_product(factors: Sequence[Tensor]) -> Tensor:
@@ -46,7 +48,7 @@ def factor_product(factors: Sequence[Tensor]) -> Tensor:
 
 def multiplied(factors: Sequence[Tensor]) -> Tensor:
     """:func:`factor_product` of factors that are known to fit."""
-    return _partial_products(factors, _from_input(factors))[-1]
+    return partial_products(factors)[-1]
 
 
 def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -98,21 +100,46 @@ def factor_product_vjp(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Te
     return pulled_back(factors, cotangent)
 
 
-def pulled_back(factors: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
-    """:func:`factor_product_vjp` of tensors that are known to fit."""
-    gradients: list[Tensor] = []
-    if _from_input(factors):
-        partial = _partial_products(factors[:-1], True)  # the whole product is not needed
-        for step in range(len(factors) - 1, 0, -1):
-            gradients.append(cotangent @ partial[step - 1].mT)
-            cotangent = factors[step].mT @ cotangent
-        return (cotangent, *reversed(gradients))
-    partial = _partial_products(factors[1:], False)
+def pulled_back(
+    factors: Sequence[Tensor],
+    cotangent: Tensor,
+    partial: Sequence[Tensor] | None = None,
+    times: Times = operator.matmul,
+) -> tuple[Tensor, ...]:
+    """:func:`factor_product_vjp` of tensors that are known to fit.
+
+    Args:
+        factors: ``(W_1, ..., W_N)``.
+        cotangent: ``G``.
+        partial: their :func:`partial_products`, if they are there already.
+        times: the matrix product of two tensors.
+    """
+    from_input, gradients = _from_input(factors), []
+    ordered = factors if from_input else factors[::-1]
+    if partial is None:
+        # The whole product, the last of them, is not needed.
+        partial = _accumulated(ordered[:-1], from_input, times)
     for step in range(len(factors) - 1, 0, -1):
-        factor = factors[len(factors) - 1 - step]
-        gradients.append(partial[step - 1].mT @ cotangent)
-        cotangent = cotangent @ factor.mT
-    return (*gradients, cotangent)
+        if from_input:
+            gradients.append(times(cotangent, partial[step - 1].mT))
+            cotangent = times(ordered[step].mT, cotangent)
+        else:
+            gradients.append(times(partial[step - 1].mT, cotangent))
+            cotangent = times(cotangent, ordered[step].mT)
+    return (cotangent, *reversed(gradients)) if from_input else (*gradients, cotangent)
+
+
+def partial_products(factors: Sequence[Tensor], times: Times = operator.matmul) -> list[Tensor]:
+    """All partial products, from the narrower end of the whole one.
+
+    ``W_N``, ``W_N W_(N-1)`` up to ``W_N ... W_1``; where ``n < m``, ``W_1``, ``W_2 W_1`` up to it.
+
+    Args:
+        factors: ``(W_1, ..., W_N)``, which are known to fit.
+        times: the matrix product of two tensors.
+    """
+    from_input = _from_input(factors)
+    return _accumulated(factors if from_input else factors[::-1], from_input, times)
 
 
 def _from_input(factors: Sequence[Tensor]) -> bool:
@@ -120,8 +147,7 @@ def _from_input(factors: Sequence[Tensor]) -> bool:
     return factors[0].shape[-1] < factors[-1].shape[-2]
 
 
-def _partial_products(factors: Sequence[Tensor], from_input: bool) -> list[Tensor]:
-    """All partial products, from one factor to all of them, in the order of multiplication."""
+def _accumulated(ordered: Sequence[Tensor], from_input: bool, times: Times) -> list[Tensor]:
     if from_input:
-        return list(itertools.accumulate(factors, lambda product, factor: factor @ product))
-    return list(itertools.accumulate(reversed(factors), operator.matmul))
+        return list(itertools.accumulate(ordered, lambda product, factor: times(factor, product)))
+    return list(itertools.accumulate(ordered, times))

@@ -16,7 +16,7 @@ from overparam.lab.charts.theme import (
     speed_colour,
 )
 from overparam.lab.theory.check import Row
-from overparam.lab.theory.theme import chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import chosen, colour, lines, log_scaled
 from overparam.lab.theory.two_point_runs import MAX_STEPS
 
 
@@ -67,7 +67,7 @@ def _other_starts(rows: Sequence[Row]) -> alt.HConcatChart:
             .mark_tick(thickness=2, size=38, opacity=0.9)
             .encode(
                 x=alt.X("p:N", title=None, axis=alt.Axis(labelAngle=0)),
-                y=log_axis(alt.Y, "value", "Speed-up of the best depth", rows),
+                y=log_scaled(alt.Y, "value", "Speed-up of the best depth", rows),
                 color=colour("method", "Starts", legend=legend),
             )
         )
@@ -93,8 +93,8 @@ def _curves(rows: Sequence[Row]) -> alt.ConcatChart:
         parts.append(
             lines(values, f"p = {power:g}", size=14)
             .encode(
-                x=log_axis(alt.X, "lr", "Learning rate", values, domain=[1e-3, 100]),
-                y=log_axis(alt.Y, "value", "Iterations", values, domain=[1, MAX_STEPS]),
+                x=log_scaled(alt.X, "lr", "Learning rate", values, domain=[1e-3, 100]),
+                y=log_scaled(alt.Y, "value", "Iterations", values, domain=[1, MAX_STEPS]),
                 **line_encodings(looks, alt.Legend(title="Method"), "method"),
             )
             .properties(width=300, height=170)

@@ -23,7 +23,7 @@ from overparam.lab.theory.check import (
     power_law_exponent,
     smallest,
 )
-from overparam.lab.theory.theme import chosen, colour, lines, log_axis
+from overparam.lab.theory.theme import chosen, colour, lines, log_scaled
 from overparam.theory.balance_along_descent import balance_gaps, balance_gaps_after_step
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import rescaled_factors
@@ -141,8 +141,8 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     drifts = [row for row in rows if row["panel"] != "decay"]
     decay = chosen(rows, panel="decay")
     left = lines(drifts, "Drift: lr² in one step, lr over a run", size=50).encode(
-        x=log_axis(alt.X, "x", "Learning rate", drifts),
-        y=log_axis(alt.Y, "value", "Largest change of a gap", drifts),
+        x=log_scaled(alt.X, "x", "Learning rate", drifts),
+        y=log_scaled(alt.Y, "value", "Largest change of a gap", drifts),
         color=colour("depth", "Depth N"),
         shape=alt.Shape("depth:N", title="Depth N"),
         strokeDash=alt.StrokeDash(
@@ -153,7 +153,7 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     )
     right = lines(decay, "Weight decay 0.5 removes the imbalance, at every depth").encode(
         x=alt.X("x:Q", title="Time, lr * steps"),
-        y=log_axis(alt.Y, "value", "Imbalance / imbalance at the start", decay),
+        y=log_scaled(alt.Y, "value", "Imbalance / imbalance at the start", decay),
         color=colour("depth", "Depth N"),
     )
     return alt.hconcat(left, right, spacing=40)

@@ -12,7 +12,7 @@ from torch import Tensor
 from overparam.factors.balance import balanced_factors, imbalance
 from overparam.factors.product import factor_product
 from overparam.lab.theory.check import Point, Row, TheoryCheck, chart_rows, evidence_of, largest
-from overparam.lab.theory.theme import apart, chosen, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_scaled
 from overparam.rule.unbalanced import Imbalance
 from overparam.theory.descent import descend_factors
 from overparam.theory.emulation import emulation_error, rescaled_factors, rotated_factors
@@ -149,10 +149,10 @@ def _lines(panel: str, depth: int, names: Sequence[str], x: Tensor, values: Tens
 def chart(rows: Sequence[Row]) -> alt.ConcatChart:
     """Distance from the rule against the learning rate and the imbalance, and its exponent."""
     by_lr, by_gap = chosen(rows, panel="learning rate"), chosen(rows, panel="imbalance")
-    lr = log_axis(alt.X, "x", "Learning rate", by_lr)
-    gap = log_axis(alt.X, "x", "Imbalance at the start", by_gap)
+    lr = log_scaled(alt.X, "x", "Learning rate", by_lr)
+    gap = log_scaled(alt.X, "x", "Imbalance at the start", by_gap)
     small, missed = (
-        log_axis(alt.Y, "value", "Relative distance from the rule", data)
+        log_scaled(alt.Y, "value", "Relative distance from the rule", data)
         for data in (by_lr, by_gap)
     )
     exponent = alt.Y("value:Q", title="Exponent of the learning rate").scale(zero=False)

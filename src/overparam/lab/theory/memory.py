@@ -17,7 +17,7 @@ from overparam.lab.theory.check import (
     largest,
     power_law_exponent,
 )
-from overparam.lab.theory.theme import HEIGHT, WIDTH, apart, chosen, lines, log_axis
+from overparam.lab.theory.theme import HEIGHT, WIDTH, apart, chosen, lines, log_scaled
 from overparam.theory.memory import memory_weights, weights_from_gradients
 from overparam.theory.power_loss import power_loss_gradient
 from overparam.theory.scalar_run import adaptive_lr, run_with_scalar, shrink_rates
@@ -101,8 +101,8 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     """Errors against the learning rate, and the memory weights of one run."""
     errors = [row for row in rows if row["panel"] != "mu"]
     left = lines(errors, "The error of one step is lr², of a whole run lr", size=50).encode(
-        x=log_axis(alt.X, "x", "Learning rate", errors),
-        y=log_axis(alt.Y, "y", "Error", errors),
+        x=log_scaled(alt.X, "x", "Learning rate", errors),
+        y=log_scaled(alt.Y, "y", "Error", errors),
         **apart("panel", "Error of", legend=alt.Legend(orient="bottom")),
     )
     mu = chosen(rows, panel="mu")

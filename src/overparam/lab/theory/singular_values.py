@@ -17,7 +17,7 @@ from overparam.lab.theory.check import (
     power_law_exponent,
     smallest,
 )
-from overparam.lab.theory.theme import apart, chosen, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_scaled
 from overparam.rule.reference import end_to_end_update
 from overparam.theory.descent import descend_end_to_end
 from overparam.theory.losses import fit_to
@@ -125,7 +125,7 @@ def chart(rows: Sequence[Row]) -> alt.ConcatChart:
             run = chosen(rows, scale=scale, depth=depth)
             panel = lines(run, f"N = {depth:g}, start {scale:g}").encode(
                 x=alt.X("time:Q", title="Time, lr * steps", axis=alt.Axis(tickCount=4)),
-                y=log_axis(alt.Y, "value", "Singular value", run, domain=[1e-4, 2], clamp=True),
+                y=log_scaled(alt.Y, "value", "Singular value", run, domain=[1e-4, 2], clamp=True),
                 **apart("rank", "Rank r"),
             )
             parts.append(panel.properties(width=210, height=150))

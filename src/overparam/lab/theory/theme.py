@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from overparam.lab.charts.theme import DASHES, LOG_LABEL, PALETTE, log_ticks
+from overparam.lab.charts.theme import DASHES, PALETTE, log_axis
 from overparam.lab.theory.check import Row
 
 WIDTH, HEIGHT = 320, 260
@@ -42,10 +42,10 @@ def apart(name: str, title: str, **options: Any) -> dict[str, Any]:
     }
 
 
-def log_axis(
+def log_scaled(
     axis: type[alt.X] | type[alt.Y], name: str, title: str, rows: Sequence[Row], **options: Any
 ) -> Any:
-    """A logarithmic axis whose labels do not collide.
+    """A column along a logarithmic axis.
 
     Args:
         axis: ``alt.X`` or ``alt.Y``.
@@ -56,6 +56,5 @@ def log_axis(
     """
     values = [row[name] for row in rows]
     low, high = options.get("domain", (min(values), max(values)))
-    ticks = alt.Axis(labelExpr=LOG_LABEL, values=log_ticks(low, high))
     scale = {"type": "log", "nice": False, "padding": 8, **options}
-    return axis(f"{name}:Q", title=title, axis=ticks).scale(**scale)
+    return axis(f"{name}:Q", title=title, axis=log_axis(low, high)).scale(**scale)

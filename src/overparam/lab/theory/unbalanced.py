@@ -21,7 +21,7 @@ from overparam.lab.theory.check import (
     power_law_exponent,
 )
 from overparam.lab.theory.emulation import errors_at
-from overparam.lab.theory.theme import apart, chosen, lines, log_axis
+from overparam.lab.theory.theme import apart, chosen, lines, log_scaled
 from overparam.rule.reference import end_to_end_update
 from overparam.theory.balance_along_descent import balance_gaps
 from overparam.theory.descent import descend_factors
@@ -104,13 +104,13 @@ def chart(rows: Sequence[Row]) -> alt.HConcatChart:
     """Distance from the rule against the learning rate, and from the gradient against lam."""
     by_lr, by_size = chosen(rows, panel="learning rate"), chosen(rows, panel="limit")
     left = lines(by_lr, "The error falls as lr", size=30).encode(
-        x=log_axis(alt.X, "x", "Learning rate", by_lr),
-        y=log_axis(alt.Y, "value", "Relative distance from the rule", by_lr),
+        x=log_scaled(alt.X, "x", "Learning rate", by_lr),
+        y=log_scaled(alt.Y, "value", "Relative distance from the rule", by_lr),
         **apart("run", "Weight, offsets"),
     )
     right = lines(by_size, "A large imbalance is gradient descent", size=30).encode(
-        x=log_axis(alt.X, "x", "Imbalance lam", by_size),
-        y=log_axis(alt.Y, "value", "Relative distance from the gradient", by_size),
+        x=log_scaled(alt.X, "x", "Imbalance lam", by_size),
+        y=log_scaled(alt.Y, "value", "Relative distance from the gradient", by_size),
         **apart("run", "Weight, offsets"),
     )
     return alt.hconcat(left, right, spacing=40)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overparam.factors.product import partial_products, pulled_back
 from overparam.lab.methods import OPTIMIZERS, Method
-from overparam.lab.training.chain import factor_gradients, partial_products
 from overparam.lab.training.clock import Numbers
 from overparam.lab.training.directions import DEPTH_KINDS, Apply, Depths, pieces, stretched
 from overparam.lab.training.objective import PowerLoss
@@ -141,21 +141,31 @@ class FactorBlock(Block):
 
     def step(self, numbers: Numbers) -> None:
         """Each factor moves along its gradient; the weight becomes their product."""
-        gradients = factor_gradients(self.parameters, self._partial, self._scaled_gradients())
+        gradients = pulled_back(self.parameters, self._scaled_gradients(), self._partial, times)
         for parameter, state, gradient, first in zip(
             self.parameters, self.states, gradients, self._first, strict=True
         ):
             direction = self.update.step(gradient, state, numbers).direction
             parameter[first:].addcmul_(self.rates[first:], direction[first:])
-        partial_products(self.parameters, self._partial[1:])
+        places = iter(self._partial[1:])
+        partial_products(self.parameters, lambda *pair: times(*pair, out=next(places)))
 
     def _settle(self) -> None:
         deepest, depths = len(self.parameters), [int(method.depth) for method in self.methods]
         middle = range(3, deepest + 1)
         self._first = [0, *(sum(depth < least for depth in depths) for least in middle), 0]
-        self._partial = partial_products(self.parameters)
+        self._partial = partial_products(self.parameters, times)
         self.weights.copy_(self._partial[-1])
         self._partial[-1] = self.weights
+
+
+def times(first: Tensor, second: Tensor, out: Tensor | None = None) -> Tensor:
+    """The matrix product of batches; over a single column a multiplication of numbers.
+
+    That costs a tenth of a batched matrix product, and gives the same bits.
+    """
+    multiply = torch.mul if first.shape[-1] == 1 else torch.bmm
+    return multiply(first, second, out=out)
 
 
 def blocks_of(
