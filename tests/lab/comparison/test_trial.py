@@ -1,12 +1,22 @@
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from support.comparison_cases import linear, small_problem
 from torch import nn
 
+from overparam.lab.comparison.problem import Problem
 from overparam.lab.comparison.protocol import Trial
-from overparam.lab.comparison.trial import Course, TrialJob, TrialRun, read_outcome, schedule
+from overparam.lab.comparison.trial import (
+    Course,
+    TrialJob,
+    TrialRun,
+    judged_batches,
+    read_outcome,
+    schedule,
+)
 
 TRIAL = Trial("adamw", 0.05, 30, seed=0)
 
@@ -117,6 +127,39 @@ def test_an_interrupted_trial_ends_with_the_same_bytes(method, tmp_path):
     assert stops == 4
     assert part.file.read_bytes() == whole.file.read_bytes()
     assert [each.name for each in part.folder.iterdir()] == [part.file.name]
+
+
+def drawing(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """A loss that draws from every generator, as augmentations of users do."""
+    x, y = batch
+    x = x + 0.1 * torch.rand(len(x), 1) + 0.1 * random.random() + 0.1 * np.random.rand()  # noqa: NPY002
+    return (model(x) - y).square().mean()
+
+
+def test_a_loss_that_draws_from_every_generator_is_resumed_with_the_same_bytes(tmp_path):
+    problem = small_problem(loss=drawing)
+    jobs = [TrialJob(problem, TRIAL, "id", tmp_path / name) for name in ("whole", "part")]
+    assert jobs[0].train(lambda: False, lambda cost: None)
+    while not jobs[1].train(lambda: True, lambda cost: None):
+        random.seed(7)
+        np.random.seed(7)  # noqa: NPY002
+    assert jobs[0].file.read_bytes() == jobs[1].file.read_bytes()
+
+
+def test_runs_are_judged_on_the_same_batches_in_every_process():
+    def batches(seed):
+        while True:
+            yield torch.full((1, 1), random.random()), torch.full((1, 1), np.random.rand())  # noqa: NPY002
+
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        before = random.getstate()
+        problem = Problem("random", linear, batches, lambda model, batch: batch[0].sum())
+        found.append(torch.stack([torch.cat(batch) for batch in judged_batches(problem)]))
+        assert random.getstate() == before
+    assert torch.equal(*found)
 
 
 def test_the_users_generators_stay_as_they_were(tmp_path):

@@ -75,10 +75,32 @@ def generators_kept() -> Iterator[None]:
         random.setstate(python_state)
 
 
+def generator_states() -> dict[str, Any]:
+    """The states of the generators that :func:`seed_all` seeds, as a checkpoint can hold them."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+    }
+
+
+def set_generator_states(states: dict[str, Any]) -> None:
+    """Go on from what :func:`generator_states` found."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+
+
 @functools.lru_cache(maxsize=8)
 def judged_batches(problem: Problem) -> tuple[Any, ...]:
-    """The batches on which every run of a problem is judged."""
-    return tuple(itertools.islice(problem.stream(_JUDGE_SEED), JUDGED_BATCHES))
+    """The batches on which every run of a problem is judged, the same in every process."""
+    with generators_kept():
+        seed_all(_JUDGE_SEED)
+        return tuple(itertools.islice(problem.stream(_JUDGE_SEED), JUDGED_BATCHES))
 
 
 def judged_loss(problem: Problem, model: nn.Module) -> float:
@@ -198,13 +220,13 @@ class TrialRun:
             "since": self.since,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
+            "generators": generator_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state saved by the same trial."""
         self.failure = self.failure or state["failure"]
-        if "step" not in state or self.failure:
+        if "generators" not in state or self.failure:  # an earlier version wrote it
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -212,7 +234,7 @@ class TrialRun:
         self.seen, self.step = state.get("seen", []), state["step"]
         for _ in range(self.step):  # the batches that have been seen
             next(self._batches)
-        torch.set_rng_state(state["random"])
+        set_generator_states(state["generators"])
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
