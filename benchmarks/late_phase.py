@@ -5,7 +5,7 @@
 ``overparam.theory.predict_speedup`` says how much faster gradient descent converges with depth than
 without, near a minimum where the Hessian and the preconditioner have full rank. It is asked on the
 problems of the atlas that are quadratic, and on small relatives of them whose minimum is as it
-demands. Measured is what it speaks of: steps of gradient descent at a constant learning rate, late,
+demands. What it predicts is measured: steps of gradient descent at a constant learning rate, late,
 at the best rate of each, on two balanced factors and on the weight itself. Then it is asked for the
 weights of perceptrons at the end of training.
 """
@@ -279,11 +279,11 @@ def main() -> None:
     answered = sum(row[-1][0].isdigit() for row in networks)
     header = ("problem", "predicted", "where it moves", "steps without and with", "measured")
     body = "\n\n".join([
-        f"The law speaks of {len(strict)} of {len(found)} problems. Where depth changes the speed "
-        f"by more than 5 %, it is right about the side in {sides(strict)}. With condition numbers "
-        "over the directions that descent moves along (no theorem), it is right in "
-        f"{sides(loose)}. Of {len(networks)} weights of trained perceptrons it speaks of "
-        f"{answered}.",
+        f"The law applies to {len(strict)} of {len(found)} problems. Where depth changes the speed "
+        f"by more than 5 %, it says correctly whether depth is faster in {sides(strict)}. With "
+        "condition numbers over the directions that descent moves along (no theorem), it does so "
+        f"in {sides(loose)}. It applies to {answered} of {len(networks)} weights of trained "
+        "perceptrons. Predicted and measured are speed-ups by depth.",
         table(header, rows),
         table(("perceptron", "weight", "predicted"), networks),
     ])  # fmt: skip

@@ -50,8 +50,8 @@ MECHANISM = """
 {% set slow = ["gd", "momentum"] %}
 {% set deep = verdicts(slow, "rule:2", schedule="cosine", power=2, main=True) %}
 the rule of depth 2 is faster in {{ deep[0] }} of {{ deep[2] }} cases; but on Ethanol gradient
-descent then ends at {{ end("gd", "rule:2", power=2, schedule="cosine") }}, where it is at
-{{ end("gd", power=2) }} without depth and with a constant rate.
+descent with it then ends at {{ end("gd", "rule:2", power=2, schedule="cosine") }}, above the
+{{ end("gd", power=2) }} of a constant rate without depth.
 
 gradient descent {{ span(["gd"], "radial:2", "radial:4", "radial:8", schedule="cosine") }} times as
 fast, and the rule {{ faster("gd", "rule:2", digits=3, schedule="cosine") }} times.
@@ -65,7 +65,7 @@ faster in {{ verdicts(power=4, **norm)[0] }} of {{ verdicts(power=4, **norm)[2] 
 """
 ATLAS = re.compile(r"Depth is faster in (\d+) of (\d+) cases, slower in (\d+)")
 UNSEEN = re.compile(
-    r"(In matrix completion .* cases with factors) and with .*; in (\d+ of \d+ cases with rule)"
+    r"(In matrix completion .* cases with factors) \(.*\) and (in \d+ of \d+ cases with the rule)"
 )
 STRETCH = re.compile(r"\(r > 1\) is faster in (\d+) of (\d+) cases.*median speed-up ([\d.]+)")
 
@@ -105,7 +105,7 @@ def test_the_box_says_what_the_atlas_says():
     assert f"depth is faster in {found[1]} of {found[2]} cases and slower in {found[3]}." in readme
     found = UNSEEN.search(full)
     assert found is not None
-    assert f"{found[1]}, and in {found[2]}." in readme
+    assert f"{found[1]}, and {found[2]}." in readme
     found = STRETCH.search(full)
     assert found is not None
     assert f"is faster in steps in {found[1]} of {found[2]}, median {found[3]}," in readme

@@ -17,6 +17,7 @@ from overparam.lab.problems.pieces import NORMS
 from overparam.lab.verdicts import verdict_of
 
 BEST, OWN = "over the best method without depth", "over the same optimizer without depth"
+_WITH = {"rule": "the rule"}
 _DECIDED = {"faster": True, "slower": False, "not faster": False, "too early": None}
 _SCHEMA = {
     "problem": pl.String, "method": pl.String, "optimizer": pl.String, "kind": pl.String,
@@ -80,7 +81,8 @@ def sentences(table: pl.DataFrame) -> list[str]:
     for optimizer in own["optimizer"].unique(maintain_order=True):
         part = own.filter(depth, pl.col("optimizer") == optimizer)
         if len(part):
-            lines.append(counted(f"Depth with {optimizer}", part, "over the same without"))
+            over = f"over {optimizer} without depth"
+            lines.append(counted(f"Depth with {optimizer}", part, over))
     if line := _by_norm(own):
         lines.append(line)
     amount = pl.col("method").str.extract(r"\+radial:([\d.]+)$").cast(pl.Float64)
@@ -97,26 +99,28 @@ def sentences(table: pl.DataFrame) -> list[str]:
     kept = faster.filter(pl.col("in_seconds") > 1)
     lines.append(
         f"Of the {len(faster)} cases of depth that are faster in steps than the best method "
-        f"without, {len(kept)} are so in seconds too."
+        f"without, {len(kept)} are faster in seconds too."
     )
     return lines
 
 
 def _unseen(cells: pl.DataFrame) -> str:
-    """What each kind of depth does to the error of a matrix of which a part was seen."""
+    """What each kind of depth does to the error of a matrix that was measured in part."""
     known = cells.filter(pl.col("measured").is_not_null()).with_columns(
         (pl.col("measured") / pl.col("measured_than")).alias("ratio")
     )
     parts = [
-        f"{(part['ratio'] < 0.95).sum()} of {len(part)} cases with {part['kind'][0]} and with a "
-        f"higher one in {(part['ratio'] > 1.05).sum()} (median ratio {part['ratio'].median():.2g})"
+        f"in {(part['ratio'] < 0.95).sum()} of {len(part)} cases with "
+        f"{_WITH.get(part['kind'][0], part['kind'][0])} (more than 5 % higher in "
+        f"{(part['ratio'] > 1.05).sum()}, median ratio {part['ratio'].median():.2g})"
         for part in known.partition_by("kind", maintain_order=True)
     ]
     if not parts:
         return ""
     return (
-        "In matrix completion and sensing the error of what was not seen ends lower, by more than "
-        f"5 %, than with the fastest method without depth in {'; in '.join(parts)}."
+        "In matrix completion the error on unseen entries, and in matrix sensing the error of the "
+        "matrix, is more than 5 % lower than with the fastest method without depth "
+        f"{' and '.join(parts)}."
     )
 
 
@@ -151,7 +155,10 @@ def _by_norm(own: pl.DataFrame) -> str:
             parts.append(f"{norm}: {shown}")
     if len(parts) < 2:
         return ""
-    return f"By normalization, perceptrons on MNIST-1D ({OWN}): {'; '.join(parts)}."
+    return (
+        "Median speed-ups of the perceptrons on MNIST-1D by normalization "
+        f"({OWN}): {'; '.join(parts)}."
+    )
 
 
 def picture(table: pl.DataFrame) -> alt.TopLevelMixin:
