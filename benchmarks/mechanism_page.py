@@ -110,7 +110,7 @@ class Results:
         """The verdicts of some parts together as words, a dash if nothing was run."""
         found = [self.verdicts(optimizers, part, **wanted) for part in parts]
         faster, slower, every = map(sum, zip(*found, strict=True))
-        return f"faster in {faster}, slower in {slower} of {every}" if every else "not run"
+        return f"faster in {faster} and slower in {slower} of {every}" if every else "not run"
 
     def limited(self, optimizers: Iterable[str], **wanted: object) -> str:
         """For how many parts the rate above the best one diverges in some seed, of those tried."""
@@ -262,8 +262,9 @@ def cells_page(stored: pl.DataFrame) -> str:
     lead = (
         "<!-- Written by benchmarks/mechanism_page.py from results/mechanism.parquet. -->\n\n"
         "# The parts of depth, every cell\n\n"
-        "What [the page on the parts of depth](mechanism.md) counts. A star marks a best learning "
-        "rate at the edge of those tried; distances below a millionth of the first count as 0.\n"
+        "The numbers behind [the page on the parts of depth](mechanism.md). A star marks a best "
+        "learning rate at the edge of those tried; distances below a millionth of the first count "
+        "as 0.\n"
     )
     return "\n".join([lead, *folded])
 
