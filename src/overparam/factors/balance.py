@@ -38,9 +38,9 @@ def balanced_factors(
     (2019). Computed in float64; exact up to one rounding per factor. Singular values at
     round-off become zeros, as in :func:`overparam.end_to_end_update`.
 
-    With an imbalance the factors have exactly that one, ``W_2^T W_2 - W_1 W_1^T = lam I`` or
+    With an ``imbalance`` the factors have exactly this one, ``W_2^T W_2 - W_1 W_1^T = lam I`` or
     ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``, and under gradient descent their product
-    moves by the rule with the same imbalance: the squared singular values of ``W_j`` are
+    moves by the rule with the same imbalance. The squared singular values of ``W_j`` are
     ``x + l_j``, see :mod:`overparam.rule.unbalanced`. This fixes the widths: n before the factor
     with the smallest offset, m behind it (for a number: m for ``lam > 0``, n for ``lam < 0``).
 

@@ -67,7 +67,7 @@ def register_view(
 
 
 def parameter_view(module: nn.Module, name: str) -> MatrixView | None:
-    """How one parameter of a module is read, from what the module is.
+    """How one parameter of a module is read, which depends on the type of the module.
 
     Args:
         module: the layer that owns the parameter.

@@ -119,10 +119,10 @@ def select_parameters(
             functions take what they say. A tensor that acts entry by entry (a vector, a bias, a
             scale) is chosen by its full name in a list alone: it becomes one row.
         exclude: parameters to leave out, in the same forms but for ``"all"``.
-        views: readings that replace those of the layers, by a regular expression that must match
+        views: views that replace those of the layers, by a regular expression that must match
             the whole name of a parameter or of its module.
-        optimizer: whether an optimizer asks. It may choose frozen parameters, which may be
-            trained later, and tensors under a parametrization, which are parameters too.
+        optimizer: whether the choice is for an optimizer. It may include frozen parameters, which
+            may be trained later, and tensors under a parametrization, which are parameters too.
 
     Returns:
         The selection. A parameter that cannot be a product is skipped with the reason.

@@ -39,8 +39,9 @@ class MatrixView:
         kind: what sort of weight it is, in one word: ``targets`` chooses by it. The library's own
             layers have "linear", "convolution", "attention", "recurrent", "experts", "bilinear"
             and "embedding"; "unknown" is a layer that is not registered, "by shape" a tensor
-            without a layer, "vector" one row that was named. Two words say more: EndToEnd takes
-            an "embedding" row by row, and a "convolution" may become a chain of kernels.
+            without a layer, "vector" one row that was named. Two kinds are treated in their own
+            way: EndToEnd takes an "embedding" row by row, and a "convolution" may become a chain
+            of kernels.
         shape: of the tensor.
         batch: number of matrices.
         rows: ``m``, outputs of one matrix.
@@ -228,7 +229,7 @@ def expert_view(shape: Sequence[int], kind: str = "experts") -> MatrixView:
 
 
 def flat_view(shape: Sequence[int], kind: str = "by shape") -> MatrixView:
-    """One matrix ``(first dimension, all others)``: the reading by shape alone.
+    """One matrix ``(first dimension, all others)``: the view by shape alone.
 
     Right for linear weights, ungrouped convolutions, embeddings and bilinear weights.
 

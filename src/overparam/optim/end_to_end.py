@@ -64,45 +64,45 @@ class EndToEnd(Transform):
 
     - weights of linear, convolution, attention, recurrent and expert layers: the rule, for each
       matrix that the layer holds. This needs the model, ``EndToEnd(model)``, or a group
-      ``{"params": model.layer}``: bare tensors do not tell, and a warning names those whose shape
-      fits several readings;
+      ``{"params": model.layer}``: bare tensors do not show how they are used, and a warning names
+      those that could be read in several ways;
     - embeddings, where ``targets`` name them: each row as a layer with a single output, so that
       rows without gradient stay where they are;
-    - vectors, scalars and all else: the inner optimizer alone, or the ``fallback``.
+    - vectors, scalars and everything else: the inner optimizer alone, or the ``fallback``.
 
     **Learning rate.** With ``normalize=True`` the direction of each matrix is divided by the
     largest eigenvalue of its preconditioner, ``N s_max^(2-2/N)``: no direction moves further than
-    under plain gradient descent, the dominant one moves as far. With ``normalize=False`` the rule
-    is the paper's (for ``depth=math.inf`` the limit of the rule over N). With
+    under plain gradient descent, and the dominant one moves just as far. With ``normalize=False``
+    the rule is the paper's (for ``depth=math.inf`` the limit of the rule over N). With
     ``normalize="metric"`` it is ``D / sqrt(<G, D>)`` for each matrix: the normalized gradient in
-    the metric of depth, which the size of the gradient does not change
+    the metric of depth, which does not depend on the size of the gradient
     (:func:`overparam.rule.metric_normalized`).
 
     **Both sides.** With ``both_sides=True`` the inner optimizer is given ``P^(1/2) [G]``, for the
-    preconditioner P of the rule, and its step goes through ``P^(1/2)``: for plain SGD the same
-    step. Only decay that scales the weight is taken. ``inner="muon"`` becomes Muon in the metric of
-    depth (:func:`overparam.rule.preconditioned_sign`; momentum averages ``P^(1/2) [G]``), which
-    tends to Muon as ``imbalance`` grows. Whether it trains better is open.
+    preconditioner P of the rule, and its step is multiplied by ``P^(1/2)``; for plain SGD this is
+    the same step. Weight decay must scale the weight, as in AdamW. ``inner="muon"`` becomes Muon in
+    the metric of depth (:func:`overparam.rule.preconditioned_sign`; momentum averages
+    ``P^(1/2) [G]``), which tends to Muon as ``imbalance`` grows. Whether it trains better is open.
 
     **Imbalance and zero weights.** For ``N > 1`` a zero weight of balanced factors is a fixed
-    point and a null space stays null. With ``imbalance`` both move, since gradient flow conserves
-    what the factors differ by: a number ``lam`` for depth 2, ``W_2^T W_2 - W_1 W_1^T = lam I``,
-    whose step is ``|lam| G`` at ``W = 0`` and tends to ``|lam|`` times gradient descent as ``lam``
-    grows; or N offsets for depth N (:mod:`overparam.rule.unbalanced`), a single smallest one.
+    point and a null space stays null. With an ``imbalance``, which gradient flow conserves, both
+    move. For depth 2 it is a number ``lam``, ``W_2^T W_2 - W_1 W_1^T = lam I``: the step is
+    ``|lam| G`` at ``W = 0`` and tends to ``|lam|`` times gradient descent as ``lam`` grows. For
+    depth N it is N offsets with a unique smallest one (:mod:`overparam.rule.unbalanced`).
     A warning names all-zero weights that cannot move. For a real depth, which has no imbalance,
-    give ``singular_value_floor``, or put the parameter in a group with ``depth=1``.
+    pass ``singular_value_floor``, or put the parameter in a group with ``depth=1``.
     ``depth=math.inf`` freezes the direction of each row, and the row space of each wide matrix; a
     warning says so.
 
     **Safety.** In groups with ``depth > 1``, a parameter whose gradient has a non-finite entry
     keeps its value and its state bit for bit, and the step is counted in ``state[p]["skipped"]``.
-    (On an accelerator, where the host does not look, such a first step begins its state with a
-    gradient of zeros.)
-    A decomposition that fails is tried in float64, then the old basis is kept and counted in
-    ``state[p]["basis_failures"]``. :meth:`routing` reports both counts. Where the inner optimizer
-    raises an error, weights, gradients and state are as before the step; for that a copy of them
-    is held. Parameters in half precision are updated in float32, where their state lives too, and
-    rounded once a step.
+    (On an accelerator, where the host does not check this, such a first step begins its state with
+    a gradient of zeros.)
+    A decomposition that fails is tried again in float64; if that fails too, the old basis is kept
+    and ``state[p]["basis_failures"]`` counts it. :meth:`routing` reports both counts. If the inner
+    optimizer raises an error, weights, gradients and state are as before the step, which takes a
+    copy of them. Parameters in half precision are updated in float32, in which their state is
+    kept too, and rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups; in a group ``"params"`` may
@@ -123,8 +123,8 @@ class EndToEnd(Transform):
             weight; an ad hoc remedy for depths that have no imbalance.
         basis: "exact" decomposes at every step; "tracked" follows the singular basis by matrix
             products alone; "auto" is exact on the CPU and tracked elsewhere.
-        basis_every: steps from one such look at the weight to the next. In between the basis is
-            stale and the step cheaper; its direction is still one of descent.
+        basis_every: number of steps from one update of the basis to the next. In between the basis
+            is stale and the step cheaper; its direction is still one of descent.
         capturable: never let the host wait for the device, for CUDA graphs.
         targets: which weights of a model, see :func:`overparam.layers.select_parameters`.
         exclude: weights to leave out.
@@ -132,14 +132,14 @@ class EndToEnd(Transform):
             its module, for example ``{"head": {"depth": 1}}``.
         fallback: an optimizer for what is not chosen (vectors, embeddings, excluded heads), as
             ``inner``; by default the inner optimizer takes that too.
-        fallback_options: of the fallback, its ``lr`` among them.
+        fallback_options: options of the fallback, its ``lr`` among them.
         divide_among: processes that hold the same parameters and gradients, as under
-            DistributedDataParallel, and divide the work: each finds the directions of some.
-        **inner_options: of the inner optimizer.
+            DistributedDataParallel, and divide the work: each finds the directions of some weights.
+        **inner_options: options of the inner optimizer.
 
     Raises:
-        TypeError: ``inner`` cannot be one, or a parameter is not of a real floating-point dtype.
-        ValueError: an option out of range, or parameters that cannot be trained so.
+        TypeError: ``inner`` is not an optimizer, or a parameter has no real floating-point dtype.
+        ValueError: an option is out of range, or parameters cannot be trained in this way.
 
     Example:
         >>> import torch

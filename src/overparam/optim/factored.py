@@ -44,11 +44,11 @@ class Factored(Transform):
     The model keeps its weights: the loss sees factors only through their product, so their
     gradients follow from ``W.grad`` by the vector-Jacobian product. Each step maps the gradient
     to the factors, lets the inner optimizer step on them, and writes the product to the weight.
-    Bit for bit the run of a network with explicit factors; the forward pass, its checkpoints and
-    its communication stay those of the plain model. Source: Arora, Cohen, Hazan (2018), section 4.
+    The run is bit for bit that of a network with explicit factors; the forward pass, checkpoints
+    and communication stay those of the plain model. Source: Arora, Cohen, Hazan (2018), section 4.
 
     Which weights are factored is chosen as in :class:`EndToEnd`, and printed by
-    ``print(optimizer.routing())``. All else, and groups with ``depth=1``, goes to the inner
+    ``print(optimizer.routing())``. Everything else, and groups with ``depth=1``, goes to the inner
     optimizer as it is, or to the ``fallback``.
 
     **Learning rate** and every other option are those of the inner optimizer, on the factors.
@@ -63,14 +63,14 @@ class Factored(Transform):
     factors at any time. ``state_dict`` is complete. Loading it does not bring weights back: load
     the model's checkpoint too.
 
-    **Weights that others change** (a checkpoint loaded later, an exchange for averaged weights,
-    clamping) are noticed at the next step and factored again, with a warning where the inner
-    optimizer already has state for the old factors, which it keeps. Not noticed: writes through
-    ``p.data`` on an accelerator, where looking would make the host wait.
+    **Weights that something else changes** (a checkpoint loaded later, a swap for averaged weights,
+    clamping) are noticed at the next step and factored again, with a warning if the inner
+    optimizer already has state for the old factors, which it keeps. Writes through ``p.data`` on
+    an accelerator are not noticed, because looking would make the host wait.
 
-    **Safety.** Where the inner optimizer raises an error, weights, factors, gradients and state
-    are as before the step. As in the optimizers of torch, a non-finite gradient spoils the
-    factors: let ``GradScaler`` or your loop skip such a step.
+    **Safety.** If the inner optimizer raises an error, weights, factors, gradients and state are
+    as before the step. As in the optimizers of torch, a non-finite gradient spoils the factors:
+    let ``GradScaler`` or your loop skip such a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
@@ -86,11 +86,11 @@ class Factored(Transform):
         factor_dtype: of the factors; by default float32 for half-precision weights.
         targets, exclude, overrides, fallback, fallback_options: as for :class:`EndToEnd`.
         divide_among: as for :class:`EndToEnd`; each process keeps the factors of some weights.
-        **inner_options: of the inner optimizer: ``momentum``, ``weight_decay``, ...
+        **inner_options: options of the inner optimizer: ``momentum``, ``weight_decay``, ...
 
     Raises:
-        TypeError: as :class:`EndToEnd`; depth is not an integer.
-        ValueError: as :class:`EndToEnd`; a width too small for a weight.
+        TypeError: as for :class:`EndToEnd`; depth is not an integer.
+        ValueError: as for :class:`EndToEnd`; a width is too small for a weight.
 
     Example:
         >>> import torch
@@ -188,10 +188,10 @@ class Factored(Transform):
                     self.store.remember(p)
 
     def collapse(self) -> Optimizer:
-        """A plain inner optimizer on the weights themselves, to go on with.
+        """A plain inner optimizer on the weights themselves, to continue with.
 
-        State is carried by :mod:`overparam.factors.transport`. Learning rates are taken over as
-        they are: the end-to-end preconditioner no longer scales the steps.
+        State is carried by :mod:`overparam.factors.transport`. Learning rates stay as they are,
+        but the end-to-end preconditioner no longer scales the steps.
 
         Raises:
             ValueError: there is a fallback: two optimizers do not become one.
@@ -209,17 +209,17 @@ class Factored(Transform):
         model: nn.Module | None = None,
         **options: Any,
     ) -> Factored:
-        """Go on from a plain optimizer with factors; undoes :meth:`collapse`.
+        """Continue from a plain optimizer with factors; undoes :meth:`collapse`.
 
         State is carried by :mod:`overparam.factors.transport`.
 
         Args:
             optimizer: whose class, options and state the inner optimizer takes over.
             depth: ``N``.
-            model: tells how the layers read their weights, which the shapes of bare parameters
-                do not; then ``targets`` and ``exclude`` may be among the options.
-            **options: of this class or of the inner optimizer, to replace those taken over, in
-                every group.
+            model: shows how the layers read their weights, which the shapes of bare parameters do
+                not; with it, ``targets`` and ``exclude`` may be among the options.
+            **options: options of this class or of the inner optimizer that replace those taken
+                over, in every group.
 
         Raises:
             NotImplementedError: the optimizer has state of an unknown kind.
@@ -338,7 +338,7 @@ class Factored(Transform):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's own, with the factors of weights that have not moved yet."""
+        """The state in torch's form, with the factors of weights that have not moved yet."""
         self.store.sign(self.param_groups)
         packed, start = super().state_dict(), self.store.start
         for index, p in enumerate(p for group in self.param_groups for p in group["params"]):

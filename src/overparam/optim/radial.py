@@ -36,21 +36,21 @@ class Radial(Transform):
         u \leftarrow u + (r - 1) \, \frac{\langle W, u \rangle}{|W|^2} \, W
 
     A weight that is trained as a product moves faster along itself than across: for one output,
-    ``N`` times (Arora, Cohen, Hazan 2018, Claim 2). This is that stretch alone, for a cost of
-    ``O(mn)`` and without factors. ``radial=1`` is the inner optimizer, bit for bit; ``radial=N``
-    is Claim 2 without its factor ``|w|^(2-2/N)``; ``radial=0`` takes the radial part away, as
-    AdamP does.
+    ``N`` times as fast (Arora, Cohen, Hazan 2018, Claim 2). This is that stretch alone, at a cost
+    of ``O(mn)`` and without factors. ``radial=1`` is the inner optimizer, bit for bit; ``radial=N``
+    is Claim 2 without its factor ``|w|^(2-2/N)``; ``radial=0`` removes the part of the step along
+    the weight, as AdamP does.
 
     For Adam and AdamW the stretch is in the metric in which their step is a gradient,
     ``u - lr (r-1) <W, m> / <W, s o W> W`` with ``s = sqrt(v) + eps``; for all
-    others it is Euclidean, as above. Decoupled weight decay of torch's optimizers is not part of
-    ``u``: it stays what it is. The decay of an optimizer that does not say how it decays is
+    others it is Euclidean, as above. The decoupled weight decay of torch's optimizers is not part
+    of ``u`` and is not stretched. If an optimizer does not say how it decays, its decay is
     stretched with its step.
 
-    Weights are chosen as in :class:`EndToEnd`; ``print(optimizer.routing())`` shows them. All else
-    goes to the inner optimizer as it is, or to the ``fallback``. The optimizer has no state of its
-    own. Stretched parameters in half precision are updated in float32, where their state lives too,
-    and rounded once a step.
+    Weights are chosen as in :class:`EndToEnd`; ``print(optimizer.routing())`` shows them.
+    Everything else goes to the inner optimizer as it is, or to the ``fallback``. The optimizer
+    itself has no state. Stretched parameters in half precision are updated in float32, in which
+    their state is kept too, and rounded once a step.
 
     Args:
         params: a model, or parameters, named parameters, or groups, as for :class:`EndToEnd`.
@@ -61,11 +61,11 @@ class Radial(Transform):
             each "matrix".
         metric: "auto" as above, "adam" or "euclidean".
         targets, exclude, overrides, fallback, fallback_options: as for :class:`EndToEnd`.
-        **inner_options: of the inner optimizer.
+        **inner_options: options of the inner optimizer.
 
     Raises:
-        TypeError: as :class:`EndToEnd`.
-        ValueError: as :class:`EndToEnd`; ``metric="adam"`` for another optimizer.
+        TypeError: as for :class:`EndToEnd`.
+        ValueError: as for :class:`EndToEnd`; ``metric="adam"`` with another inner optimizer.
 
     Example:
         >>> import torch

@@ -53,9 +53,10 @@ def collapse(
         example_inputs: positional arguments of the model (a sequence, or one tensor) or keyword
             arguments (a dict). The outputs before and after are compared, in training and in
             evaluation mode with the same random numbers; on a mismatch everything is put back.
-        optimizer: holding the factors; the weights take their places, with state. That takes a
-            singular value decomposition and a few dozen products of each weight in float64.
-        progress: show a bar where standard error is a terminal and this takes more than 5 s.
+        optimizer: the optimizer that holds the factors; the weights take their places, with
+            state. This costs a singular value decomposition and a few dozen products for each
+            weight, in float64.
+        progress: show a bar if standard error is a terminal and this takes more than 5 s.
 
     Returns:
         The model.

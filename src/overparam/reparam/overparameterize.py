@@ -46,30 +46,30 @@ def overparameterize(
     weight_decay_on: str = "factors",
     progress: bool = True,
 ) -> _Model:
-    """Replace weights by products of ``depth`` factors, which are trained in their stead.
+    """Replace weights by products of ``depth`` factors, which are trained in their place.
 
-    Call it before the optimizer is made, or hand the optimizer over; before DistributedDataParallel
+    Call it before the optimizer is made, or pass the optimizer; before DistributedDataParallel
     or ``fully_shard``; before or after ``torch.compile``. :func:`overparam.collapse` goes back.
-    ``print(plan_overparameterization(model, ...))`` tells beforehand what it will do.
+    ``print(plan_overparameterization(model, ...))`` shows beforehand what it will do.
 
     The product is formed again at each use (once for each forward pass of attention and recurrent
     layers), in float32 or better with autocast off, and cast once to the dtype of the factors.
     (``torch.set_float32_matmul_precision`` lowers it as it lowers any product in float32.)
 
-    **Writing.** Assign a tensor to set a weight (``layer.weight = value``): it is factored,
-    balanced. Assign an ``nn.Parameter`` and it takes the place of the product, as in a plain layer;
-    assign the weight of another product (``head.weight = embedding.weight``) and the two are tied.
-    What would write into the value of a product (``layer.weight.mul_(2)``, ``nn.init``,
-    ``reset_parameters``) raises; do that inside :func:`overparam.collapsed`.
+    **Writing.** Assign a tensor to set a weight (``layer.weight = value``); it is factored into
+    balanced factors. Assign an ``nn.Parameter`` and it takes the place of the product, as in a
+    plain layer; assign the weight of another product (``head.weight = embedding.weight``) and the
+    two are tied. Whatever would write into the value of a product (``layer.weight.mul_(2)``,
+    ``nn.init``, ``reset_parameters``) raises an error; do that inside :func:`overparam.collapsed`.
     ``torch.func.functional_call`` takes the plain names and leaves the factors alone.
 
-    **What hangs on a weight.** An accumulated gradient, ``requires_grad``, the memory format and
+    **What belongs to a weight.** An accumulated gradient, ``requires_grad``, the memory format and
     attributes go along, both ways. Hooks do not: a warning names them. Tensor subclasses are
     skipped.
 
     **Resuming.** A checkpoint of the factors (``model.state_dict()``) resumes training exactly. A
-    plain one loads too, with factors that are balanced again, which does not fit an optimizer's old
-    state. Whole models do not pickle while they hold products: save the state_dict, or save inside
+    plain one loads too, but into new balanced factors, which do not fit an optimizer's old state.
+    Whole models cannot be pickled while they hold products: save the state_dict, or save inside
     :func:`overparam.collapsed`.
 
     **Weight decay.** An optimizer decays what it is given. On N balanced factors that is the
@@ -90,15 +90,16 @@ def overparameterize(
         overrides: settings (depth, width, init, strategy, std) by regular expression that must
             match the whole name of a weight or of its module; later ones win.
         init: ``"balanced"`` keeps the function of the model; ``"identity"``, ``"near_zero"`` and
-            ``"fresh"`` start afresh; see :func:`overparam.reparam.initial_factors`.
+            ``"fresh"`` start from new values; see :func:`overparam.reparam.initial_factors`.
         strategy: for convolutions: ``"matrix"`` (out, in * k...), ``"sides"`` (1x1, kxk, 1x1) or
             ``"kernels"`` (a sequence of 3x3). The last two set the depth. Always one kernel in
             the forward pass. Weights that a strategy does not fit become matrices.
         std: of near_zero.
         generator: for random starts.
-        optimizer: holding the model's parameters; the factors take their places, with state.
+        optimizer: an optimizer of the model's parameters; the factors take their places, with
+            state.
         weight_decay_on: ``"factors"`` or ``"product"``.
-        progress: show a bar where standard error is a terminal and this takes more than 5 s.
+        progress: show a bar if standard error is a terminal and this takes more than 5 s.
 
     Returns:
         The model.

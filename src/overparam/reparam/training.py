@@ -55,8 +55,8 @@ def clip_grad_norm_(model: nn.Module, max_norm: float, *, norm_type: float = 2.0
     """Clip as ``torch.nn.utils.clip_grad_norm_`` would on the plain model.
 
     The total norm is that of the gradients at the weights. Gradients at the factors are linear in
-    them, so that scaling the former scales the latter. ``torch.nn.utils.clip_grad_norm_`` itself
-    is cheap and means the gradients of the factors.
+    them, so scaling the former scales the latter. ``torch.nn.utils.clip_grad_norm_`` itself is
+    cheaper, and clips by the norm of the factors' gradients.
 
     Returns:
         The total norm before clipping.

@@ -31,7 +31,7 @@ def entrywise_update(
     Under gradient flow of depth 2 it is mirror descent with the hypentropy potential, whose
     inverse Hessian is ``sqrt(w^2 + lam^2/4)``. Without imbalance it is exponentiated gradient:
     ``dw/dt = -2 |w| g``, so that small steps multiply each entry by ``exp(-2 lr sign(w) g)``; a
-    zero entry stays, and no entry changes its sign. Large ``lam`` is gradient descent.
+    zero entry stays, and no entry changes its sign. For large ``lam`` it is gradient descent.
 
     Source: Ghai, Hazan, Singer (2020), 'Exponentiated gradient meets gradient descent'
     (hypentropy); Woodworth et al. (2020), 'Kernel and rich regimes in overparametrized models'
@@ -45,8 +45,8 @@ def entrywise_update(
         imbalance: a number for depth 2, a sequence of N numbers for depth N.
 
     Returns:
-        ``D``, of the broadcast shape and the dtype of ``weight``. Differentiable by autograd, but
-        for entries at zero without imbalance.
+        ``D``, of the broadcast shape and the dtype of ``weight``. Differentiable by autograd,
+        except at zero entries without imbalance.
 
     Raises:
         TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.

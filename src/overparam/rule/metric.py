@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def metric_normalized(update: Tensor, gradient: Tensor, dims: int = 2) -> Tensor:
-    r"""An update over its length in the metric that it comes from: ``D / sqrt(<G, D>)``.
+    r"""An update divided by its length in the metric that it comes from: ``D / sqrt(<G, D>)``.
 
     .. math::
         \frac{P \, G}{\sqrt{\langle G, P \, G \rangle}}, \qquad D = P \, G,

@@ -22,8 +22,8 @@ def radial_stretch(weight: Tensor, step: Tensor, radial: float, total: Sum = _as
         u + (r - 1) \, \frac{\langle w, u \rangle}{|w|^2} \, w
 
     Source: for ``u = -lr g`` and ``r = N`` this is ``-lr`` times Claim 2 of Arora, Cohen, Hazan
-    (2018) without its factor ``|w|^(2-2/N)``. ``r = 1`` returns the step; ``r = 0`` takes the
-    radial part away, as AdamP does (Heo et al. 2021). A zero weight has no direction: its step is
+    (2018) without its factor ``|w|^(2-2/N)``. ``r = 1`` returns the step; ``r = 0`` removes its
+    radial part, as AdamP does (Heo et al. 2021). A zero weight has no direction: its step is
     returned. Half precision is computed in float32 and rounded once.
 
     Args:
@@ -54,7 +54,7 @@ def radial_stretch_in_metric(
     radial: float,
     total: Sum = _as_it_is,
 ) -> Tensor:
-    r"""The same for a step ``u = -lr m / s`` of Adam, in the metric ``s`` that Adam measures in.
+    r"""The same for a step ``u = -lr m / s`` of Adam, in the metric ``s`` of Adam.
 
     .. math::
         u - lr \, (r - 1) \, \frac{\langle w, m \rangle}{\langle w, s \circ w \rangle} \, w,

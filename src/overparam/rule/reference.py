@@ -81,23 +81,24 @@ def end_to_end_update(
       batch and leaves the others alone.
 
     **Imbalance.** The factors may differ from balance by multiples of the identity, which gradient
-    flow conserves. A number ``lam`` is that of two factors, ``W_2^T W_2 - W_1 W_1^T = lam I``, and
+    flow conserves. For two factors this is a number ``lam``, ``W_2^T W_2 - W_1 W_1^T = lam I``, and
     gives
 
     .. math::
-        D = \sqrt{W W^T + \lambda^2/4} \; G + G \, \sqrt{W^T W + \lambda^2/4},
+        D = \sqrt{W W^T + \lambda^2/4} \; G + G \, \sqrt{W^T W + \lambda^2/4}.
 
-    N offsets ``l_j`` are those of N factors, ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``;
+    For N factors it is N offsets ``l_j``, ``W_{j+1}^T W_{j+1} - W_j W_j^T = (l_{j+1} - l_j) I``;
     see :mod:`overparam.rule.unbalanced` for the formula, its sources and what it means for
     rectangular weights, and :func:`balanced_factors` for the factors themselves. At 0 it is the
     rule above, bit for bit; as ``lam`` grows, ``D / |lam|`` tends to the gradient. A zero weight
-    moves: at W = 0, ``D = |lam| G``. With a single smallest offset (any ``lam`` but 0) the rule is
-    smooth, at rank-deficient weights too.
+    moves: at W = 0, ``D = |lam| G``. With a single smallest offset (any ``lam`` except 0) the rule
+    is smooth, also at rank-deficient weights.
 
-    Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)`` given as it is counts
-    as ``out * in`` matrices of ``k x k``. The optimizers read it as one, ``(out, in * k * k)``, and
-    ``convolution_view(weight.shape).apply(end_to_end_update, weight, gradient, depth=N)`` does so
-    here; see :mod:`overparam.layers`.
+    Leading dimensions are a batch: a convolution kernel ``(out, in, k, k)``, given as it is, counts
+    as ``out * in`` matrices of ``k x k``. The optimizers read it as one, ``(out, in * k * k)``. To
+    do the same here, call
+    ``convolution_view(weight.shape).apply(end_to_end_update, weight, gradient, depth=N)``; see
+    :mod:`overparam.layers`.
 
     Units: ``D`` has degree ``2 - 2/N`` in W and 1 in G. Cost: one symmetric eigenproblem of
     ``min(m, n)`` rows (and one of few rows for most weights, see
@@ -106,14 +107,14 @@ def end_to_end_update(
     in ``gradient`` everywhere, and in ``weight`` wherever the map is: where W has full rank
     ``min(m, n)``, repeated singular values included. For N > 1 it has a kink at rank-deficient W,
     and the derivative there is NaN. A second derivative in ``weight`` (``torch.func.hessian``)
-    raises a RuntimeError. Not differentiable in ``depth``: asking for that raises one too.
+    raises a RuntimeError. So does a derivative in ``depth``, in which it is not differentiable.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
         gradient: ``G``, ``(..., m, n)``; leading dimensions broadcast with those of ``weight``.
         depth: ``N``, a number or a tensor that broadcasts with the leading dimensions.
         imbalance: a number for depth 2, a sequence of N numbers for depth N; in units of the
-            squared singular values of a factor, ``s^(2/N)``.
+            squared singular values of a factor, ``s^(2/N)``. 0 is balance.
 
     Returns:
         ``D``, of the broadcast shape ``(..., m, n)`` and the dtype of ``weight``.
@@ -166,8 +167,8 @@ def single_output_update(weight: Tensor, gradient: Tensor, depth: float | Tensor
     ``N = 1`` returns the gradient, bit for bit; ``N = inf`` the limit of ``D / N``,
     ``<w, g> w``. At ``w = 0`` the update is zero for N > 1. Degrees, non-finite values and
     errors are those of :func:`end_to_end_update`. Differentiable by autograd in ``weight`` and
-    ``gradient``, but for ``w = 0``, where the derivative in ``weight`` is returned as zero (which
-    is true for N > 2 alone: at N = 2 there is a kink, below it the slope is infinite).
+    ``gradient``, except at ``w = 0``, where the derivative in ``weight`` is returned as zero (which
+    is true only for N > 2: at N = 2 there is a kink, below it the slope is infinite).
 
     Args:
         weight: ``w``, ``(..., d)``.

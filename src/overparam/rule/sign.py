@@ -21,19 +21,19 @@ def preconditioned_sign(
 
     P the preconditioner of the end-to-end rule. Among the directions ``P^(1/2) [X]`` with
     ``|X| <= 1`` in the spectral norm it has the largest inner product with ``M``, the sum of the
-    singular values of ``P^(1/2) [M]``. For ``P = 1`` it is the step of Muon; over
-    ``sqrt(|lam|)`` it tends to that as ``imbalance`` grows. In the place of ``msign`` the
-    identity gives the rule.
+    singular values of ``P^(1/2) [M]``. For ``P = 1`` it is the step of Muon; divided by
+    ``sqrt(|lam|)`` it tends to that step as ``imbalance`` grows. With the identity in place of
+    ``msign`` it is the rule.
 
     Source: Jordan et al. (2024), 'Muon: an optimizer for hidden layers in neural networks', for
-    ``msign``; P is that of Arora, Cohen, Hazan (2018), Claim 1. Their combination is untested in
-    the literature as far as we know. Exact, by two decompositions;
-    ``EndToEnd(inner="muon", both_sides=True)`` takes Muon's approximate one.
+    ``msign``; P is that of Arora, Cohen, Hazan (2018), Claim 1. As far as we know, their
+    combination is untested in the literature. It is exact here, by two decompositions;
+    ``EndToEnd(inner="muon", both_sides=True)`` uses Muon's approximate ``msign``.
 
     Args:
         weight: ``W``, ``(..., m, n)``.
         momentum: ``M``, a gradient or an average of gradients, ``(..., m, n)``.
-        depth: ``N``, a number of at least 1, or infinity for P over N.
+        depth: ``N``, a number of at least 1, or infinity for the limit of ``P / N``.
         imbalance: as in :func:`overparam.end_to_end_update`.
 
     Returns:

@@ -20,7 +20,7 @@ _DENSE = 1024
 
 
 class LatePhase(NamedTuple):
-    """What decides the best rate near a non-degenerate optimum.
+    """What decides the best speed near a non-degenerate optimum.
 
     Attributes:
         plain: ``cond(H)``, of gradient descent.

@@ -1,4 +1,4 @@
-"""The instrument: does depth make the training of a model faster?"""
+"""Comparisons: does depth make the training of a model faster?"""
 
 from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.problem import Problem, problem

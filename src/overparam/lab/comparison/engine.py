@@ -68,41 +68,41 @@ def compare(
     Args:
         problem: a problem, or a name as on the command line.
         build: makes the model.
-        loss: of the model on a batch.
+        loss: the loss of the model on a batch.
         data: a ``DataLoader``, a list of batches, or a function of a seed that returns batches.
         train: a loop of your own, a generator ``train(optimizer, model, seed)``.
         evaluate: functions of the model by name; lower is better.
         judged_by: the training loss, or a name in ``evaluate``.
-        title: of the problem.
-        methods: names, at least one without depth.
-        budget: time for everything, which sets the length of the runs; 10 minutes if there is
-            neither a budget nor a number of steps. It is kept: the pace is measured all along, and
+        title: title of the problem.
+        methods: names of methods, at least one of them without depth.
+        budget: time for everything, which sets the length of the runs; 10 minutes if neither a
+            budget nor a number of steps is given. It is kept: the pace is measured throughout, and
             on a busy machine runs get shorter, or the protocol is cut, which the page says.
-        steps: length of the runs of tuning, which makes the numbers those of any other machine of
-            the same kind; the longest runs are twice as long. With a budget too, a limit.
-        seeds: of the confirmation, at least 2. With fewer than 5 nothing is decided; 8 keep what
-            the committed experiment promises, see benchmarks/comparison.md.
+        steps: length of the runs of tuning; the longest runs are twice as long. With it, the
+            numbers do not depend on the machine's speed. With a budget as well, an upper limit.
+        seeds: number of seeds of the confirmation, at least 2. With fewer than 5 nothing is
+            decided; how often 8 decide wrongly was measured, see benchmarks/comparison.md.
         trials: learning rates for each method; all get more while a best one is at the edge.
         tuning_seeds: seeds for each learning rate.
         controls: add the radial step of the same depth to each method with factors or rule.
-        directory: where every run is stored; the same call with the same directory goes on where
-            it stopped.
+        directory: where every run is stored; the same call with the same directory continues
+            where it stopped.
         overwrite: replace another comparison in that directory.
-        workers: processes, which need a problem that can be sent to them: one with a name, or
-            functions at the top level of a module. 0 trains in this process.
+        workers: number of processes. They need a problem that can be sent to them: one with a
+            name, or functions at the top level of a module. 0 trains in this process.
         executor: any executor of PEP 3148 instead, whose workers share the directory; ``workers``
-            then says how many they are, for the budget.
+            then says how many there are, for the budget.
         console: where progress is shown; by default standard error.
-        suspend: asked now and then; if it returns True, OutOfTimeError is raised, and the same call
-            goes on later.
+        suspend: called now and then; if it returns True, OutOfTimeError is raised, and the same
+            call continues later.
 
     Returns:
         The result: print it, or save it as a page.
 
     Raises:
-        ValueError: a setting that cannot be used, a budget that is too small, or another command
-            is at work in the directory. OutOfTimeError, which is one, if the budget ended before
-            anything can be said; the same call goes on from there, with a budget of its own.
+        ValueError: a setting cannot be used, the budget is too small, or another command is at
+            work in the directory. Its subclass OutOfTimeError if the budget ended before anything
+            can be said; the same call continues from there, with a new budget.
     """
     given = problem
     if given is None:

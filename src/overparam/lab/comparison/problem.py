@@ -34,10 +34,10 @@ class Problem:
         title: one line for people.
         build: makes the model, with its random start from torch's global generator.
         batches: the data: a ``DataLoader`` or a list of batches, which are repeated without end,
-            or a function of a seed that returns one of these or an iterator without end.
+            or a function of a seed that returns one of these or an endless iterator.
         loss: the loss of the model on a batch.
         train: in place of ``batches`` and ``loss``: a generator ``train(optimizer, model, seed)``
-            that takes a step and yields its loss, without end. It leaves the learning rate alone.
+            that takes a step and yields its loss, endlessly. It leaves the learning rate alone.
         evaluate: functions of the model by name, such as a test error; lower is better. They are
             called without gradients.
         judged_by: "training loss" (on batches that are the same for all runs, with the model in
@@ -45,8 +45,8 @@ class Problem:
         steps: the longest run that makes sense, in steps; None if any length does.
         exclude: weights that no method factors, as in :class:`overparam.EndToEnd`; the head of a
             network that Muon should leave to AdamW, for example.
-        penalty: a function of the model that is added to the loss in training, and to no loss that
-            is stored or judged.
+        penalty: a function of the model that is added to the loss in training, but not to the
+            losses that are stored or judged.
     """
 
     title: str

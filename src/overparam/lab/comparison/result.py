@@ -59,7 +59,7 @@ class Result:
 
     @property
     def deep(self) -> list[str]:
-        """Those of them that have depth, fastest first."""
+        """The methods with depth, fastest first."""
         return [name for name in self.ranked if not parse_method(name).is_baseline]
 
     @property
