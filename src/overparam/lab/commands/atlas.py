@@ -31,10 +31,11 @@ class AtlasCommand:
     """
 
     quick: Annotated[bool, NO_DEFAULT] = False
-    """Eight small problems and short runs; more say nothing than in the full atlas."""
+    """Eight small problems and short runs; more cells stay undecided than in the full atlas."""
     budget: Annotated[str | None, NO_DEFAULT] = None
-    """Time for this command. If quick, 9min by default, and runs get shorter on a slow machine; the
-    full atlas stops then, the most important problems first, and the same command goes on."""
+    """Time for this command. With --quick, 9min by default, and runs get shorter on a slow machine.
+    The full atlas takes the most important problems first and stops at the end of this time; the
+    same command continues."""
     only: tuple[str, ...] = ()
     """Problems whose names contain one of these words; by default all."""
     seeds: int = 8

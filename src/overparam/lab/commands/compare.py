@@ -38,7 +38,7 @@ class CompareCommand:
     budget: str = "10min"
     """Time for everything, such as 60s, 10min or 2h; it sets the length of the runs."""
     steps: Annotated[int | None, NO_DEFAULT] = None
-    """Length of the runs of tuning, in place of a budget."""
+    """Length of the runs of tuning; an upper limit if the budget is too small for it."""
     seeds: int = 8
     """Fresh seeds that confirm; with fewer than 5 nothing is decided."""
     trials: int = 8

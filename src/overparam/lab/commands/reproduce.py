@@ -45,10 +45,10 @@ from overparam.lab.store import StudyDirectory
 class ReproduceCommand:
     """Rerun every experiment of the paper and give each of its claims a verdict.
 
-    On two cores, --quick takes about nine minutes, the default about two and a half hours, and
-    --paper, at the paper's horizons (1,000,000 iterations), an estimated day. You can stop the
-    command at any time, with ctrl-C or otherwise: the same command continues, and ends with the
-    same curves and verdicts, byte for byte.
+    On two quiet cores, --quick takes about eight minutes, the default one to two and a half hours,
+    and --paper, at the paper's horizons (1,000,000 iterations), an estimated 11 to 18 hours. You
+    can stop the command at any time, with ctrl-C or otherwise: the same command continues, and
+    ends with the same curves and verdicts, byte for byte.
 
     Examples:
         overparam reproduce --quick
@@ -57,7 +57,7 @@ class ReproduceCommand:
     """
 
     quick: Annotated[bool, NO_DEFAULT] = False
-    """Shorter horizons and coarser grids, about nine minutes on two cores."""
+    """Shorter horizons and coarser grids, about eight minutes on two quiet cores."""
     paper: Annotated[bool, NO_DEFAULT] = False
     """The paper's horizons, and eight learning rates per decade."""
     only: Annotated[tuple[str, ...], NO_DEFAULT] = ()

@@ -73,8 +73,8 @@ class TableOptions:
 class RunCommand:
     """Train every method of a study at the same learning rates and write a report.
 
-    The default is the paper's L4 problem on the Ethanol data, which takes about two minutes on two
-    cores. After ctrl-C, the same command continues from where it stopped.
+    The default is the paper's L4 problem on the Ethanol data, which takes about a minute on two
+    quiet cores. After ctrl-C, the same command continues from where it stopped.
 
     Examples:
         overparam run
