@@ -39,14 +39,14 @@ _WIDTH, _HEIGHT = 600, 340
 _PROTOCOL = (
     "Equal budgets. Every method gets the same number of learning rates, and the same number of "
     "seeds for each. {search}A parabola through the rates near the best gives the rate that is "
-    "used. Options are those of the method's name, or torch's defaults. (AlgoPerf, Dahl et al. "
-    "2023; Deep Learning Tuning Playbook, Godbole et al. 2023.)",
+    "used. Other options are those in the method's name, or torch's defaults. (AlgoPerf, Dahl et "
+    "al. 2023; Deep Learning Tuning Playbook, Godbole et al. 2023.)",
     "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "
     "run is judged at the end of its schedule only, on batches that are the same for every run, "
     "with the model in evaluation mode.",
     "A target fixed before the confirmation: the loss of the best method without depth in tuning.",
-    "A ladder of horizons. Each method is trained with {lengths} lengths, from {least} to {most} "
-    "times that of tuning, at its tuned learning rate; the steps to the target are read off "
+    "A ladder of horizons. Each method has runs of {lengths} lengths, from {least} to {most} "
+    "times that of tuning, at its tuned learning rate; the steps to the target are interpolated "
     "between them. The speed-up is the ratio of steps at equal loss. (Track 3 of modded-nanogpt.)",
     "Fresh seeds, paired. The seeds of the confirmation were not used in tuning; for each of them "
     "all methods start from the same weights and see the same batches. (Bouthillier et al. 2021.)",
@@ -57,11 +57,11 @@ _PROTOCOL = (
     "for few seeds (Hesterberg 2015), and never narrower than Student's. (rliable, Agarwal et al. "
     "2021.)",
     "Controls. A/A: the baseline against itself with other batches must show no difference. The "
-    "radial step of the same depth is the part of depth that costs few flops, but time in Python "
-    "on small models; see the costs. All methods have the same warm-up. The step size is matched "
-    "by tuning. Failures count as no progress, and are listed.",
-    "Muon steps on hidden matrices; vectors, embeddings and excluded heads are left to AdamW at "
-    "the same learning rate.",
+    "radial step of the same depth is the part of depth that costs few flops, though on small "
+    "models it costs time in Python; see the costs. All methods have the same warm-up. Step sizes "
+    "are matched by tuning. Failures count as no progress, and are listed.",
+    "Muon. It steps on hidden matrices; vectors, embeddings and excluded heads are left to AdamW "
+    "at the same learning rate.",
 )
 _SEARCH = (
     "The grid is extended until the best rate of each lies inside, and refined to a factor of 1.4; "
@@ -125,7 +125,7 @@ def write_result(result: Result, path: Path) -> None:
 
 _SPEED_CAPTION = (
     "Speed-up in steps at equal loss. Dots: seeds. Line: 95 % interval. Grey band: within 5 % of "
-    "the baseline, which counts for nothing."
+    "the baseline, which does not count as faster or slower."
 )
 _LADDER_CAPTION = (
     "Judged loss at the end of runs of {} lengths, median over fresh seeds. The dashed line is "

@@ -17,7 +17,7 @@ from overparam.lab.comparison.statistics import LEAST_SEEDS, SpeedUp, decide
 from overparam.lab.verdicts import Verdict
 
 BOUNDS = (
-    "≤ and ≥ mark bounds, in flops and seconds too: for most seeds the target lies outside of the "
+    "≤ and ≥ mark bounds, in flops and seconds too: for most seeds the target lies outside the "
     "lengths that were run."
 )
 _FINE = 2.01  # rates this far apart are fine enough for the parabola between them

@@ -49,11 +49,11 @@ def how_often_right(table: pl.DataFrame) -> str:
         pl.col("predicted").is_not_null() & pl.col("outcome").is_in(["faster", "slower"])
     )
     if not len(cells):
-        return "No cell is decided that the law of the late phase speaks of."
+        return "No cell is decided among those to which the law of the late phase applies."
     right = ((cells["predicted"] > 1) == (cells["outcome"] == "faster")).sum()
     return (
         "The law of the late phase (condition numbers at the optimum, overparam.theory."
-        f"predict_speedup) names the right side in {right} of the {len(cells)} decided cells of "
-        "gradient descent and heavy ball. It knows nothing of the start: a depth that still waits "
-        "near its start is slower whatever it predicts."
+        f"predict_speedup) is right about whether depth is faster in {right} of the {len(cells)} "
+        "decided cells of gradient descent and heavy ball. It ignores the start: a depth that "
+        "still waits near its start is slower whatever the law predicts."
     )
