@@ -45,7 +45,7 @@ _PROTOCOL = (
     "run is judged at the end of its schedule only, on batches that are the same for every run, "
     "with the model in evaluation mode.",
     "A target fixed before the confirmation: the loss of the best method without depth in tuning.",
-    "A ladder of horizons. Each method has runs of {lengths} lengths, from {least} to {most} "
+    "A ladder of horizons. Each method is trained with {lengths} lengths, from {least} to {most} "
     "times that of tuning, at its tuned learning rate; the steps to the target are interpolated "
     "between them. The speed-up is the ratio of steps at equal loss. (Track 3 of modded-nanogpt.)",
     "Fresh seeds, paired. The seeds of the confirmation were not used in tuning; for each of them "
@@ -57,9 +57,9 @@ _PROTOCOL = (
     "for few seeds (Hesterberg 2015), and never narrower than Student's. (rliable, Agarwal et al. "
     "2021.)",
     "Controls. A/A: the baseline against itself with other batches must show no difference. The "
-    "radial step of the same depth is the part of depth that costs few flops, though on small "
-    "models it costs time in Python; see the costs. All methods have the same warm-up. Step sizes "
-    "are matched by tuning. Failures count as no progress, and are listed.",
+    "radial step of the same depth is the part of depth that costs few flops, but time in Python "
+    "on small models; see the costs. All methods have the same warm-up. Step sizes are matched by "
+    "tuning. Failures count as no progress, and are listed.",
     "Muon. It steps on hidden matrices; vectors, embeddings and excluded heads are left to AdamW "
     "at the same learning rate.",
 )
