@@ -62,8 +62,8 @@ class EndToEnd(Transform):
 
     What each parameter gets is printed by ``print(optimizer.routing())``:
 
-    - weights of linear, convolution, attention, recurrent and expert layers: the rule, for each
-      matrix that the layer holds. This needs the model, ``EndToEnd(model)``, or a group
+    - weights of linear, convolution, attention, recurrent, expert and bilinear layers: the rule,
+      for each matrix that the layer holds. This needs the model, ``EndToEnd(model)``, or a group
       ``{"params": model.layer}``: bare tensors do not show how they are used, and a warning names
       those that could be read in several ways;
     - embeddings, where ``targets`` name them: each row as a layer with a single output, so that

@@ -84,8 +84,9 @@ def overparameterize(
         width: hidden width: None for the narrowest that holds any weight, an integer, a ratio of
             that (a float), or a list. With the initialization 'balanced', units beyond the
             narrowest start at zero and stay there.
-        targets: which weights: ``"all-linear"`` (default), ``"all"``, names, a regular expression
-            or a function; see :func:`overparam.layers.select.select_parameters`.
+        targets: which weights: a kind or a list of kinds, ``"all"``, names, a regular expression
+            or a function; by default those of linear, convolution, attention, recurrent, expert
+            and bilinear layers; see :func:`overparam.layers.select.select_parameters`.
         exclude: weights to leave out.
         overrides: settings (depth, width, init, strategy, std) by regular expression that must
             match the whole name of a weight or of its module; later ones win.

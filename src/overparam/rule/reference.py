@@ -72,7 +72,7 @@ def end_to_end_update(
     of ``U^T G V`` by ``(s_i^2 - s_k^2) / (s_i^(2/N) - s_k^(2/N))``.
 
     - ``N = 1`` returns the gradient, bit for bit.
-    - ``N = inf`` returns the limit of ``D / N``: the factor becomes the logarithmic mean of
+    - ``N = inf`` returns the limit of ``D / N``: the multiplier becomes the logarithmic mean of
       ``s_i^2`` and ``s_k^2``. ``D`` itself grows in proportion to N, so N = 1e6 gives a million
       times this limit: a finite depth above 1000 draws a warning.
     - A singular value at round-off counts as zero: below ``max(m, n) * eps * s_max`` in float64,
