@@ -105,6 +105,32 @@ def test_degenerate_optima() -> None:
         predict_speedup(torch.eye(3), singular, 2)
 
 
+@pytest.mark.parametrize("dense", [1024, 0])
+def test_nothing_moves_at_a_zero_optimum_and_a_flat_loss_has_none(
+    monkeypatch: pytest.MonkeyPatch, dense: int
+) -> None:
+    monkeypatch.setattr("overparam.theory.late_phase._DENSE", dense)
+    zero = torch.zeros(2, 3)
+    found = predict_speedup(lambda w: (w * torch.tensor([1.0, 2.0, 3.0]) * w).sum(), zero, 2)
+    assert found == (pytest.approx(3), math.inf, 0)
+    for flat in (lambda w: w.sum(), lambda w: 0 * w.square().sum()):
+        with pytest.raises(ValueError, match="not positive definite"):
+            predict_speedup(flat, zero + 1, 2)
+    with pytest.raises(ValueError, match="not finite"):
+        predict_speedup(lambda w: math.nan * w.square().sum(), zero + 1, 2)
+
+
+def test_lanczos_waits_for_the_largest_eigenvalue_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small eigenvalue is found at once, the end of a dense row of others is not."""
+    values = torch.linspace(1, 2, 400, dtype=torch.float64)
+    values[0] = 0.9
+    curved = values.view(20, 20)
+    monkeypatch.setattr("overparam.theory.late_phase._DENSE", 0)
+    identity = torch.eye(20, dtype=torch.float64)
+    found = predict_speedup(lambda w: (curved * (w - identity).square()).sum(), identity, 1)
+    assert found.plain == pytest.approx(2 / 0.9, rel=1e-5)
+
+
 def test_equal_eigenvalues() -> None:
     """Lanczos' method has met them all after one step, and the rates are both at once."""
     far = torch.randn(33, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -142,8 +142,7 @@ def _root(spectrum: PreconditionerSpectrum, matrices: Tensor) -> Tensor:
 def _conditions(hessian: Tensor, spectrum: PreconditionerSpectrum) -> tuple[float, float]:
     """The two condition numbers, from the matrix."""
     shape, size = spectrum.eigenvalues.shape, len(hessian)
-    if not hessian.isfinite().all():
-        raise ValueError("the Hessian has entries that are not finite at this weight.")
+    _check_finite(hessian)
     symmetric = (hessian + hessian.mT) / 2
     half = _root(spectrum, symmetric.reshape(size, *shape)).reshape(size, size)
     both = _root(spectrum, half.mT.reshape(size, *shape)).reshape(size, size)
@@ -152,11 +151,18 @@ def _conditions(hessian: Tensor, spectrum: PreconditionerSpectrum) -> tuple[floa
     )
 
 
+def _check_finite(numbers: Tensor) -> None:
+    if not numbers.isfinite().all():
+        raise ValueError("the Hessian has entries that are not finite at this weight.")
+
+
 def _condition(values: Tensor) -> float:
     """Largest over smallest of ascending eigenvalues; infinite where the smallest is round-off.
 
-    Equal up to round-off counts as equal.
+    Equal up to round-off counts as equal, unless none is positive.
     """
+    if values[-1] <= 0:
+        return math.inf
     round_off = len(values) * torch.finfo(values.dtype).eps * values[-1]
     if values[-1] - values[0] <= round_off:
         return 1.0
@@ -167,6 +173,8 @@ def _hessian_product(loss: Loss, point: Tensor) -> Callable[[Tensor], Tensor]:
     """Products of the Hessian with a matrix ``(m, n)``, by differentiating the gradient again."""
     point = point.requires_grad_()
     (slope,) = torch.autograd.grad(loss(point), point, create_graph=True)
+    if not slope.requires_grad:  # a linear loss
+        return torch.zeros_like
 
     def times(vector: Tensor) -> Tensor:
         product = torch.autograd.grad(slope, point, vector.reshape(point.shape), retain_graph=True)
@@ -184,6 +192,7 @@ def _lanczos_condition(times: Callable[[Tensor], Tensor], like: Tensor, steps: i
     beside: list[Tensor] = []
     for step in range(1, min(steps, like.numel()) + 1):
         image = times(basis[-1].view(like.shape)).flatten()
+        _check_finite(image)
         diagonal.append(basis[-1] @ image)
         known = torch.stack(basis)
         for _ in range(2):  # twice is enough
@@ -196,8 +205,8 @@ def _lanczos_condition(times: Callable[[Tensor], Tensor], like: Tensor, steps: i
             band = torch.stack(beside[:-1]) if step > 1 else image.new_zeros(0)
             ritz = torch.stack(diagonal).diag() + band.diag(1) + band.diag(-1)
             values, vectors = torch.linalg.eigh(ritz)
-            misses = beside[-1] * vectors[-1].abs()
-            if complete or bool(misses[0] <= 1e-4 * values[0].abs()):
+            ends, misses = values[[0, -1]].abs(), beside[-1] * vectors[-1, [0, -1]].abs()
+            if complete or bool((misses <= 1e-4 * ends).all()):
                 return _condition(values)
         basis.append(image / beside[-1])
     raise RuntimeError(
