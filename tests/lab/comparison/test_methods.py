@@ -71,6 +71,23 @@ def test_baselines_and_their_names():
     deep = parse_method("sgd(momentum=0.9)+rule:2")
     assert not deep.is_baseline
     assert deep.plain_name == "sgd(momentum=0.9)"
+    assert parse_method("adamw+radial:2").plain_name == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ('momentum(granularity="entry")+rule:2', "momentum"),
+        ("muon(imbalance=1.0,both_sides=True)+rule:2", "muon"),
+        ('sgd(momentum=0.9,imbalance=(0, 1, 2),normalize="metric")+rule:3', "sgd(momentum=0.9)"),
+        ('radam(betas=(0.9, 0.95), metric="euclidean")+radial:2', "radam(betas=(0.9, 0.95))"),
+    ],
+)
+def test_a_plain_optimizer_has_no_options_of_depth(name, plain):
+    method = parse_method(name)
+    assert method.plain_name == plain
+    for each in (method, parse_method(plain), parse_method(f"{plain}+radial:2")):
+        each.make(nn.Linear(3, 2), 0.1)
 
 
 @pytest.mark.parametrize(

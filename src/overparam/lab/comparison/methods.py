@@ -11,6 +11,7 @@ sides 1, k, 1 or of 3 x 3 each. ``+rwf:mu`` is random weight factorization
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -67,8 +68,16 @@ class Method:
 
     @property
     def plain_name(self) -> str:
-        """The name of the same optimizer without depth."""
-        return self.name.rpartition("+")[0] if "+" in self.name else self.name
+        """The name of the same optimizer without depth, and without the options of depth."""
+        if self.is_baseline:
+            return self.name
+        written = self.name.rpartition("+")[0]
+        word, options = parse_call(written, "optimizer")
+        taken = inspect.signature(_inner(self.base)).parameters
+        kept = [f"{name}={value!r}" for name, value in options.items() if name in taken]
+        if len(kept) == len(options):
+            return written
+        return f"{word}({', '.join(kept)})" if kept else word
 
     @property
     def start(self) -> float:
