@@ -1,5 +1,6 @@
 """The page docs/mechanism.md says what its stored results say."""
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -53,6 +54,29 @@ def test_measured_numbers_of_the_template_are_named(modules):
     prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\$[^$]*\$", "", template, flags=re.DOTALL)
     numbers = re.findall(r"(?<![\w.^-])\d[\d,]*\.\d+(?:e-?\d+)?|\d+ %|\d+ times", prose)
     assert set(numbers) <= {"0.01", "5 %"}
+
+
+def test_the_page_on_imbalance_says_what_the_stored_results_say(modules):
+    slow, changed = ("gd", "momentum"), "rule:2,lam=1"
+    stored = pl.read_parquet(modules[1].STORED).filter(
+        pl.col("data").is_in(["ethanol", "linnerud"]), pl.col("schedule") == "constant"
+    )
+    results = modules[0].Results(stored)
+    text = " ".join((ROOT / "docs" / "learn" / "imbalance.md").read_text("utf-8").split())
+    for power, name, part in itertools.product((2, 4), slow, ("rule:2,lam=0.3", changed)):
+        both = [results.row(name, each, power=power)["speed_up"] for each in (part, "rule:2")]
+        assert 0.8 < both[0] / both[1] < 1.2
+    after, before = (
+        " and ".join(results.faster(name, part, power=6) for name in slow)
+        for part in (changed, "rule:2")
+    )
+    assert f"{after} times as fast as on the plain weight in place of {before}." in text
+    brief = {"data": "linnerud", "iterations": 200}
+    first, second, third = (results.faster("gd", "rule:2", power=p, **brief) for p in (2, 4, 6))
+    assert f"{first}, {second} and {third} times as fast as on the plain weight ($p = 2$" in text
+    arrive = [results.row("gd", changed, power=p, **brief)["arrive"] for p in (2, 4, 6)]
+    assert arrive == [True, True, False]
+    assert f"with $p = 6$ it is {results.faster('gd', changed, power=6, **brief)} times" in text
 
 
 def test_verdicts_need_every_seed_and_a_rate_within_the_grid(modules):
