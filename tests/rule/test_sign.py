@@ -67,5 +67,7 @@ def test_null_directions_and_bad_input() -> None:
     assert not preconditioned_sign(weight, momentum * 0, 2, imbalance=0.5).any()
     with pytest.raises(ValueError, match="must be equal"):
         preconditioned_sign(weight, momentum[:2], 2)
+    with pytest.raises(ValueError, match="momentum has non-finite entries"):
+        preconditioned_sign(weight, momentum / 0, 2)
     with pytest.raises(ValueError, match="a single number"):
         preconditioned_sign(weight, momentum, 3, imbalance=0.5)

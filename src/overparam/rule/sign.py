@@ -41,8 +41,8 @@ def preconditioned_sign(
 
     Raises:
         TypeError: not real floating-point tensors, dtypes differ, or depth is not a number.
-        ValueError: shapes or devices do not fit, weight is not finite, a depth is below 1 or NaN,
-            or the imbalance is not one of that depth.
+        ValueError: shapes or devices do not fit, weight or momentum is not finite, a depth is
+            below 1 or NaN, or the imbalance is not one of that depth.
 
     Example:
         >>> import torch
@@ -52,6 +52,8 @@ def preconditioned_sign(
                 [ 0.0000, -1.4142]])
     """
     check_same_trailing(weight, momentum, trailing=2)
+    if not bool(momentum.isfinite().all()):
+        raise ValueError("momentum has non-finite entries; its sign is not defined.")
     eigenvalues, left, right = preconditioner_spectrum(weight, depth, imbalance=imbalance)
     root = eigenvalues.sqrt()
     turned = root * (left.mT @ momentum @ right)
