@@ -36,7 +36,9 @@ def entrywise_update(
     Source: Ghai, Hazan, Singer (2020), 'Exponentiated gradient meets gradient descent'
     (hypentropy); Woodworth et al. (2020), 'Kernel and rich regimes in overparametrized models'
     (``w = u^N - v^N``, which moves as N numbers with an imbalance do at N = 2); Jacobs and Burkholz
-    (2025), 'Mask in the mirror' (``w = m * u`` as an optimizer, HAM).
+    (2025), 'Mask in the mirror: implicit sparsification' (``w = m * u``); Jacobs, Gadhikar,
+    Rubio-Madrigal, Burkholz (2026), 'Hyperbolic aware minimization: implicit bias for sparsity'
+    (HAM: a step of that geometry after each one of an optimizer).
 
     Args:
         weight: ``w``, of any shape.
