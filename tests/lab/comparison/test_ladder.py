@@ -24,7 +24,7 @@ def test_steps_follow_a_power_law_between_the_horizons():
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [(3.0, (10.0, False)), (4.0, (10.0, True)), (1.0, (20.0, False)), (0.9, (40.0, True))],
+    [(3.0, (10.0, 0)), (4.0, (10.0, -1)), (1.0, (20.0, 0)), (0.9, (40.0, 1))],
 )
 def test_targets_at_and_beyond_the_ends(target, expected):
     assert steps_to(target, [10, 20, 40], [3.0, 1.0, 1.0]) == expected

@@ -87,3 +87,16 @@ def test_values_outside_of_the_ladder_are_bounds():
     assert found.censored == 5
     assert found.median == pytest.approx(0.5)
     assert found.decision == "slower"
+    assert (found.unknown, found.known) == (0, True)
+
+
+@pytest.mark.parametrize("target", [0.5, 9.5])
+def test_seeds_for_which_both_are_outside_on_the_same_side_decide_nothing(target):
+    base, other = [[4.0, 2.0, 1.0]] * 8, [[9.0, 8.0, 7.0]] * 8
+    found = compare_ladders((50, 100, 200), base, other, target)
+    assert (found.censored, found.unknown, found.known) == (8, 8, False)
+    assert found.decision == "too early"  # although every value is 1
+    seen = [[4.0, 2.0, 0.4]] * 4 + base[:4]
+    found = compare_ladders((50, 100, 200), seen, other, 0.5)
+    assert (found.unknown, found.known, found.decision) == (4, True, "too early")
+    assert compare_ladders((50, 100, 200), seen[:4] * 2, other, 0.5).decision == "not faster"

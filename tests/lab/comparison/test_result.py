@@ -1,14 +1,16 @@
 """What a result says, with outcomes that are made up."""
 
+import math
 from pathlib import Path
 
 import pytest
 from support.comparison_cases import play, power_law
 
 from overparam.lab.comparison.costs import Cost, Costs
+from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.page import write_result
 from overparam.lab.comparison.plans import PlanFile
-from overparam.lab.comparison.protocol import Plan
+from overparam.lab.comparison.protocol import Outcome, Plan, Trial
 from overparam.lab.comparison.result import Result, interval, ratio
 from overparam.lab.comparison.statistics import SpeedUp, decide
 from overparam.lab.verdicts import Verdict
@@ -16,14 +18,18 @@ from overparam.lab.verdicts import Verdict
 PLAIN = ("adamw", "sgd")
 
 
-def result_of(speeds, asked, noise=0.002, **plan) -> Result:
-    """Methods with these planted speed-ups in steps; those with depth cost twice the time."""
+def result_of(speeds, asked, noise=0.002, after=1.0, **plan) -> Result:
+    """Methods with these planted speed-ups in steps; those with depth cost twice the time.
+
+    The losses of the confirmation are ``after`` times higher than those of tuning.
+    """
     made = power_law(0, noise, 1.0)
 
     def loss(trial):
-        return made(trial) * speeds[trial.method] ** -0.7
+        late = after if trial.seed < 1000 else 1.0
+        return made(trial) * speeds[trial.method] ** -0.7 * late
 
-    baselines = tuple(name for name in speeds if name in PLAIN)
+    baselines = tuple(name for name in speeds if parse_method(name).is_baseline)
     findings = play(Plan(dict.fromkeys(speeds, 0.1), baselines, 100, **plan), loss)
     costs = {name: Cost(0.001 * (1 + ("+" in name)), 100.0, 10, 20) for name in speeds}
     stored = PlanFile(Path("plan.json"), {}, Costs(costs, 100.0, 0.0), 100)
@@ -74,6 +80,47 @@ def test_over_its_own_optimizer_where_that_is_not_the_baseline():
     assert cells["adamw"] == cells["sgd"] == cells["A/A: adamw, other batches"] == ""
     assert all(len(row) == len(header) for row in rows)
     assert "over its own optimizer" not in result_of(SLOWER, SLOWER).table()[0]
+
+
+def test_its_own_optimizer_is_the_one_with_most_of_its_options():
+    decayed = "sgd(weight_decay=0.5)"
+    speeds = {"adamw": 1.2, "sgd": 1.0, decayed: 0.8, f"{decayed}+rule:2": 0.8, "sgd+rule:2": 1.0}
+    result = result_of(speeds, speeds)
+    assert result.over_own(f"{decayed}+rule:2")[0] == decayed
+    assert result.over_own("sgd+rule:2")[0] == "sgd"
+
+
+def test_options_may_be_lists():
+    name = "adamw(betas=[0.9, 0.95])"
+    result = result_of({name: 1.0, f"{name}+factors:2": 1.0}, [name])
+    assert result.over_own(f"{name}+factors:2")[0] == name
+
+
+def test_where_no_method_with_depth_was_asked_for_the_answer_says_so():
+    result = result_of({"adamw": 1.0, "sgd": 0.5}, PLAIN)
+    failed = Outcome(math.inf, failure="diverged at step 3")
+    result.findings.outcomes[Trial("sgd", 99.0, 100, 0)] = failed
+    assert result.failures
+    assert result.sentence == (
+        "adamw is the best of the methods without depth; none with depth was compared."
+    )
+
+
+def test_what_the_lengths_do_not_show_is_not_known():
+    """The confirmation ends higher than the target of tuning, for all methods alike."""
+    speeds = {"adamw": 1.0, "adamw+factors:2": 1.0, "adamw+radial:2": 1.0}
+    result = result_of(speeds, ["adamw", "adamw+factors:2"], after=10.0)
+    assert result.verdict is Verdict.TOO_EARLY
+    assert result.sentence == (
+        "Too early to say. For 5 of 5 seeds neither adamw nor adamw+factors:2 reaches the loss of "
+        "the tuning within the lengths that were run, or both do in the shortest. "
+        "Control: adamw+radial:2 is undecided (not known)."
+    )
+    header, rows = result.table()
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    shown = [(c["speed-up in steps"], c["in flops"], c["in seconds"], c["verdict"]) for c in cells]
+    assert shown[1:] == [("not known", "", "", "too early")] * 2 + [("not known", "", "", "")]
+    assert "5 of 5 seeds say nothing about adamw+factors:2" in str(result)
 
 
 @pytest.mark.parametrize(

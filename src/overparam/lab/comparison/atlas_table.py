@@ -23,7 +23,8 @@ _SCHEMA = {
     "problem": pl.String, "method": pl.String, "optimizer": pl.String, "kind": pl.String,
     "over": pl.String, "than": pl.String, "decision": pl.String, "median": pl.Float64,
     "low": pl.Float64, "high": pl.Float64, "in_seconds": pl.Float64, "smallest": pl.Float64,
-    "censored": pl.Int64, "values": pl.List(pl.Float64), "lr": pl.Float64, "edge": pl.Boolean,
+    "censored": pl.Int64, "unknown": pl.Int64, "values": pl.List(pl.Float64), "lr": pl.Float64,
+    "edge": pl.Boolean,
     "steps": pl.Int64, "loss": pl.Float64, "loss_than": pl.Float64, "notes": pl.String,
     "machines": pl.String, "metric": pl.String, "measured": pl.Float64, "measured_than": pl.Float64,
 }  # fmt: skip
@@ -69,7 +70,8 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
 def _numbers(found: SpeedUp) -> dict[str, Any]:
     return {
         "decision": found.decision, "median": found.median, "low": found.low, "high": found.high,
-        "smallest": found.smallest, "censored": found.censored, "values": list(found.values),
+        "smallest": found.smallest, "censored": found.censored, "unknown": found.unknown,
+        "values": list(found.values),
     }  # fmt: skip
 
 
@@ -258,5 +260,5 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _speed_up(row: Mapping[str, Any]) -> SpeedUp:
-    names = ("median", "low", "high", "decision", "smallest", "censored")
+    names = ("median", "low", "high", "decision", "smallest", "censored", "unknown")
     return SpeedUp(tuple(row["values"]), **{name: row[name] for name in names})

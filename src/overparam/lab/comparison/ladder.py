@@ -44,7 +44,7 @@ def decreasing(losses: Sequence[float]) -> list[float]:
     return [mean for mean, count in pools for _ in range(count)]
 
 
-def steps_to(target: float, lengths: Sequence[int], losses: Sequence[float]) -> tuple[float, bool]:
+def steps_to(target: float, lengths: Sequence[int], losses: Sequence[float]) -> tuple[float, int]:
     """Steps at which a loss is reached, between the horizons of a ladder.
 
     The losses are made decreasing and joined by straight lines over the logarithm of the steps.
@@ -55,25 +55,25 @@ def steps_to(target: float, lengths: Sequence[int], losses: Sequence[float]) -> 
         losses: at the end of the run of each length.
 
     Returns:
-        The steps, and whether the true number lies outside of the ladder: then it is the nearest
-        horizon.
+        The steps, and on which side of the ladder the true number lies: 0 inside; -1 below and 1
+        above, where the steps are the nearest horizon.
 
     Example:
         >>> steps_to(1.5, [100, 400], [2.0, 1.0])
-        (200.0, False)
+        (200.0, 0)
         >>> steps_to(0.5, [100, 400], [2.0, 1.0])
-        (400.0, True)
+        (400.0, 1)
     """
     smooth = decreasing(losses)
     if target > smooth[0]:
-        return float(lengths[0]), True
+        return float(lengths[0]), -1
     if target < smooth[-1]:
-        return float(lengths[-1]), True
+        return float(lengths[-1]), 1
     for i in range(len(lengths)):
         if smooth[i] <= target:
             if i == 0 or smooth[i] == target:
-                return float(lengths[i]), False
+                return float(lengths[i]), 0
             share = (smooth[i - 1] - target) / (smooth[i - 1] - smooth[i])
             start, end = math.log(lengths[i - 1]), math.log(lengths[i])
-            return float(f"{math.exp(start + share * (end - start)):.12g}"), False
+            return float(f"{math.exp(start + share * (end - start)):.12g}"), 0
     raise AssertionError("the target lies between the losses")

@@ -53,9 +53,10 @@ _PROTOCOL = (
     "A printed rule. A method is faster if the 95 % paired bootstrap interval of its log speed-up "
     "lies above 0 and the median speed-up exceeds 5 %; slower the other way round; not faster if "
     "the interval excludes speed-ups above 5 %; otherwise it is too early to say, and the smallest "
-    "effect that would have been seen in 80 % of repetitions is given. The interval is expanded "
-    "for few seeds (Hesterberg 2015), and never narrower than Student's. (rliable, Agarwal et al. "
-    "2021.)",
+    "effect that would have been seen in 80 % of repetitions is given. Fewer than five seeds decide "
+    "nothing, and a seed for which both methods reach the target outside of the ladder, on the "
+    "same side, does not count. The interval is expanded for few seeds (Hesterberg 2015), and "
+    "never narrower than Student's. (rliable, Agarwal et al. 2021.)",
     "Controls. A/A: the baseline against itself with other batches must show no difference. The "
     "radial step of the same depth is the part of depth that costs few flops, but time in Python "
     "on small models; see the costs. All methods have the same warm-up. Step sizes are matched by "

@@ -196,14 +196,15 @@ def compare_ladders(
         method: the same.
         target: the loss to reach.
     """
-    logs, censored = [], 0
+    logs, censored, unknown = [], 0, 0
     for base, own in zip(baseline, method, strict=True):
-        (steps, outside), (other, other_outside) = (
+        (steps, side), (other, other_side) = (
             steps_to(target, ladder, losses) for losses in (base, own)
         )
         logs.append(math.log(steps / other))
-        censored += outside or other_outside
-    return speed_up(logs, censored)
+        censored += bool(side or other_side)
+        unknown += bool(side) and side == other_side
+    return speed_up(logs, censored, unknown)
 
 
 def _tune(

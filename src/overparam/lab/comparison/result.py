@@ -125,7 +125,8 @@ class Result:
         The target is the loss that the optimizer without depth reached in tuning.
         """
         losses = self.findings.losses
-        own = next((plain for plain in losses if _is_plain_of(plain, name)), None)
+        plains = [plain for plain in losses if _is_plain_of(plain, name)]
+        own = max(plains, key=lambda plain: len(parse_method(plain).options), default=None)
         if own is None:
             return None
         target = min(self.findings.tuning[own].losses.values())
@@ -171,11 +172,9 @@ class Result:
         rows += [[name, *blank, "failed"] for name in failed]
         if self.findings.control is not None:
             control = self.findings.control
-            says = (
-                "no difference" if control.decision in ("not faster", "too early") else "different!"
-            )
+            says = "different!" if control.decision in ("faster", "slower") else "no difference"
             cells = [*blank[:2], interval(control), *blank[3:]]
-            rows.append([f"A/A: {base}, other batches", *cells, says])
+            rows.append([f"A/A: {base}, other batches", *cells, says * control.known])
         return header, rows
 
     def __str__(self) -> str:
@@ -206,7 +205,7 @@ def answer(result: Result) -> str:
         return "Too early to say: no method without depth ended with a finite loss."
     deep = [name for name in result.deep if name in result.asked]
     if not deep:
-        if result.failures or any(not parse_method(n).is_baseline for n in result.costs.methods):
+        if any(not parse_method(name).is_baseline for name in result.costs.methods):
             return f"Too early to say: no method with depth could be trained; {base} could."
         return f"{base} is the best of the methods without depth; none with depth was compared."
     # What trains with depth comes before the radial step, which is a part of it.
@@ -228,8 +227,15 @@ def answer(result: Result) -> str:
         what = "is as fast" if same else "is faster"
         which = "" if same and len(deep) == 1 else f"{name}: "
         return f"No. {base} alone {what} ({which}{_number(speeds[name])})."
-    name = next(name for name in deep if speeds[name].decision == "too early")
+    open_ones = [name for name in deep if speeds[name].decision == "too early"]
+    name = next((name for name in open_ones if speeds[name].known), open_ones[0])
     found = speeds[name]
+    if not found.known:
+        return (
+            f"Too early to say. For {found.unknown} of {len(found.values)} seeds neither {base} "
+            f"nor {name} reaches the loss of the tuning within the lengths that were run, or both "
+            "do in the shortest."
+        )
     return (
         f"Too early to say. Against {base}: {name} ({_number(found)}); the smallest effect that "
         f"could have been seen is {percent(found.smallest - 1)}."
@@ -243,7 +249,7 @@ def _controls(result: Result) -> str:
         return ""
     speeds = {name: result.findings.speed_ups[name] for name in names}
     said = [
-        f"{name} is {_SAID[each.decision]} ({_SIGNS[_bound(each)]}{_digits(each)[0]})"
+        f"{name} is {_SAID[each.decision]} ({interval(each).partition(' [')[0]})"
         for name, each in speeds.items()
     ]
     return f" Control{'s' * (len(said) > 1)}: {'; '.join(said)}."
@@ -257,7 +263,7 @@ def _is_plain_of(plain: str, name: str) -> bool:
     if plain.endswith(CONTROL):
         return False
     own, method = parse_method(plain), parse_method(name)
-    same = own.base == method.base and set(own.options) <= set(method.options)
+    same = own.base == method.base and all(each in method.options for each in own.options)
     return (
         same
         and own.is_baseline
@@ -282,6 +288,8 @@ def interval(found: SpeedUp) -> str:
         >>> interval(SpeedUp((1.2, 1.3), 1.25, 1.1, 1.4, "faster", 1.1))
         '1.25 [1.10, 1.40]'
     """
+    if not found.known:
+        return "not known"
     median, low, high = _digits(found)
     return f"{_SIGNS[_bound(found)]}{median} [{low}, {high}]"
 
@@ -296,7 +304,7 @@ def ratio(found: SpeedUp, value: float) -> str:
 
     Where the speed-up is a bound, so is the ratio.
     """
-    return f"{_SIGNS[_bound(found)]}{value:.2f}" if math.isfinite(value) else ""
+    return f"{_SIGNS[_bound(found)]}{value:.2f}" if found.known and math.isfinite(value) else ""
 
 
 def _number(found: SpeedUp) -> str:
@@ -342,6 +350,14 @@ def _warnings(result: Result) -> Iterable[str]:
         yield "The A/A control says nothing: there are no other batches than those of the baseline."
     if plan.seeds < LEAST_SEEDS:
         yield f"Only {plan.seeds} seeds: fewer than {LEAST_SEEDS} decide nothing."
+    else:
+        for name, found in findings.speed_ups.items():
+            if plan.seeds - found.unknown < LEAST_SEEDS:
+                yield (
+                    f"{found.unknown} of {plan.seeds} seeds say nothing about {name}, which like "
+                    "the baseline reaches the target outside of the lengths that were run; fewer "
+                    f"than {LEAST_SEEDS} that do decide nothing."
+                )
     edges = [n for n, found in findings.tuning.items() if found.edge and not found.failed]
     if edges:
         yield (

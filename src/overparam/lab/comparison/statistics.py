@@ -37,6 +37,8 @@ class SpeedUp:
         decision: what :func:`decide` says.
         smallest: the smallest speed-up that these seeds would have shown with a chance of 80 %.
         censored: for how many seeds the true value lies outside of the ladder of horizons.
+        unknown: for how many of them both methods are outside on the same side, so that the seed
+            says nothing; its value is 1.
     """
 
     values: tuple[float, ...]
@@ -46,6 +48,12 @@ class SpeedUp:
     decision: Decision
     smallest: float
     censored: int = 0
+    unknown: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether at least half of the seeds say something."""
+        return 2 * self.unknown <= len(self.values)
 
 
 def expanded_tail(count: int, level: float = LEVEL) -> float:
@@ -135,15 +143,18 @@ def decide(median: float, low: float, high: float, threshold: float = THRESHOLD)
     return "not faster" if high <= threshold else "too early"
 
 
-def speed_up(logs: Sequence[float], censored: int = 0) -> SpeedUp:
-    """The speed-up over paired seeds, from its logarithm for each seed."""
+def speed_up(logs: Sequence[float], censored: int = 0, unknown: int = 0) -> SpeedUp:
+    """The speed-up over paired seeds, from its logarithm for each seed.
+
+    Fewer than five seeds that say something decide nothing.
+    """
     low, high = mean_interval(logs)
     median = float(np.exp(np.median(logs)))
     ends = _exp(low), _exp(high)
     smallest = max(_exp(smallest_effect(logs)), THRESHOLD)
     values = tuple(math.exp(value) for value in logs)
-    decision = decide(median, *ends) if len(logs) >= LEAST_SEEDS else "too early"
-    return SpeedUp(values, median, *ends, decision, smallest, censored)
+    decision = decide(median, *ends) if len(logs) - unknown >= LEAST_SEEDS else "too early"
+    return SpeedUp(values, median, *ends, decision, smallest, censored, unknown)
 
 
 def _exp(value: float) -> float:
