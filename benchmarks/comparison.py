@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from overparam.data import load_images
+from overparam.lab.comparison.generators import seed_for
 from overparam.lab.comparison.protocol import (
     CONTROL,
     Findings,
@@ -35,7 +36,7 @@ from overparam.lab.comparison.protocol import (
     compare_ladders,
     protocol,
 )
-from overparam.lab.comparison.trial import schedule, seed_for
+from overparam.lab.comparison.trial import schedule
 
 PLANTED = 1.2
 BATCH, MOMENTUM, START = 64, 0.9, 0.1

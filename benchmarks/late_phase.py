@@ -21,9 +21,10 @@ from atlas_tables import PAGE
 from torch import Tensor, nn
 
 from overparam import balanced_factors
+from overparam.lab.comparison.generators import seed_all
 from overparam.lab.comparison.problem import Problem, load_problem
 from overparam.lab.comparison.protocol import Trial
-from overparam.lab.comparison.trial import TrialRun, judged_batches, seed_all
+from overparam.lab.comparison.trial import TrialRun, judged_batches
 from overparam.rule.reference import preconditioner_spectrum
 from overparam.theory import predict_speedup
 

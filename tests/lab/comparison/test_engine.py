@@ -157,6 +157,39 @@ def test_another_comparison_in_the_same_folder_is_refused(folder):
     assert (folder / "plan.json").read_bytes() == before
 
 
+def test_a_loss_that_was_changed_is_another_comparison(folder, tmp_path):
+    changed = {"loss": lambda model, batch: 2 * squared(model, batch)}
+    measured = {"evaluate": {"size": lambda model: 1.0}}
+    for change in (changed, measured):
+        with pytest.raises(ValueError, match="holds another comparison"):
+            compare(small_problem(**change), directory=folder, **SMALL)
+    # Plans that were begun before it was looked at go on.
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    del plan["settings"]["measured"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert plans.stored_budget(tmp_path) is None
+    compare(small_problem(), directory=tmp_path, **SMALL)
+
+
+def test_a_script_that_was_changed_is_read_again(tmp_path):
+    script, losses = tmp_path / "changing.py", []
+    for scale in (1.0, 100.0):
+        script.write_text(
+            "from support.comparison_cases import small_problem, squared\n"
+            f"problem = small_problem(loss=lambda *given: {scale} * squared(*given))\n"
+        )
+        found = compare(str(script), **SMALL)
+        losses.append((found.costs.start_loss, found.final_loss("sgd")))
+    assert losses[1] == pytest.approx([100 * loss for loss in losses[0]], rel=0.5)
+
+
+def test_batches_may_have_tensors_of_any_kind():
+    complex_one, sparse = torch.ones(3, dtype=torch.cfloat), torch.eye(3).to_sparse()
+    seen = {plans.fingerprint(small_problem(batches=[(each,)])) for each in (complex_one, sparse)}
+    assert len(seen) == 2
+
+
 def test_a_method_that_fails_is_shown_and_the_others_go_on():
     methods = ["sgd", "muon", "lbfgs", "sgd+radial:2"]
     result = compare(small_problem(), **{**SMALL, "methods": methods})
@@ -200,6 +233,8 @@ def test_a_budget_sets_the_length_of_the_runs(tmp_path, monkeypatch):
         ({"methods": ["sgd+rule:2"]}, "add one without depth to compare with, such as 'sgd'"),
         ({"trials": 2}, "trials is 2; use at least 3"),
         ({"steps": 1}, "steps is 1"),
+        ({"methods": "sgd"}, r"give a list of names: \['sgd'\]"),
+        ({"data": [1]}, "give a problem, or its parts, not both"),
     ],
 )
 def test_a_setting_that_cannot_be_used_gets_a_remedy(options, message):
@@ -207,6 +242,17 @@ def test_a_setting_that_cannot_be_used_gets_a_remedy(options, message):
         compare(small_problem(), **{**SMALL, **options})
     with pytest.raises(ValueError, match="give build, loss and data"):
         compare()
+
+
+def test_every_run_needs_a_model_of_its_own():
+    model = linear()
+    with pytest.raises(ValueError, match="build returns the same model each time"):
+        compare(small_problem(build=lambda: model), **SMALL)
+
+
+def test_functions_that_cannot_be_sent_to_processes_get_a_remedy():
+    with pytest.raises(ValueError, match=r"cannot be sent to other processes.*workers=0"):
+        compare(small_problem(build=lambda: linear()), workers=1, **SMALL)
 
 
 def test_no_baseline_can_be_trained():

@@ -66,6 +66,14 @@ def test_a_convolution_is_read_in_three_ways(kind, sides):
     torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["factors:2", "rule:2", "radial:2", "model:2", "rwf:1"])
+def test_depth_that_changes_nothing_is_refused(kind):
+    method = parse_method(f"sgd+{kind}")
+    for model, exclude in ((nn.LayerNorm(4), ()), (nn.Linear(4, 2), ("weight",))):
+        with pytest.raises(ValueError, match="no weight of the model is read as a matrix"):
+            method.make(model, 0.1, exclude)
+
+
 def test_baselines_and_their_names():
     assert parse_method("sgd(momentum=0.9)").is_baseline
     deep = parse_method("sgd(momentum=0.9)+rule:2")

@@ -1,9 +1,10 @@
 import itertools
+import sys
 
 import pytest
 import torch
 from support.comparison_cases import linear, small_problem, squared
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from overparam.lab.comparison.problem import Problem, load_problem, problem_names
 
@@ -12,8 +13,10 @@ import torch
 from neighbour import width
 from overparam.lab.comparison import Problem
 def make():
-    return Problem("mine", lambda: torch.nn.Linear(width, 1), [torch.ones(2, width)],
-                   lambda model, x: model(x).square().mean())
+    return Problem("mine", lambda: torch.nn.Linear(width, 1), [torch.ones(2, width)], loss)
+def loss(model, x):
+    from another import cost
+    return cost
 problem = make()
 number = 3
 """
@@ -39,6 +42,18 @@ def test_a_loader_gives_the_same_batches_whatever_else_draws_numbers(generator):
         torch.rand(7)
         seen.append(next(stream)[0].flatten().tolist())
     assert seen == expected
+
+
+@pytest.mark.parametrize("place", ["sampler", "batch_sampler"])
+def test_a_sampler_with_a_generator_of_its_own_gives_the_same_batches_too(place):
+    rows = TensorDataset(torch.arange(20.0)[:, None])
+    sampler = RandomSampler(rows, generator=torch.Generator())
+    given = {"sampler": sampler, "batch_size": 5}
+    if place == "batch_sampler":
+        given = {"batch_sampler": BatchSampler(sampler, 5, drop_last=False)}
+    problem = small_problem(batches=DataLoader(rows, **given))
+    assert first(problem, 1) == first(problem, 1)
+    assert first(problem, 1) != first(problem, 2)
 
 
 def test_drawing_batches_leaves_the_global_generator_alone():
@@ -73,6 +88,8 @@ def test_batches_that_end_are_refused_with_the_remedy():
     [
         ({"loss": None}, "give batches and loss"),
         ({"train": lambda *rest: iter([])}, "not both"),
+        ({"train": lambda *rest: iter([]), "loss": None}, "not both"),
+        ({"steps": 3}, "steps is 3; .*at least 4, or None"),
         ({"judged_by": "accuracy"}, "judged_by is 'accuracy'"),
     ],
 )
@@ -81,12 +98,16 @@ def test_a_problem_that_cannot_be_trained_is_refused(options, message):
         small_problem(**options)
 
 
-def test_problems_of_a_script(tmp_path):
+def test_problems_of_a_script(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "neighbour.py").write_text("width = 3")
+    (tmp_path / "another.py").write_text("cost = 0.5")
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     for name in (f"{script}:problem", f"{script}:make", str(script)):
-        assert load_problem(name).title == "mine"
+        found = load_problem(name)
+        assert found.title == "mine"
+        assert found.loss(None, None) == 0.5  # what it imports late
     with pytest.raises(ValueError, match="has no problem named 'number'"):
         load_problem(f"{script}:number")
     with pytest.raises(ValueError, match="is not a file"):

@@ -1,3 +1,4 @@
+import itertools
 import math
 import random
 
@@ -160,6 +161,23 @@ def test_runs_are_judged_on_the_same_batches_in_every_process():
         found.append(torch.stack([torch.cat(batch) for batch in judged_batches(problem)]))
         assert random.getstate() == before
     assert torch.equal(*found)
+
+
+def test_a_loss_may_take_its_batch_apart():
+    def loss(model, batch):
+        rows = batch.pop("x")
+        return (model(rows) - batch.pop("y")).square().mean()
+
+    def batches(seed):
+        return ({"x": x, "y": y} for x, y in itertools.cycle(small_problem().batches))
+
+    problem = small_problem(loss=loss, batches=batches)
+    assert outcome(problem) == outcome(problem) == outcome(small_problem())
+
+
+def test_a_loss_that_is_no_tensor_is_named():
+    failure = outcome(small_problem(loss=lambda model, batch: (model(batch[0]), 1))).failure
+    assert failure == "TypeError: the loss is a tuple; return a tensor, one number"
 
 
 def test_the_users_generators_stay_as_they_were(tmp_path):

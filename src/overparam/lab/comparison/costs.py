@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from overparam.lab.comparison.generators import generators_kept
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.problem import Problem
 from overparam.lab.comparison.protocol import Trial
@@ -18,7 +19,6 @@ from overparam.lab.comparison.trial import (
     TrialRun,
     evaluated,
     evaluating,
-    generators_kept,
     judged_loss,
 )
 from overparam.lab.executor import single_thread

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from overparam.lab.cluster import claimed
 from overparam.lab.comparison.budget import seconds_of
 from overparam.lab.comparison.methods import DEPTH, Method, parse_method
-from overparam.lab.comparison.plans import fingerprint, stored_plan
+from overparam.lab.comparison.plans import fingerprint, measured, stored_plan
 from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, Train, load_problem
 from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import Result
 from overparam.lab.comparison.rounds import Time, carry_out
-from overparam.lab.comparison.trial import ready
+from overparam.lab.comparison.trial import check_sendable, ready
 from overparam.lab.executor import local_pool
 from overparam.lab.terminal import open_console
 
@@ -109,6 +109,8 @@ def compare(
         if build is None:
             raise ValueError("give build, loss and data, or a problem.")
         given = Problem(title, build, data, loss, train, dict(evaluate or {}), judged_by)
+    elif any(part is not None for part in (build, loss, data, train, evaluate)):
+        raise ValueError("give a problem, or its parts, not both: dataclasses.replace changes one.")
     chosen = _methods(methods, controls)
     for name, value, least in (
         ("seeds", seeds, 2),
@@ -130,6 +132,7 @@ def compare(
             "format": _FORMAT,
             "problem": loaded.title,
             "fingerprint": fingerprint(loaded),
+            "measured": measured(loaded),
             "judged_by": loaded.judged_by,
             "methods": [method.name for method in chosen],
             "seeds": seeds,
@@ -144,6 +147,8 @@ def compare(
         else:
             folder = Path(directory)
             stack.enter_context(claimed(folder))
+        if workers and executor is None:
+            check_sendable(given)
         pool = executor or (stack.enter_context(local_pool(workers)) if workers else 0)
         if (
             isinstance(pool, ProcessPoolExecutor)
@@ -156,7 +161,8 @@ def compare(
             stored = stored_plan(folder, settings, loaded, workers, overwrite, begin)
         console = console or open_console(stderr=True)
         try:
-            findings = carry_out(stored, given, pool, console, limit)
+            # In this process the problem is not loaded again: its script may have changed since.
+            findings = carry_out(stored, given if pool else loaded, pool, console, limit)
         except OutOfTimeError as error:
             if suspend():
                 raise
@@ -169,6 +175,8 @@ def compare(
 
 
 def _methods(names: Sequence[str], controls: bool) -> list[Method]:
+    if isinstance(names, str):
+        raise ValueError(f"methods is {names!r}; give a list of names: [{names!r}].")
     chosen = [parse_method(name) for name in names]
     if controls:
         chosen += [

@@ -26,6 +26,7 @@ from overparam._optimizers import OPTIMIZERS
 from overparam._words import did_you_mean
 from overparam.lab.comparison.names import parse_call
 from overparam.lab.comparison.row_scales import scale_rows
+from overparam.layers import select_parameters
 
 PLAIN = "plain"
 # Explicit factors, by the strategy for convolutions.
@@ -99,6 +100,9 @@ class Method:
         """
         inner, options = _inner(self.base), dict(self.options)
         chosen: dict[str, Any] = {"exclude": list(exclude) or None}
+        whole = {"targets": options.get("targets"), **chosen}
+        if not self.is_baseline and not select_parameters(model, **whole, optimizer=True).selected:
+            raise ValueError("no weight of the model is read as a matrix: depth changes nothing.")
         if self.base == "muon":
             options = {**_MUON, **options}
             chosen |= {"fallback": "adamw", "fallback_options": {"lr": lr}}

@@ -43,7 +43,8 @@ _PROTOCOL = (
     "al. 2023; Deep Learning Tuning Playbook, Godbole et al. 2023.)",
     "One schedule for all. Linear warm-up over a tenth of the steps, then linear decay to zero. A "
     "run is judged at the end of its schedule only, on batches that are the same for every run, "
-    "with the model in evaluation mode.",
+    "with the model in evaluation mode. A training loop of one's own, whose batches cannot be "
+    "seen, is judged by the mean loss of the last tenth of its steps.",
     "A target fixed before the confirmation: the loss of the best method without depth in tuning.",
     "A ladder of horizons. Each method is trained with {lengths} lengths, from {least} to {most} "
     "times that of tuning, at its tuned learning rate; the steps to the target are interpolated "
@@ -53,9 +54,9 @@ _PROTOCOL = (
     "A printed rule. A method is faster if the 95 % paired bootstrap interval of its log speed-up "
     "lies above 0 and the median speed-up exceeds 5 %; slower the other way round; not faster if "
     "the interval excludes speed-ups above 5 %; otherwise it is too early to say, and the smallest "
-    "effect that would have been seen in 80 % of repetitions is given. Fewer than five seeds decide "
-    "nothing, and a seed for which both methods reach the target outside of the ladder, on the "
-    "same side, does not count. The interval is expanded for few seeds (Hesterberg 2015), and "
+    "effect that would have been seen in 80 % of repetitions is given. Fewer than five seeds "
+    "decide nothing, and a seed for which both methods reach the target outside of the ladder, on "
+    "the same side, says nothing. The interval is expanded for few seeds (Hesterberg 2015), and "
     "never narrower than Student's. (rliable, Agarwal et al. 2021.)",
     "Controls. A/A: the baseline against itself with other batches must show no difference. The "
     "radial step of the same depth is the part of depth that costs few flops, but time in Python "

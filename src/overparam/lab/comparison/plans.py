@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from torch import Tensor
 from overparam._files import write_whole
 from overparam.lab.comparison.budget import affordable, cuts
 from overparam.lab.comparison.costs import Cost, Costs, measure
+from overparam.lab.comparison.generators import generators_kept, seed_all, seed_for
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.problem import Problem
 from overparam.lab.comparison.protocol import Plan
-from overparam.lab.comparison.trial import generators_kept, seed_all, seed_for
+from overparam.lab.comparison.trial import evaluating
 
 _MEASURED_SHARE = 0.03  # of the budget
 _FIRST_FORMAT = 2  # its search could end on a coarse grid; what it began is finished by its rules
@@ -39,12 +41,19 @@ def fingerprint(problem: Problem) -> str:
     digest = hashlib.sha256()
     with generators_kept():
         seed_all(seed_for(0, "start"))
-        tensors: list[Any] = [*problem.build().state_dict().values()]
+        model = problem.build()
+        tensors: list[Any] = [*model.state_dict().values()]
         if problem.batches is not None:
             tensors.append(next(problem.stream(0)))
+        if model is problem.build():
+            raise ValueError(
+                f"{problem.title}: build returns the same model each time, and every run needs "
+                "its own start; make the model within it: build=lambda: Net()."
+            )
     for tensor in _flat(tensors):
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        numbers = tensor.detach().cpu().flatten().double()
+        plain = tensor.detach().cpu().to_dense()
+        numbers = (torch.view_as_real(plain) if plain.is_complex() else plain).flatten().double()
         if tensor.is_floating_point():
             weights = torch.arange(len(numbers), dtype=torch.float64).cos() + 2
             sums = (weights @ numbers, weights @ numbers.abs(), weights @ numbers.square())
@@ -52,6 +61,23 @@ def fingerprint(problem: Problem) -> str:
         else:
             digest.update(str(numbers.tolist()).encode())
     return digest.hexdigest()
+
+
+def measured(problem: Problem) -> list[str]:
+    """What is measured: the loss of the first batch at the start, to three digits, and names.
+
+    It tells a problem from the one that it was before its loss was changed. Of a loop of one's own
+    the loss cannot be seen.
+    """
+    shown = ""
+    if problem.batches is not None and problem.loss is not None:
+        with generators_kept(), suppress(Exception):  # measuring the methods tells what it is
+            seed_all(seed_for(0, "start"))
+            model, batch = problem.build(), next(problem.stream(0))
+            with evaluating(model):
+                penalty = problem.penalty(model) if problem.penalty else 0.0
+                shown = f"{float((problem.loss(model, batch) + penalty).detach()):.2e}"
+    return [shown, *sorted(problem.evaluate)]
 
 
 def _flat(value: Any) -> list[Tensor]:
@@ -196,8 +222,9 @@ def _read_plan(file: Path, settings: dict[str, Any], overwrite: bool) -> PlanFil
         return None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
+        # What older versions began is finished.
         readable = ({**settings, "format": _FIRST_FORMAT}, settings)
-        if stored["settings"] in readable:
+        if {"measured": settings["measured"], **stored["settings"]} in readable:
             costs = stored["costs"]
             methods = {name: Cost(**costs["methods"][name]) for name in settings["methods"]}
             stored["costs"] = Costs(**{**costs, "methods": methods})

@@ -41,8 +41,9 @@ class Problem:
         evaluate: functions of the model by name, such as a test error; lower is better. They are
             called without gradients.
         judged_by: "training loss" (on batches that are the same for all runs, with the model in
-            evaluation mode), or the name of a function in ``evaluate``.
-        steps: the longest run that makes sense, in steps; None if any length does.
+            evaluation mode; with ``train``, the mean of the last tenth of its steps), or the name
+            of a function in ``evaluate``.
+        steps: the longest run that makes sense, in steps, at least 4; None if any length does.
         exclude: weights that no method factors, as in :class:`overparam.EndToEnd`; the head of a
             network that Muon should leave to AdamW, for example.
         penalty: a function of the model that is added to the loss in training, but not to the
@@ -62,7 +63,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Refuse a problem that cannot be trained."""
-        if (self.train is None) == (self.batches is None or self.loss is None):
+        parts = (self.batches is not None, self.loss is not None)
+        if any(parts) if self.train is not None else not all(parts):
             raise ValueError(
                 f"{self.title}: give batches and loss, or train, and not both: train(optimizer, "
                 "model, seed) takes steps by itself."
@@ -72,6 +74,11 @@ class Problem:
                 f"{self.title}: the data are a {type(self.batches).__name__}, which can be read "
                 "once; every trial reads them again. Give a loader, a list, or a function of the "
                 "seed that yields without end."
+            )
+        if self.steps is not None and self.steps < 4:
+            raise ValueError(
+                f"{self.title}: steps is {self.steps}; runs of half as many are tuned, so use at "
+                "least 4, or None."
             )
         if self.judged_by not in (TRAINING_LOSS, *self.evaluate):
             raise ValueError(
@@ -88,9 +95,12 @@ class Problem:
 
 
 def _repeated(data: Iterable[Any], seed: int) -> Iterator[Any]:
-    generator = getattr(data, "generator", None)
-    if isinstance(generator, torch.Generator):
-        generator.manual_seed(seed)
+    # A sampler may have a generator of its own.
+    samplers = [getattr(data, name, None) for name in ("sampler", "batch_sampler")]
+    for drawing in (data, *samplers, getattr(samplers[1], "sampler", None)):
+        generator = getattr(drawing, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
     while True:
         empty = True
         for batch in data:
@@ -184,12 +194,10 @@ def _from_script(path: Path, name: str) -> Problem:
     assert spec.loader is not None  # a .py file has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    # The script may import its neighbours, as it can when Python runs it.
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+    # The script may import its neighbours, now or later, as it can when Python runs it.
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if callable(found) and not isinstance(found, Problem):
         found = found()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import math
-import random
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from overparam._files import write_whole
+from overparam.lab.comparison.generators import (
+    generator_states,
+    generators_kept,
+    seed_all,
+    seed_for,
+    set_generator_states,
+)
 from overparam.lab.comparison.methods import parse_method
 from overparam.lab.comparison.problem import TRAINING_LOSS, Problem, load_problem
 from overparam.lab.comparison.protocol import Outcome, Trial
@@ -50,51 +57,6 @@ def schedule(step: int, horizon: int) -> float:
     return (horizon - step) / (horizon - warm_up)
 
 
-def seed_for(seed: int, purpose: str) -> int:
-    """A seed for one purpose, independent of those for others."""
-    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
-def seed_all(seed: int) -> None:
-    """Seed the generators that a model or a loss may draw from."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - users' code draws from it
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Leave all global generators as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
-
-
-def generator_states() -> dict[str, Any]:
-    """The states of the generators that :func:`seed_all` seeds, as a checkpoint can hold them."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "python": random.getstate(),
-        "numpy": (kind, np.asarray(keys).tolist(), *rest),
-    }
-
-
-def set_generator_states(states: dict[str, Any]) -> None:
-    """Go on from what :func:`generator_states` found."""
-    torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-
-
 @functools.lru_cache(maxsize=8)
 def judged_batches(problem: Problem) -> tuple[Any, ...]:
     """The batches on which every run of a problem is judged, the same in every process."""
@@ -107,7 +69,9 @@ def judged_loss(problem: Problem, model: nn.Module) -> float:
     """The training loss on batches that are the same for every run."""
     assert problem.loss is not None  # the caller has checked that it does not train by itself
     # With gradients enabled, because the loss may be made of derivatives of the model.
-    losses = [float(problem.loss(model, batch).detach()) for batch in judged_batches(problem)]
+    # On copies, because the loss may take a batch apart.
+    batches = copy.deepcopy(judged_batches(problem))
+    losses = [float(problem.loss(model, batch).detach()) for batch in batches]
     return math.fsum(losses) / len(losses)
 
 
@@ -123,8 +87,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(_JUDGE_SEED)
+        with generators_kept():
+            seed_all(_JUDGE_SEED)
             yield
     finally:
         model.train(training)
@@ -266,6 +230,8 @@ class TrialRun:
         assert self.problem.loss is not None  # checked by Problem
         while True:
             loss = self.problem.loss(self.model, next(self._batches))
+            if not isinstance(loss, torch.Tensor):
+                raise TypeError(f"the loss is a {type(loss).__name__}; return a tensor, one number")
             value = whole = float(loss.detach())
             if self.problem.penalty is not None:
                 loss = loss + self.problem.penalty(self.model)
@@ -359,6 +325,17 @@ class TrialJob:
 
 
 _loaded = functools.lru_cache(maxsize=4)(load_problem)
+
+
+def check_sendable(problem: Problem | str) -> None:
+    """Raise unless a problem can be sent to another process."""
+    try:
+        pickle.dumps(problem)
+    except Exception as error:  # of whatever it is made of
+        raise ValueError(
+            f"the problem cannot be sent to other processes ({error}); put its functions at the "
+            "top level of a module, without lambda, or use workers=0."
+        ) from None
 
 
 def ready(problem: Problem | str) -> None:
