@@ -52,6 +52,7 @@ def test_one_page_with_the_answer_first_and_nothing_fatal(tmp_path, small):
     assert f'<p class="answer">{first}</p>' in page
     assert "away: not run. no such file" in page
     assert (tmp_path / "two-norm-x" / "report.html").exists()
+    assert "Hesterberg" in page  # it ends with the protocol
 
 
 def test_a_command_that_is_stopped_goes_on_where_it_was(tmp_path, small):

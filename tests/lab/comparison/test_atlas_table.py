@@ -90,6 +90,26 @@ def test_the_sentences_carry_their_numbers(table):
     )
 
 
+def test_what_is_not_known_is_counted_and_enters_no_median(result):
+    name, speeds = "sgd+rule:2", result.findings.speed_ups
+    hidden = replace(speeds[name], unknown=len(speeds[name].values), decision="too early")
+    changed = replace(result, findings=replace(result.findings, speed_ups={**speeds, name: hidden}))
+    table = atlas_table({'mnist1d-mlp(norm="none")': changed})
+    row = table.row(by_predicate=(pl.col("method") == name) & (pl.col("over") == BEST), named=True)
+    assert (row["median"], row["in_seconds"], row["unknown"]) == (None, None, 8)
+    (other,) = (speeds[each] for each in result.deep if each not in (name, "sgd+radial:2"))
+    assert f"median speed-up {other.median:.2f}): " in sentences(table)[0]
+    assert " of 2 cases" in sentences(table)[0]
+    (line,) = (line for line in problem_lines(table) if line[1] == name)
+    assert line[4:6] == ("not known", "")
+    assert picture(table).to_dict()
+    alone = table.filter(pl.col("method") == name, pl.col("over") == BEST)
+    assert counted("Depth", alone, "over it") == (
+        "Depth is faster in 0 of 1 cases, slower in 0, not faster in 0, undecided in 1 (over it): "
+        "too early."
+    )
+
+
 def test_random_weight_factorization_has_a_sentence_of_its_own_and_is_not_counted_as_depth(table):
     plain = sentences(table)
     own = table.filter(pl.col("over") == OWN).head(1)

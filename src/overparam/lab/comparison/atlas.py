@@ -27,6 +27,7 @@ from overparam.lab.comparison.atlas_table import (
 )
 from overparam.lab.comparison.engine import compare
 from overparam.lab.comparison.names import folder_name
+from overparam.lab.comparison.page import protocol_lines
 from overparam.lab.comparison.plans import stored_budget
 from overparam.lab.comparison.protocol import OutOfTimeError
 from overparam.lab.comparison.result import BOUNDS, Result
@@ -227,10 +228,12 @@ def write_atlas(atlas: Atlas, path: Path) -> None:
             Section("The picture", html_list(others), picture(atlas.table), CAPTION),
             *sections,
             Section("Every cell", cells + f"<p class='note'>{BOUNDS}</p>"),
+            Section("The protocol", html_list(protocol_lines()) + _CUTS),
         ]
     write_page(path, title="Where does depth help?", answer=first, lead=_LEAD, sections=sections)
 
 
+_CUTS = "<p class='note'>What was cut to keep a budget is said on the page of each problem.</p>"
 _LEAD = (
     "Each row compares methods on one problem, all by one protocol: tuned alike, judged at the end "
     "of the schedule at equal loss, confirmed on fresh paired seeds. Every cell is shown, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
             rows.append({
                 "problem": problem, "method": name, "optimizer": own[0] if own else method.base,
                 "kind": method.kind, "over": over, "than": than, **_numbers(found),
-                "in_seconds": found.median * seconds[0] / seconds[1],
+                "in_seconds": found.median * seconds[0] / seconds[1] if found.known else None,
                 "lr": tuned.lr, "edge": tuned.edge, "steps": result.plan.horizon,
                 "loss": result.final_loss(name), "loss_than": result.final_loss(than),
                 "notes": "\n".join(result.stored.notes),
@@ -69,7 +70,8 @@ def _rows(problem: str, result: Result) -> list[dict[str, Any]]:
 
 def _numbers(found: SpeedUp) -> dict[str, Any]:
     return {
-        "decision": found.decision, "median": found.median, "low": found.low, "high": found.high,
+        "decision": found.decision, "median": found.median if found.known else None,
+        "low": found.low, "high": found.high,
         "smallest": found.smallest, "censored": found.censored, "unknown": found.unknown,
         "values": list(found.values),
     }  # fmt: skip
@@ -131,7 +133,8 @@ def counted(what: str, cells: pl.DataFrame, over: str) -> str:
     decisions = cells["decision"].to_list()
     count = decisions.count
     verdict = verdict_of(_DECIDED[decision] for decision in decisions)
-    middle = f", median speed-up {cells['median'].median():.2f}" if decisions else ""
+    known = cells["median"].drop_nulls()
+    middle = f", median speed-up {known.median():.2f}" if len(known) else ""
     return (
         f"{what} is faster in {count('faster')} of {len(decisions)} cases, slower in "
         f"{count('slower')}, not faster in {count('not faster')}, undecided in "
@@ -146,7 +149,7 @@ def _by_norm(own: pl.DataFrame) -> str:
         here = pl.col("problem").str.starts_with("mnist1d-mlp") & pl.col("problem").str.contains(
             f'norm="{norm}"', literal=True
         )
-        cells = own.filter(here, pl.col("kind").is_in(DEPTH))
+        cells = own.filter(here, pl.col("kind").is_in(DEPTH), pl.col("median").is_not_null())
         if len(cells):
             shown = ", ".join(
                 f"{row['method']} {row['median']:.2f}"
@@ -247,7 +250,7 @@ def problem_lines(table: pl.DataFrame) -> list[Sequence[str]]:
         also = ""
         if best["metric"]:
             also = f"{best['metric']} {best['measured']:.3g} ({best['measured_than']:.3g})"
-        seconds = ratio(_speed_up(best), best["in_seconds"])
+        seconds = ratio(_speed_up(best), best["in_seconds"] or math.nan)
         numbers = (f"{best['loss']:.4g}", also, _said(best), seconds)
         name = short_name(best["problem"])
         lines.append((name, best["method"], *numbers, _said(own) if own else ""))

@@ -18,7 +18,7 @@ from overparam.lab.verdicts import Verdict
 
 BOUNDS = (
     "≤ and ≥ mark bounds, in flops and seconds too: for most seeds the target lies outside the "
-    "lengths that were run."
+    "lengths that were run. Not known: for most it does so for both methods, on the same side."
 )
 _FINE = 2.01  # rates this far apart are fine enough for the parabola between them
 
@@ -189,7 +189,7 @@ class Result:
     def legend(self) -> list[str]:
         """What stands below the table."""
         cells = " ".join(cell for row in self.table()[1] for cell in row)
-        if "≤" not in cells and "≥" not in cells:
+        if not any(word in cells for word in ("≤", "≥", "not known")):
             return []
         return [BOUNDS]
 
@@ -296,7 +296,7 @@ def interval(found: SpeedUp) -> str:
 
 def decided(found: SpeedUp) -> str:
     """A speed-up with its interval and the decision."""
-    return f"{interval(found)} {found.decision}"
+    return f"{interval(found)} {found.decision}" if found.known else interval(found)
 
 
 def ratio(found: SpeedUp, value: float) -> str:
