@@ -120,7 +120,7 @@ def test_what_the_lengths_do_not_show_is_not_known():
     cells = [dict(zip(header, row, strict=True)) for row in rows]
     shown = [(c["speed-up in steps"], c["in flops"], c["in seconds"], c["verdict"]) for c in cells]
     assert shown[1:] == [("not known", "", "", "too early")] * 2 + [("not known", "", "", "")]
-    assert "5 of 5 seeds say nothing about adamw+factors:2" in str(result)
+    assert "were run: adamw+factors:2 (5 of 5), adamw+radial:2 (5 of 5). Fewer" in str(result)
 
 
 @pytest.mark.parametrize(

@@ -350,14 +350,15 @@ def _warnings(result: Result) -> Iterable[str]:
         yield "The A/A control says nothing: there are no other batches than those of the baseline."
     if plan.seeds < LEAST_SEEDS:
         yield f"Only {plan.seeds} seeds: fewer than {LEAST_SEEDS} decide nothing."
-    else:
-        for name, found in findings.speed_ups.items():
-            if plan.seeds - found.unknown < LEAST_SEEDS:
-                yield (
-                    f"{found.unknown} of {plan.seeds} seeds say nothing about {name}, which like "
-                    "the baseline reaches the target outside of the lengths that were run; fewer "
-                    f"than {LEAST_SEEDS} that do decide nothing."
-                )
+    silent = {name: found.unknown for name, found in findings.speed_ups.items()}
+    few = {name: count for name, count in silent.items() if plan.seeds - count < LEAST_SEEDS}
+    if few and plan.seeds >= LEAST_SEEDS:
+        counts = ", ".join(f"{name} ({count} of {plan.seeds})" for name, count in few.items())
+        yield (
+            "Some seeds say nothing, since like the baseline the method reaches the target "
+            f"outside of the lengths that were run: {counts}. Fewer than {LEAST_SEEDS} others "
+            "decide nothing."
+        )
     edges = [n for n, found in findings.tuning.items() if found.edge and not found.failed]
     if edges:
         yield (
