@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -30,6 +31,8 @@ def test_a_script_is_answered_in_one_command(tmp_path):
     screen = io.StringIO()
     assert command.run(Console(file=screen, width=200)) == 0
     assert (tmp_path / "runs" / "compare-train" / "report.html").exists()
+    plan = json.loads((tmp_path / "runs" / "compare-train" / "plan.json").read_text())
+    assert (plan["settings"]["steps"], plan["settings"]["budget"]) == (6, None)
     shown = screen.getvalue()
     assert "speed-up in steps" in shown
     assert "Report: " in shown

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from support.comparison_cases import play, power_law, small_problem
 
+from overparam.lab import executor
 from overparam.lab.comparison import compare, engine, plans, rounds
 from overparam.lab.comparison.budget import affordable, cuts, fitted, least, work_left
 from overparam.lab.comparison.costs import Cost, Costs
@@ -96,6 +97,42 @@ def test_the_confirmation_can_do_with_its_first_seeds():
         play_until({1})
     with pytest.raises(OutOfTimeError, match="in tuning"):
         play_until({1_000_001})
+
+
+def test_workers_that_start_slowly_after_an_interruption_cut_nothing(tmp_path, monkeypatch):
+    now, slow = 0.0, 0.0
+
+    def loss(model, batch):
+        nonlocal now
+        now += 0.001
+        inputs, targets = batch
+        return (model(inputs) - targets).square().mean()
+
+    def starting(jobs, workers, on_progress, **options):
+        def told(cost):
+            nonlocal now, slow
+            on_progress(cost)
+            now, slow = now + slow, 0.0
+
+        return executor.run_jobs(jobs, workers, told, **options)
+
+    for module in (engine, plans, rounds):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(rounds, "run_jobs", starting)
+    cost = Cost(0.001, 0.0, 0, 0)
+    monkeypatch.setattr(
+        plans, "measure", lambda *given: Costs(dict.fromkeys(METHODS, cost), 1.0, 0.0)
+    )
+    given = {"methods": METHODS, "controls": False, "budget": 200.0, "steps": 20}
+    whole = compare(small_problem(loss=loss), directory=tmp_path, **given)
+    assert not whole.stored.notes
+    trials = sorted((tmp_path / "trials").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    for file in trials[7:]:  # in the middle of a round
+        file.unlink()
+    slow = 60.0
+    again = compare(small_problem(loss=loss), directory=tmp_path, **given)
+    assert slow == 0
+    assert str(again) == str(whole)
 
 
 @pytest.mark.parametrize("slower", [2.0, 5.0])

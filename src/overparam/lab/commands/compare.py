@@ -35,10 +35,11 @@ class CompareCommand:
     methods: tuple[str, ...] = METHODS
     """Any optimizer of torch, alone or with +factors:N, +rule:N, +radial:r, +model:N, +sides:N,
     +kernels:N or +rwf:mean; momentum is sgd(momentum=0.9)."""
-    budget: str = "10min"
-    """Time for everything, such as 60s, 10min or 2h; it sets the length of the runs."""
+    budget: Annotated[str | None, NO_DEFAULT] = None
+    """Time for everything, such as 60s, 10min or 2h; it sets the length of the runs. 10min if no
+    steps are given."""
     steps: Annotated[int | None, NO_DEFAULT] = None
-    """Length of the runs of tuning; an upper limit if the budget is too small for it."""
+    """Length of the runs of tuning; an upper limit if a budget is given too and is too small."""
     seeds: int = 8
     """Fresh seeds that confirm; with fewer than 5 nothing is decided."""
     trials: int = 8

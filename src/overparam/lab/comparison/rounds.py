@@ -73,7 +73,7 @@ def _play(
 ) -> Findings | None:
     """The findings; None if the runs have to be shorter."""
     costs, folder, pace = stored.costs, stored.file.parent, _Pace()
-    plan, done = stored.plan, 0.0
+    plan, done, found_before = stored.plan, 0.0, 0.0
 
     def needed(plan: Plan, tried: int) -> float:
         return pace.seconds_for(work_left(plan, tried, costs))
@@ -97,9 +97,12 @@ def _play(
         trials = next(game)
         while True:
             jobs = [job(trial) for trial in trials]
+            found_before += sum(each.cost for each in jobs if each.finished())
 
-            def on_progress(cost: float, done: float = done) -> None:
-                pace.see(done + cost)
+            def on_progress(
+                cost: float, done: float = done, found_before: float = found_before
+            ) -> None:
+                pace.see(done + cost - found_before)
                 show(min(total, done + cost))
 
             if not limit.over() and not all(each.finished() for each in jobs):
@@ -126,12 +129,15 @@ def _play(
 
 @dataclass
 class _Pace:
-    """Seconds for a unit of work, from the first report of progress to the last."""
+    """Seconds for a unit of work, from the first report of progress to the last.
+
+    Work that an earlier command did is left out, and so is the time until the workers have started.
+    """
 
     reports: list[tuple[float, float]] = field(default_factory=list)
 
     def see(self, cost: float) -> None:
-        """Note the work done so far."""
+        """Note the work done so far by this command."""
         if cost > 0:
             self.reports[1:] = [(time.monotonic(), cost)]
 
