@@ -219,8 +219,9 @@ _COLOURS = {
 _AXIS = alt.Axis(values=[0.5, 0.7, 1, 1.4, 2], format="~g", titleLimit=330, titleAnchor="end")
 CAPTION = (
     "Speed-up in steps at equal loss, median over fresh seeds; right of the line is faster. Pale: "
-    "too early to say. At 0.5 and 2 it may be a bound: no run was longer or shorter. Above, the "
-    "comparison that the protocol decides; below, the same runs against their own optimizer."
+    "too early to say; what is not known has no dot. At 0.5 and 2 it may be a bound: no run was "
+    "longer or shorter. Above, the comparison that the protocol decides; below, the same runs "
+    "against their own optimizer."
 )
 
 
