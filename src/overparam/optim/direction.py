@@ -162,7 +162,7 @@ def _next_bases(items: list[Item], weight: Tensor, due: bool | None) -> Basis:
     if due is None:
         identity = torch.eye(weight.shape[-2], dtype=weight.dtype, device=weight.device)
         return exact_basis(identity.expand(*weight.shape[:-1], -1), weight)
-    old = stacked([item.state["basis"] for item in items])
+    old = stacked([item.state["basis"] for item in items]).to(weight.dtype)
     old = old.reshape(-1, *old.shape[-2:])
     if not due:
         return Basis(old, old, old)  # nothing is written
