@@ -263,9 +263,10 @@ class Transform(Grouped):
             if not optimizers:
                 return []
             moving = [each for each in stand_ins if each.tensor.grad is not None]
-            others = [(e, e.tensor._version) for e in stand_ins if e.tensor.grad is None]
+            resting = [each for each in stand_ins if each.tensor.grad is None]
             gradients: list[tuple[Tensor, Tensor, Tensor]] = []
             of_torch = all(type(each) in OF_TORCH for each in optimizers)
+            others = [] if of_torch else [(each, each.tensor._version) for each in resting]
             if not self.defaults.get("differentiable"):
                 gradients = self._remember(moving if of_torch else stand_ins, optimizers[0].state)
             try:
