@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Odd, so that multiplication modulo 2^64 loses nothing.
@@ -49,7 +48,8 @@ class Written:
     """Weights as they were last written, so that a look at them costs one pass or none."""
 
     def __init__(self) -> None:
-        self._seen = WeakTensorKeyDictionary()
+        # Not by weak references: torch.utils.swap_tensors refuses tensors that have some.
+        self._seen: dict[Tensor, tuple[Tensor, Tensor, int, int]] = {}
 
     def remember(self, p: Tensor, factor: Tensor, written: Tensor) -> None:
         """Keep what has just been written to a weight.
