@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,12 @@ def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, dep
     if known is None:
         known = _KNOWN[key] = _route(shape, view, granularity, depth)
     return known
+
+
+def route_of(p: Tensor, view: MatrixView | None, group: Mapping[str, Any]) -> Route:
+    """The route of a parameter of a group; complex ones, which no view is for, have no rule."""
+    granularity = "auto" if p.is_complex() else group["granularity"]
+    return route(p.shape, view, granularity, group["depth"])
 
 
 def _route(

@@ -21,7 +21,7 @@ from overparam.factors import decay
 from overparam.layers.choice import Choice
 from overparam.layers.entries import is_inner_alone, readings
 from overparam.layers.groups import Params, warn_of_zeros
-from overparam.layers.route import GRANULARITIES, route
+from overparam.layers.route import GRANULARITIES, route_of
 from overparam.layers.select import Targets
 from overparam.layers.table import PLAIN
 from overparam.layers.views import MatrixView
@@ -242,13 +242,12 @@ class EndToEnd(Transform):
 
     def _items(self, group: Group) -> Iterator[Item]:
         """The parameters of a group that have a gradient, where the inner one is not alone."""
-        depth, granularity = float(group["depth"]), group["granularity"]
-        if depth == 1 or group.get("fallback"):
+        if group["depth"] == 1 or group.get("fallback"):
             return
         for p, view, _ in readings(group):
             if p.grad is None or p.numel() == 0:
                 continue
-            chosen = route(p.shape, view, granularity, depth)
+            chosen = route_of(p, view, group)
             gradient = sharded.gradient_of(p) if is_dtensor(p) else p.grad
             if gradient.is_sparse:
                 if chosen.rule == PLAIN:
@@ -334,7 +333,7 @@ class EndToEnd(Transform):
                         "gradients; here it is one of directions. Delete the entries "
                         "'momentum_buffer' of its state to start momentum from zero."
                     )
-                chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
+                chosen = route_of(p, view, group)
                 basis = state.get("basis")
                 if basis is not None and basis.shape != (chosen.batch, chosen.rows, chosen.rows):
                     for name in [name for name in state if name.startswith("basis")]:
@@ -369,7 +368,7 @@ class EndToEnd(Transform):
             for group in groups
             if not group.get("fallback")
             for p, view, _ in readings(group)
-            if route(tuple(p.shape), view, group["granularity"], group["depth"]).rule != PLAIN
+            if route_of(p, view, group).rule != PLAIN
         ]
         stuck = [p for p, group in ruled if not moves_zeros(group) and not p.is_meta and is_zero(p)]
         remedy = "give imbalance (0.1 at depth 2, say) or singular_value_floor"
@@ -383,7 +382,7 @@ class EndToEnd(Transform):
             )
 
     def _row(self, p: Tensor, view: MatrixView | None, group: Group) -> Row:
-        chosen = route(tuple(p.shape), view, group["granularity"], group["depth"])
+        chosen = route_of(p, view, group)
         rows = f"{chosen.batch * chosen.rows} x ({chosen.columns},)"
         words = [] if chosen.rule == PLAIN else member_words(group)
         notes = [chosen.note, *words, *_troubles(self.state.get(p, {}))]
