@@ -124,7 +124,7 @@ class Radial(Transform):
     def _adam_terms(self, moved: StandIn) -> tuple[Tensor, Tensor]:
         """The bias-corrected mean of gradients and the metric of Adam's last step."""
         state, group, p = self.state[moved.p], moved.group, moved.tensor
-        count = torch.as_tensor(state["step"])
+        count: Tensor = state["step"]  # torch.as_tensor would take it to the default device
         if count.device.type != "cpu":  # captured steps count on the device
             count = count.to(p.dtype)
         first, second = (bias_correction(beta, count) for beta in group["betas"])
