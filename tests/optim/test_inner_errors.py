@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 from support.inner_cases import WRAPPERS, advance, batches, loss_of, network
+from support.optim_cases import assert_same_bits, mixed, parameters_of, run
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+
+from overparam import EndToEnd, Factored, Radial
 
 ALL = 4
 """Tensors of the network."""
@@ -115,3 +118,21 @@ def test_weights_are_as_before_where_torch_refuses(wrapper: str) -> None:
     with pytest.raises(ArithmeticError, match="before"):
         optimizer.step()
     assert_bits(everything(model, optimizer), before)
+
+
+@pytest.mark.parametrize("kind", [EndToEnd, Factored, Radial])
+def test_a_checkpoint_of_another_inner_optimizer_changes_nothing(kind):
+    model = mixed()
+    saved = kind(copy.deepcopy(model), lr=0.1, inner="sgd", momentum=0.9)
+    for group in saved.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    saved.step()
+    optimizer = kind(model, lr=0.1, inner="adamw")
+    run(model, optimizer, 1)
+    twin, its_optimizer = copy.deepcopy((model, optimizer))
+    with pytest.raises(ValueError, match="no 'step' of AdamW: another inner optimizer saved it"):
+        optimizer.load_state_dict(saved.state_dict())
+    run(model, optimizer, 2)
+    run(twin, its_optimizer, 2)
+    assert_same_bits(parameters_of(model), parameters_of(twin))

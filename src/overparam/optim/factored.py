@@ -351,8 +351,8 @@ class Factored(Transform):
         return self._owned.received(state_dict["param_groups"], states)
 
     def _take_over(self, loaded: dict[str, Any]) -> None:
-        self.store.reset({})
         super()._take_over(loaded)
+        self.store.reset({})
         with torch.no_grad(), self._owned.at_work():
             self.store.settle_loaded(self.param_groups)
 

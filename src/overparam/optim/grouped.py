@@ -161,10 +161,14 @@ class Grouped(Optimizer):
         def exactly(_: Optimizer) -> None:
             self._take_over(loaded)
 
+        kept = {name: vars(self)[name] for name in ("state", "param_groups")}
         before = self.register_load_state_dict_pre_hook(complete)
         after = self.register_load_state_dict_post_hook(exactly, prepend=True)
         try:
             super().load_state_dict(state_dict)
+        except BaseException:
+            vars(self).update(kept)
+            raise
         finally:
             before.remove()
             after.remove()
@@ -194,7 +198,13 @@ class Grouped(Optimizer):
             for each in optimizers:  # Adagrad reads the first state, which must not be empty
                 every, filled = each.state, {k: state for k, state in each.state.items() if state}
                 given = {"state": defaultdict(dict, filled), "param_groups": each.param_groups}
-                each.__setstate__(given)
+                try:
+                    each.__setstate__(given)
+                except KeyError as error:
+                    raise ValueError(
+                        f"the checkpoint has no {error} of {type(each).__name__}: another inner "
+                        "optimizer saved it. Load it into an optimizer like the one that did."
+                    ) from error
                 every.update(each.state)
 
     def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
