@@ -131,6 +131,25 @@ def test_lanczos_waits_for_the_largest_eigenvalue_too(monkeypatch: pytest.Monkey
     assert found.plain == pytest.approx(2 / 0.9, rel=1e-5)
 
 
+@pytest.mark.parametrize("m", [2, 33])
+def test_no_optimum_has_a_concave_loss(m: int) -> None:
+    ones = torch.ones(m, 32, dtype=torch.float64)
+    with pytest.raises(ValueError, match="not positive definite"):
+        predict_speedup(lambda w: w.sum() - w.square().sum(), ones, 1)
+    with pytest.raises(ValueError, match="not positive definite"):
+        predict_speedup(-torch.eye(4), torch.ones(4), 1)
+
+
+@pytest.mark.parametrize("m", [2, 33])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_wherever_it_is_called(m: int, mode) -> None:
+    scales = torch.logspace(0, 1, m, dtype=torch.float64)[:, None]
+    ones = torch.ones(m, 32, dtype=torch.float64)
+    with mode():
+        found = predict_speedup(lambda w: (scales * w.square()).sum(), ones, 1)
+    assert found == (pytest.approx(10), pytest.approx(10), pytest.approx(1))
+
+
 def test_equal_eigenvalues() -> None:
     """Lanczos' method has met them all after one step, and the rates are both at once."""
     far = torch.randn(33, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -146,8 +165,13 @@ def test_equal_eigenvalues() -> None:
 def test_what_is_no_problem_is_refused() -> None:
     with pytest.raises(ValueError, match=r"optimum has shape \(1, 2, 2\)"):
         predict_speedup(torch.eye(4), torch.ones(1, 2, 2), 2)
+    for empty in (torch.ones(()), torch.ones(0, 2)):
+        with pytest.raises(ValueError, match="pass a matrix or a vector that has entries"):
+            predict_speedup(torch.eye(1), empty, 2)
     with pytest.raises(ValueError, match="not finite"):
         predict_speedup(torch.full((2, 2), math.nan), torch.ones(2), 2)
+    with pytest.raises(ValueError, match="not finite"):
+        predict_speedup(lambda w: (math.nan * w.square()).sum(), torch.ones(33, 32), 2)
 
 
 def test_a_loss_in_another_dtype_is_told_so() -> None:

@@ -35,6 +35,7 @@ class LatePhase(NamedTuple):
     speedup: float
 
 
+@torch.inference_mode(False)  # with gradients, wherever it is called
 def predict_speedup(
     hessian: Tensor | Loss,
     optimum: Tensor,
@@ -82,8 +83,10 @@ def predict_speedup(
         True
     """
     point = optimum.detach().double()
-    if point.ndim > 2:
-        raise ValueError(f"optimum has shape {tuple(point.shape)}; pass a matrix or a vector.")
+    if point.ndim not in (1, 2) or point.numel() == 0:
+        raise ValueError(
+            f"optimum has shape {tuple(point.shape)}; pass a matrix or a vector that has entries."
+        )
     if not isinstance(hessian, Tensor):
         _check_loss(hessian, point)
     matrix = point[None] if point.ndim < 2 else point
