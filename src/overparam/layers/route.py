@@ -63,11 +63,11 @@ def route(shape: tuple[int, ...], view: MatrixView | None, granularity: str, dep
         >>> route((2, 3), linear_view((2, 3)), "auto", 2.0).rule
         'matrix'
     """
-    # Views are equal whatever their kind.
-    key = (shape, view, view and view.kind, granularity, depth)
+    # Views are equal whatever their kind; the depth may change at every step.
+    key = (shape, view, view and view.kind, granularity, depth == 1)
     known = _KNOWN.get(key)
     if known is None:
-        known = _KNOWN[key] = _route(shape, view, granularity, depth)
+        known = _KNOWN[key] = _route(shape, view, granularity, depth == 1)
     return known
 
 
@@ -78,10 +78,10 @@ def route_of(p: Tensor, view: MatrixView | None, group: Mapping[str, Any]) -> Ro
 
 
 def _route(
-    shape: tuple[int, ...], view: MatrixView | None, granularity: str, depth: float
+    shape: tuple[int, ...], view: MatrixView | None, granularity: str, inner_alone: bool
 ) -> Route:
     size = math.prod(shape)
-    if size == 0 or depth == 1:
+    if size == 0 or inner_alone:
         note = "empty: nothing to update" if size == 0 else "depth 1 is the inner optimizer"
         return Route(PLAIN, 1, 1, size, note=note)
     if granularity == "tensor":
