@@ -95,6 +95,13 @@ def plain_number(value: Any) -> Any:
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
+def plain_numbers(value: Any) -> Any:
+    """As :func:`plain_number`; a sequence as a tuple of them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(plain_number, value))
+    return plain_number(value)
+
+
 def check_depth(depth: float | Tensor) -> None:
     """Raise unless every depth is a real number of at least 1, or infinity.
 

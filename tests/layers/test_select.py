@@ -360,3 +360,10 @@ def test_places_that_read_a_tied_weight_differently_leave_it_out() -> None:
     model["b"].weight_ih = model["a"].weight
     (skipped,) = [s for s in select_parameters(model).skipped if s.name == "a.weight"]
     assert skipped.reason == "its places read it as different matrices"
+
+
+@pytest.mark.parametrize("words", [nn.Linear, 3])
+@pytest.mark.parametrize("argument", ["targets", "exclude"])
+def test_words_that_are_none_are_named(argument: str, words: object) -> None:
+    with pytest.raises(TypeError, match=f"{argument} is .*; give a kind, a name or a list"):
+        select_parameters(nn.Linear(3, 2), **{argument: words})

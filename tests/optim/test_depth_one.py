@@ -76,7 +76,11 @@ def test_numbers_of_numpy(number: Any) -> None:
             advance(model, WRAPPERS[wrapper](model, lr=0.01, **{name: value}), range(STEPS))
         for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
             assert torch.equal(p, q)
-        more = {"singular_value_floor": np.float64(0.1)} if wrapper == "EndToEnd" else {}
+        mores = {
+            "EndToEnd": {"singular_value_floor": np.float64(0.1)},
+            "Factored": {"width": [number + 6]},
+        }
+        more = mores.get(wrapper, {})
         optimizer = WRAPPERS[wrapper](network(), **{name: number}, **more)
         buffer = io.BytesIO()
         torch.save(optimizer.state_dict(), buffer)

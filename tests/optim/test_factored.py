@@ -20,7 +20,7 @@ from torch.func import functional_call
 from overparam import balanced_factors, factor_product, imbalance
 from overparam.factors.balance import near_zero_initialization
 from overparam.layers import select_parameters
-from overparam.optim import Factored
+from overparam.optim import EndToEnd, Factored
 
 INNER = {
     "sgd": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
@@ -273,7 +273,10 @@ def test_refactor_takes_over_changed_weights() -> None:
     [
         ({"depth": 2.5}, TypeError, "EndToEnd"),
         ({"depth": 0}, ValueError, "depth is 0"),
-        ({"width": 2}, ValueError, "width 2 is below 3"),
+        ({"width": 2}, ValueError, "parameter 0: width 2 is below 3"),
+        ({"factor_dtype": torch.int32}, TypeError, "factor_dtype is torch.int32"),
+        ({"factor_dtype": "float64"}, TypeError, "factor_dtype is 'float64'"),
+        ({"init": lambda w, d, k: [w]}, ValueError, r"1 factor\(s\) for depth 2"),
         ({"weight_decay_on": "W"}, ValueError, "factors, product"),
         ({"init": "zeros"}, ValueError, "'balanced' or a function"),
         ({"lr": -1.0}, ValueError, "Invalid learning rate"),
@@ -285,3 +288,10 @@ def test_refactor_takes_over_changed_weights() -> None:
 def test_errors(options, error, words) -> None:
     with pytest.raises(error, match=words):
         Factored([nn.Parameter(torch.randn(3, 4))], **options)
+
+
+def test_only_a_plain_optimizer_is_expanded() -> None:
+    model = nn.Linear(4, 3)
+    for other in (model, EndToEnd(model), Factored(model)):
+        with pytest.raises(TypeError, match=f"this is a {type(other).__name__}"):
+            Factored.expand(other)

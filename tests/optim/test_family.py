@@ -243,7 +243,7 @@ def test_entries_of_half_precision_and_sparse_gradients() -> None:
         ({"imbalance": (0.0, 1.0), "depth": 3}, ValueError, "lists 2 offset.*depth is 3"),
         ({"imbalance": math.nan}, ValueError, "imbalance is nan; offsets are finite"),
         ({"imbalance": (0.0, math.inf)}, ValueError, "offsets are finite"),
-        ({"imbalance": "ab"}, TypeError, "imbalance holds 'a'"),
+        ({"imbalance": "ab"}, TypeError, "imbalance is 'ab', a str"),
         ({"imbalance": None}, TypeError, "imbalance is None"),
         ({"imbalance": torch.tensor(0.5)}, TypeError, "pass a number"),
         (

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.unusual_layers import Tied
@@ -23,6 +24,9 @@ def _model() -> nn.Sequential:
         (6, ((6, 8), (6, 6), (4, 6))),
         (1.5, ((6, 8), (6, 6), (4, 6))),
         ([5, 7], ((5, 8), (7, 5), (4, 7))),
+        (np.int64(6), ((6, 8), (6, 6), (4, 6))),
+        (np.float32(1.5), ((6, 8), (6, 6), (4, 6))),
+        (list(np.array([5, 7])), ((5, 8), (7, 5), (4, 7))),
     ],
 )
 def test_widths(width: Any, shapes: tuple[tuple[int, ...], ...]) -> None:

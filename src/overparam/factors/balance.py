@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overparam._checks import check_factors, check_floating, whole_depth
+from overparam._checks import check_factors, check_floating, plain_numbers, whole_depth
 from overparam._finite import is_finite
 from overparam.rule.decomposition import thin_decomposition
 from overparam.rule.engine import scaled_offsets
@@ -296,7 +296,7 @@ def _hidden_widths(
     depth: int, width: int | Sequence[int] | None, default: int, least: int
 ) -> list[int]:
     """The ``depth - 1`` hidden widths, checked."""
-    depth = whole_depth(depth)
+    depth, width = whole_depth(depth), plain_numbers(width)
     if width is None:
         width = default
     widths = list(width) if isinstance(width, Sequence) else [width] * (depth - 1)

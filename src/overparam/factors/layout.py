@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overparam._checks import whole_depth
+from overparam._checks import plain_numbers, whole_depth
 from overparam.factors import chain
 from overparam.factors.balance import balanced_factors
 from overparam.factors.product import multiplied
@@ -290,6 +290,7 @@ def _resolve_widths(
     width: int | float | Sequence[int] | None, least: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The hidden widths that the user's words stand for."""
+    width = plain_numbers(width)
     if width is None:
         return least
     if isinstance(width, (bool, str)) or not isinstance(width, (int, float, Sequence)):

@@ -160,15 +160,25 @@ class FactorStore:
         """The first factors of a weight, by the initialization of its group.
 
         Raises:
-            ValueError: the product of the factors does not have the shape of the matrices, or a
-                width is too small.
+            TypeError: factors of no real floating-point dtype are asked for.
+            ValueError: the weight has no balanced factors of these widths, or an initialization of
+                the user's own gives another number of factors or another shape of their product.
         """
         init, dtype = group["init"], _factor_dtype(p, group)
         if not callable(init):
-            return balanced(p, layout, dtype)
+            try:
+                return balanced(p, layout, dtype)
+            except ValueError as error:
+                name = dict(zip(group["params"], names_of(group, ""), strict=True))[p]
+                raise ValueError(f"{name}: {error}") from None
         matrices = _matrices_of(p.detach().to(dtype), layout.view)
         made: Any = init(matrices, group["depth"], group["width"])
         factors = [factor.detach().to(dtype, copy=True).contiguous() for factor in made]
+        if len(factors) != group["depth"]:
+            raise ValueError(
+                f"init gave {len(factors)} factor(s) for depth {group['depth']}; return one factor "
+                "per layer, from the input."
+            )
         product = factor_product(factors)
         if product.shape != matrices.shape:
             raise ValueError(
@@ -363,6 +373,9 @@ def _matrices_of(tensor: Tensor, view: MatrixView) -> Tensor:
 
 
 def _factor_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
-    if group["factor_dtype"] is not None:
-        return group["factor_dtype"]
-    return state_dtype(p)
+    dtype = state_dtype(p) if group["factor_dtype"] is None else group["factor_dtype"]
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"factor_dtype is {dtype!r}; use a real floating-point dtype, such as torch.float64."
+        )
+    return dtype

@@ -150,6 +150,8 @@ def select_parameters(
             )
     places = places_of(model, views or {})
     sites = [site for group, _ in places for site in group]
+    for argument, words in (("targets", targets), ("exclude", exclude)):
+        _check_words(argument, words)
     if targets is not None and not isinstance(targets, str) and not callable(targets):
         targets = tuple(targets)
     if exclude == "all":
@@ -163,6 +165,15 @@ def select_parameters(
             for group, parameter in places
         )
     )
+
+
+def _check_words(argument: str, words: object) -> None:
+    listed = isinstance(words, (str, Iterable)) or callable(words)
+    if words is not None and (not listed or isinstance(words, type)):
+        raise TypeError(
+            f"{argument} is {words!r}; give a kind, a name or a list of them, a regular "
+            "expression, or a function of parameter name and module."
+        )
 
 
 def matches(pattern: str, site: Site) -> bool:

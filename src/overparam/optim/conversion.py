@@ -59,6 +59,11 @@ def expand_optimizer(
     options: dict[str, Any],
 ) -> Factored:
     """Factors with the state of a plain optimizer; see :meth:`Factored.expand`."""
+    if not isinstance(optimizer, Optimizer) or getattr(optimizer, "is_transform", False):
+        raise TypeError(
+            f"expand() goes on from a plain optimizer, and this is a {type(optimizer).__name__}; "
+            "pass the optimizer whose state the factors are to take over, or make a new Factored."
+        )
     check_alone("expand()", optimizer.param_groups)
     # A scheduler starts from the initial_lr of a group where it has one.
     start = _copied({"initial_lr": options["lr"]}) if "lr" in options else {}

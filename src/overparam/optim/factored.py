@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from overparam._checks import whole_depth
+from overparam._checks import plain_numbers, whole_depth
 from overparam._compiled import uncompiled
 from overparam.factors import decay
 from overparam.factors.layout import MatrixLayout
@@ -222,7 +222,7 @@ class Factored(Transform):
                 over, in every group.
 
         Raises:
-            NotImplementedError: the optimizer has state of an unknown kind.
+            TypeError, NotImplementedError: no plain optimizer, or state of an unknown kind.
         """
         return expand_optimizer(cls, optimizer, depth, model, options)
 
@@ -325,7 +325,7 @@ class Factored(Transform):
             yield p.new_empty((0,) * (2 if view.batch == 1 else 3))
 
     def _check_options(self, group: Group) -> None:
-        group["depth"] = whole_depth(group["depth"])
+        group.update(depth=whole_depth(group["depth"]), width=plain_numbers(group["width"]))
         decay.check_word(group["weight_decay_on"])
         if not callable(group["init"]) and group["init"] not in ("balanced", "custom"):
             raise ValueError(f"init is {group['init']!r}; use 'balanced' or a function.")

@@ -6,10 +6,10 @@ They are those of :class:`overparam.EndToEnd`, where their docstring is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from overparam._checks import plain_depth, plain_number
+from overparam._checks import plain_depth, plain_number, plain_numbers
 from overparam.rule.unbalanced import check_imbalance
 
 
@@ -25,9 +25,8 @@ def check_member(options: MutableMapping[str, Any]) -> None:
         ValueError: a value out of range, or two options that exclude each other.
     """
     depth = options["depth"] = plain_depth(options["depth"])
-    given, floor = options["imbalance"], plain_number(options["singular_value_floor"])
-    listed = isinstance(given, Sequence)
-    given = tuple(map(plain_number, given)) if listed else plain_number(given)
+    given = plain_numbers(options["imbalance"])
+    floor = plain_number(options["singular_value_floor"])
     options.update(imbalance=given, singular_value_floor=floor)
     differentiable, normalize = options.get("differentiable"), options["normalize"]
     if not 0 <= floor < math.inf:
