@@ -367,3 +367,16 @@ def test_places_that_read_a_tied_weight_differently_leave_it_out() -> None:
 def test_words_that_are_none_are_named(argument: str, words: object) -> None:
     with pytest.raises(TypeError, match=f"{argument} is .*; give a kind, a name or a list"):
         select_parameters(nn.Linear(3, 2), **{argument: words})
+
+
+def test_two_parameters_in_the_same_memory_do_not_become_products() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.data = model[0].weight.data
+    chosen = {entry.name for entry in select_parameters(model).selected}
+    assert chosen == {"2.weight"}
+    reasons = {entry.name: entry.reason for entry in select_parameters(model).skipped}
+    assert "another parameter has the same memory" in reasons["0.weight"]
+    assert len(select_parameters(model, optimizer=True).selected) == 3
+    model[1].weight = model[0].weight
+    assert len(select_parameters(model).selected) == 2
+    assert len(select_parameters(model.to("meta")).selected) == 3  # without memory

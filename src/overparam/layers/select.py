@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -159,9 +160,18 @@ def select_parameters(
     wanted = _Wanted.of("targets", targets, sites)
     unwanted = _Wanted.of("exclude", exclude, sites) if exclude is not None else None
     in_full = targets if isinstance(targets, tuple) else ()
+    starts = Counter(_start_of(parameter) for _, parameter in places)
     return Selection(
         tuple(
-            _decide(group, parameter, wanted, unwanted, in_full, optimizer)
+            _decide(
+                group,
+                parameter,
+                wanted,
+                unwanted,
+                in_full,
+                optimizer,
+                shares_memory=(start := _start_of(parameter)) != 0 and starts[start] > 1,
+            )
             for group, parameter in places
         )
     )
@@ -252,6 +262,7 @@ def _decide(
     unwanted: _Wanted | None,
     in_full: tuple[str, ...],
     optimizer: bool,
+    shares_memory: bool,
 ) -> Selected | Skipped:
     """Chosen with its view, or skipped with the reason."""
     views = [site.view or _entrywise_view(site, parameter, in_full) for site in sites]
@@ -259,6 +270,11 @@ def _decide(
     reason = None
     if not optimizer and any(site.suffix for site in sites):
         reason = "it is already parametrized"
+    elif not optimizer and shares_memory:
+        reason = (
+            "another parameter has the same memory, and a product has its own; tie the two first, "
+            "as in head.weight = embedding.weight"
+        )
     reason = reason or _impossible(sites, parameter, views)
     unasked = _unasked(sites, trained, wanted, unwanted)
     if reason is not None or unasked is not None:
@@ -270,6 +286,12 @@ def _decide(
     named = any(wanted.by_name(site) for site in sites)
     how = "chosen by name" if named else "chosen by kind"
     return Selected(sites, parameter, view, how)
+
+
+def _start_of(parameter: nn.Parameter) -> int:
+    """Where the entries of a plain parameter begin; 0 where it has none, or none of its own."""
+    plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided
+    return parameter.data_ptr() if plain and parameter.numel() > 0 else 0
 
 
 def _unasked(
