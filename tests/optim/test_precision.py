@@ -1,12 +1,14 @@
 """Half precision, gradient scaling, clipping, accumulation, and autograd through a step."""
 
+import copy
+
 import pytest
 import torch
 from support.optim_cases import TARGETS, TOKENS, assert_same_bits, mixed, mixed_loss, parameters_of
 from support.optim_cases import weight_with_gradient as drawn
 from torch import Tensor, nn
 
-from overparam.optim import EndToEnd, Factored
+from overparam.optim import EndToEnd, Factored, Radial
 
 both = pytest.mark.parametrize("kind", [EndToEnd, Factored])
 half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -156,3 +158,51 @@ def test_the_differentiable_step_is_the_step() -> None:
     tracked.grad = second.grad
     EndToEnd([tracked], 0.1, depth=2.5, differentiable=True).step()
     torch.testing.assert_close(tracked, first)
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.filterwarnings("ignore:.*changed since the last step")
+@pytest.mark.parametrize("kind", [EndToEnd, Factored, Radial])
+@pytest.mark.parametrize("there", DTYPES)
+@pytest.mark.parametrize("here", DTYPES)
+def test_a_checkpoint_goes_on_in_another_dtype(kind, there, here) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    x = torch.randn(8, 4, dtype=torch.float64)
+
+    def go_on(model, optimizer) -> list[Tensor]:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x.to(model[0].weight.dtype)).square().mean().backward()
+            optimizer.step()
+        return [p.detach().double() for p in model.parameters()]
+
+    model.to(there)
+    optimizer = kind(model, lr=0.01, inner="adam", eps=1e-3)
+    go_on(model, optimizer)
+    twin = copy.deepcopy(model).to(here)
+    its_optimizer = kind(twin, lr=0.01, inner="adam", eps=1e-3)
+    its_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one, other in zip(go_on(model, optimizer), go_on(twin, its_optimizer), strict=True):
+        assert other.isfinite().all()
+        # Factors that are made again are others than those that the state is of, as a warning says.
+        if kind is not Factored or here is there:
+            torch.testing.assert_close(one, other, atol=0.01, rtol=0)
+
+
+def test_factors_and_their_state_follow_a_weight_to_another_dtype() -> None:
+    p = nn.Parameter(torch.eye(3))
+    optimizer = Factored([p], lr=0.01, inner="adam")
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        p.data = p.data.to(dtype)
+        p.grad = torch.ones_like(p)
+        if "factor1" in optimizer.state[p]:
+            with pytest.warns(UserWarning, match="changed since the last step"):
+                optimizer.step()
+        else:
+            optimizer.step()
+        state = optimizer.state[p]
+        assert {state[name].dtype for name in ("factor1", "factor2_exp_avg")} == {dtype}
+        assert state["factor1_step"].dtype is torch.float32

@@ -30,6 +30,7 @@ def test_numbers_of_any_kind_become_plain() -> None:
     [
         ({"singular_value_floor": -1.0}, "singular_value_floor is -1.0; use"),
         ({"singular_value_floor": math.nan}, "singular_value_floor is nan; use"),
+        ({"singular_value_floor": "0.1"}, "singular_value_floor is '0.1'; use"),
         ({"singular_value_floor": 0.1, "imbalance": 0.5}, "imbalance is 0.5 and singular_value_f"),
         ({"singular_value_floor": 0.1, "differentiable": True}, "set only one"),
         ({"imbalance": (0.0, 1.0, 2.0)}, "lists 3 offset"),

@@ -53,11 +53,22 @@ class FactorStore:
         return factors
 
     def put(self, p: Tensor, factors: Sequence[Tensor]) -> None:
-        """Exchange the factors of a weight, or give it its first ones."""
+        """Exchange the factors of a weight, or give it its first ones.
+
+        Inner state in the dtype of an old factor takes that of the new one.
+        """
         held = self.held(p)
         if not held:
             self._start[p] = held
-        held.update((f"factor{number}", each) for number, each in enumerate(factors, start=1))
+        for number, each in enumerate(factors, start=1):
+            old = held.get(f"factor{number}", each)
+            held[f"factor{number}"] = each
+            if old.dtype is each.dtype:
+                continue
+            for name, value in held.items():
+                own = isinstance(value, Tensor) and name.startswith(prefix_of(number))
+                if own and value.ndim > 0 and value.dtype is old.dtype:
+                    held[name] = value.to(each.dtype)
 
     def move_in(self, p: Tensor) -> None:
         """Make the factors of a weight part of its state."""

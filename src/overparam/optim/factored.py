@@ -356,8 +356,8 @@ class Factored(Transform):
         with torch.no_grad(), self._owned.at_work():
             self.store.settle_loaded(self.param_groups)
 
-    def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
-        return name.startswith("factor") or super()._keeps_dtype(p, name, value)
+    def _dtype_of(self, p: Tensor, name: str, value: Tensor) -> torch.dtype | None:
+        return value.dtype if name.startswith("factor") else super()._dtype_of(p, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         self._owned.check_copy()

@@ -190,10 +190,10 @@ class Grouped(Optimizer):
             for p, index in zip(group["params"], saved["params"], strict=True):
                 saved_state = loaded["state"].get(index, {})
                 for name, value in saved_state.items():
-                    if isinstance(value, Tensor) and self._keeps_dtype(p, name, value):
+                    if isinstance(value, Tensor) and (dtype := self._dtype_of(p, name, value)):
                         stays = name.endswith("step") and not on_device
                         device = value.device if stays else p.device
-                        self.state[p][name] = value.detach().to(device, copy=True)
+                        self.state[p][name] = value.detach().to(device, dtype, copy=True)
         with self._linked() as (optimizers, _):
             for each in optimizers:  # Adagrad reads the first state, which must not be empty
                 every, filled = each.state, {k: state for k, state in each.state.items() if state}
@@ -207,9 +207,13 @@ class Grouped(Optimizer):
                     ) from error
                 every.update(each.state)
 
-    def _keeps_dtype(self, p: Tensor, name: str, value: Tensor) -> bool:
-        """Whether a saved tensor keeps its dtype; torch casts all but "step" to the parameter's."""
-        return p.dtype in HALVES or name in self._own_state or not value.is_floating_point()
+    def _dtype_of(self, p: Tensor, name: str, value: Tensor) -> torch.dtype | None:
+        """The dtype that a saved tensor gets; None for the parameter's, to which torch casts."""
+        if name in self._own_state or not value.is_floating_point():
+            return value.dtype
+        if p.dtype not in HALVES:
+            return None
+        return value.dtype if value.dtype is p.dtype else torch.float32
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -29,8 +29,8 @@ def check_member(options: MutableMapping[str, Any]) -> None:
     floor = plain_number(options["singular_value_floor"])
     options.update(imbalance=given, singular_value_floor=floor)
     differentiable, normalize = options.get("differentiable"), options["normalize"]
-    if not 0 <= floor < math.inf:
-        raise ValueError(f"singular_value_floor is {floor}; use a number of at least 0.")
+    if not hasattr(floor, "__float__") or not 0 <= floor < math.inf:
+        raise ValueError(f"singular_value_floor is {floor!r}; use a number of at least 0.")
     # At depth 1 all others are without effect: groups override the depth alone.
     if depth != 1 and check_imbalance(given, depth) and floor > 0:
         raise ValueError(
