@@ -97,7 +97,7 @@ FULL = (
     *(Cell(f'mnist1d-mlp(norm="{norm}", depth=3)', 500, _NETWORK) for norm in NORMS),
     Cell('tabular-mlp(data="abalone")', 500, _NETWORK),
     Cell("advection-pinn", 500, _SCALES),
-    Cell("sparse-regression", 1000, _SPARSE),
+    Cell("sparse-regression", 300, _SPARSE),
     Cell('tabular-mlp(data="diabetes")', 500, _NETWORK),
     Cell('tabular-mlp(data="breast_cancer")', 500, _NETWORK),
     Cell('cnn(data="mnist")', 500, _NETWORK),
