@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 import torch
 
+from overparam.lab.comparison.methods import DEPTH
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,3 +57,16 @@ def test_a_tiny_transformer_is_trained_once(scripts, tmp_path, monkeypatch, caps
     assert losses[-1] < losses[0]
     transformer.main()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+
+
+def test_the_answer_at_the_top_of_the_page_is_that_of_the_table():
+    table = pl.read_parquet(ROOT / "results" / "atlas.parquet")
+    over_best = pl.col("over") == "over the best method without depth"
+    cells = table.filter(pl.col("atlas") == "atlas", over_best, pl.col("kind").is_in(DEPTH))
+    faster = cells.filter(pl.col("decision") == "faster")
+    assert faster["problem"].n_unique() < cells["problem"].n_unique() / 2
+    assert (faster["in_seconds"] < 1).all()
+    factors = cells.filter(pl.col("problem").str.starts_with("matrix"), pl.col("kind") == "factors")
+    lower = factors.filter(pl.col("measured") < 0.95 * pl.col("measured_than"))
+    assert len(lower) > len(factors) / 2
+    assert (lower["in_seconds"] < 1).all()
