@@ -10,7 +10,7 @@ methods = st.one_of(
     st.builds(
         Method,
         st.sampled_from(sorted(OPTIMIZERS)),
-        st.sampled_from(["rule", "rule_normalized", "metric", "norm"]),
+        st.sampled_from(["rule", "rule_normalized", "metric", "norm", "entry"]),
         st.floats(1, 1e300) | whole,
     ),
     st.builds(

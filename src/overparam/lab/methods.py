@@ -2,8 +2,9 @@
 
 ``gd``, ``momentum`` and ``adam`` train the plain weight. ``rule:2.5`` is gradient descent with the
 end-to-end rule of depth 2.5, ``rule_normalized:2.5`` the same divided by the largest eigenvalue of
-its preconditioner, ``norm:2`` the rule's factor ``|W|^(2-2/N)`` alone, ``factors:3`` is gradient
-descent on three explicit factors, and ``adam+factors:2`` is Adam on two. ``rule:2,lam=1`` is the
+its preconditioner, ``norm:2`` the rule's factor ``|W|^(2-2/N)`` alone, ``entry:2`` the rule of each
+entry by itself, ``factors:3`` is gradient descent on three explicit factors, and ``adam+factors:2``
+is Adam on two. ``rule:2,lam=1`` is the
 rule of two factors that are out of balance by 1, and ``metric:2`` the rule over its length in its
 own metric. Depth takes the gradient first, and the optimizer steps with what it gives.
 ``adam+radial:4`` is the other way round: the step of Adam is stretched four times along the weight.
@@ -67,8 +68,8 @@ class Method:
         optimizer: a key of ``OPTIMIZERS``.
         depth_kind: ``plain`` (no depth), ``rule`` (the end-to-end rule), ``rule_normalized`` (the
             same over ``N s_max^(2-2/N)``), ``metric`` (the same over ``sqrt(<G, D>)``), ``norm``
-            (its factor ``|W|^(2-2/N)`` alone), ``radial`` (steps stretched along the weight) or
-            ``factors`` (explicit factors).
+            (its factor ``|W|^(2-2/N)`` alone), ``entry`` (the rule of each entry), ``radial``
+            (steps stretched along the weight) or ``factors`` (explicit factors).
         depth: ``N``; 1 for a plain weight, a whole number for factors, the stretch for ``radial``.
         imbalance: ``lam`` of the rule of depth 2, as in :func:`overparam.end_to_end_update`; 0 for
             balanced factors.

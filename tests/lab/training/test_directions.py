@@ -5,6 +5,7 @@ import torch
 
 from overparam.lab.training.directions import (
     Depths,
+    entrywise,
     metric,
     norm_factor,
     rule,
@@ -12,6 +13,7 @@ from overparam.lab.training.directions import (
     stretched,
 )
 from overparam.lab.training.updates import Move
+from overparam.rule.entrywise import entrywise_update
 from overparam.rule.fast import update_of_rows
 from overparam.rule.metric import metric_normalized
 from overparam.rule.radial import radial_stretch, radial_stretch_in_metric
@@ -55,6 +57,16 @@ def test_the_rule_is_that_of_theorem_1(outputs, depths):
     found = directions(rule, weights, gradients, depths)
     for i, depth in enumerate(depths):
         expected = end_to_end_update(weights[i], gradients[i], depth)
+        torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_entries_are_those_of_the_entrywise_rule(outputs):
+    weights, gradients = tensors(2, outputs)
+    weights[:, 0, 0] = 0
+    found = directions(entrywise, weights, gradients)
+    for i, depth in enumerate(DEPTHS):
+        expected = entrywise_update(weights[i], gradients[i], depth)
         torch.testing.assert_close(found[i], expected, rtol=1e-12, atol=1e-12)
 
 

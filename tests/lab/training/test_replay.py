@@ -15,8 +15,8 @@ from overparam.lab.training.objective import PowerLoss
 from overparam.lab.training.replay import Stepper, cuda_graph
 
 METHODS = (
-    *OPTIMIZERS, "rule:2", "rule:2.5", "rule_normalized:3", "norm:3", "factors:2", "factors:4",
-    "adam+rule:2", "adam+factors:2", "adam+factors:3", "radial:0", "adam+radial:4",
+    *OPTIMIZERS, "rule:2", "rule:2.5", "rule_normalized:3", "norm:3", "entry:3", "factors:2",
+    "factors:4", "adam+rule:2", "adam+factors:2", "adam+factors:3", "radial:0", "adam+radial:4",
     "momentum+radial:2", "rule:2,lam=1", "metric:2",
 )  # fmt: skip
 STEPS = 130

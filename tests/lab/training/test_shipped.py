@@ -36,6 +36,7 @@ DEPTHS = {
     "plain": ("",),
     "rule": ("rule:2", "rule:2.5", "rule:3"),
     "rule_normalized": ("rule_normalized:2", "rule_normalized:2.5"),
+    "entry": ("entry:2", "entry:2.5"),
     "factors": ("factors:2", "factors:3"),
     "radial": ("radial:0", "radial:0.5", "radial:4"),
 }
@@ -66,8 +67,10 @@ def shipped(method, layer, rate, start):
         return Factored(layer, rate, inner, depth, init=lambda *_: start, **options)
     if method.depth_kind == "radial":
         return Radial(layer, rate, inner, radial=method.depth, **options)
-    normalize = method.depth_kind == "rule_normalized"
-    return EndToEnd(layer, rate, method.depth, inner, normalize=normalize, **options)
+    how = {"normalize": method.depth_kind == "rule_normalized"}
+    if method.depth_kind == "entry":
+        how["granularity"] = "entry"
+    return EndToEnd(layer, rate, method.depth, inner, **how, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)

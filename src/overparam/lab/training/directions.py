@@ -102,6 +102,15 @@ def norm_factor(depths: Depths, outputs: int) -> Apply:
     return lambda weights, gradients: gradients.mul_(_size_powers(powers, *_scaled(weights)[1:]))
 
 
+def entrywise(depths: Depths, outputs: int) -> Apply:
+    """``N |w|^(2-2/N) g`` of each entry, a product of N numbers.
+
+    Source: :func:`overparam.rule.entrywise_update`.
+    """
+    powers = 2 - 2 / depths.each
+    return lambda weights, gradients: gradients.mul_(weights.abs().pow_(powers)).mul_(depths.each)
+
+
 def stretched(weights: Tensor, move: Move, radial: Tensor) -> Tensor:
     r"""A direction with its component along the weight multiplied by ``r``.
 
@@ -219,6 +228,7 @@ DEPTH_KINDS = {
     "rule_normalized": DepthKind("depth {} (rule, normalized)", rule_normalized, decomposes=True),
     "metric": DepthKind("depth {} (metric step)", metric, decomposes=True),
     "norm": DepthKind("depth {} (norm factor)", norm_factor),
+    "entry": DepthKind("depth {} (entries)", entrywise),
     "radial": DepthKind("stretched {} times", least=0.0),
     "factors": DepthKind("depth {} (factors)", whole=True),
 }
