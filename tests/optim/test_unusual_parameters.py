@@ -120,6 +120,8 @@ def test_a_basis_follows_a_model_to_another_dtype_and_back(basis, every):
 
 @every_wrapper
 def test_a_model_may_be_elsewhere_than_the_default_device(kind):
+    if torch.__version__ < (2, 11):
+        pytest.skip("Adam of this torch itself fails there")
     ends = []
     for device in (None, "meta"):
         torch.manual_seed(0)
