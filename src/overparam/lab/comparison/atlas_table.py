@@ -192,7 +192,9 @@ def _panel(cells: pl.DataFrame, over: str, problems: Sequence[str]) -> alt.Layer
     colour = alt.Color(
         "kind:N",
         scale=alt.Scale(domain=kinds, range=[_COLOURS[kind] for kind in kinds]),
-        legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
+        legend=alt.Legend(
+            title=None, orient="top", columns=4, symbolType="circle", symbolOpacity=1
+        ),
     )
     shape = alt.Shape("optimizer:N", legend=alt.Legend(title=None, orient="bottom", columns=2))
     tooltip = ["problem:N", "method:N", "than:N", "median:Q", "low:Q", "high:Q", "decision:N"]
