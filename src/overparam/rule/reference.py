@@ -23,6 +23,7 @@ from overparam._checks import (
     check_floating,
     check_same_trailing,
 )
+from overparam._finite import is_finite
 from overparam._words import warn_user
 from overparam.rule.differentiable import differentiable_update
 from overparam.rule.engine import scaled_offsets
@@ -249,7 +250,7 @@ def preconditioner_spectrum(
     warn_of_growth(depth)
     if weight.ndim < 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; pass a matrix (..., m, n).")
-    if not bool(weight.isfinite().all()):
+    if not is_finite(weight):
         raise ValueError("weight has non-finite entries; its spectrum is not defined.")
     m, n = weight.shape[-2:]
     check_depth_shape(depth, weight.shape[:-2])

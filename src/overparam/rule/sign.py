@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from overparam._checks import check_same_trailing
+from overparam._finite import is_finite
 from overparam.rule.reference import preconditioner_spectrum
 from overparam.rule.unbalanced import Imbalance
 
@@ -52,7 +53,7 @@ def preconditioned_sign(
                 [ 0.0000, -1.4142]])
     """
     check_same_trailing(weight, momentum, trailing=2)
-    if not bool(momentum.isfinite().all()):
+    if not is_finite(momentum):
         raise ValueError("momentum has non-finite entries; its sign is not defined.")
     eigenvalues, left, right = preconditioner_spectrum(weight, depth, imbalance=imbalance)
     root = eigenvalues.sqrt()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from overparam._finite import is_finite
 from overparam.rule.reference import PreconditionerSpectrum, preconditioner_spectrum
 from overparam.rule.unbalanced import Imbalance
 
@@ -155,7 +156,7 @@ def _conditions(hessian: Tensor, spectrum: PreconditionerSpectrum) -> tuple[floa
 
 
 def _check_finite(numbers: Tensor) -> None:
-    if not numbers.isfinite().all():
+    if not is_finite(numbers):
         raise ValueError("the Hessian has entries that are not finite at this weight.")
 
 
